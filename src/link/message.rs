@@ -1,0 +1,60 @@
+//! An outgoing message: its payload with room in front for the frame header.
+
+/// Room for the largest header of a masked frame (RFC 6455 §5.2): 2 bytes, 8 of
+/// length, 4 of masking key.
+pub(super) const HEADROOM: usize = 14;
+
+/// What the payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Binary,
+}
+
+/// A text or binary message that is ready to be sent. It is encoded straight into
+/// the buffer that goes out, behind the room for its header: no copy is made
+/// between the encoder and the encryption.
+#[derive(Debug)]
+pub struct Message {
+    buf: Vec<u8>,
+    kind: Kind,
+}
+
+impl Message {
+    /// A text message; `encode` appends its payload (UTF-8) to the buffer.
+    /// `expected` is a guess of its size in bytes, so that the buffer needn't grow.
+    pub fn text(expected: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Self {
+        Self::new(Kind::Text, expected, encode)
+    }
+
+    /// A binary message, likewise.
+    pub fn binary(expected: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Self {
+        Self::new(Kind::Binary, expected, encode)
+    }
+
+    fn new(kind: Kind, expected: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut buf = Vec::with_capacity(HEADROOM + expected);
+        buf.resize(HEADROOM, 0);
+        encode(&mut buf);
+        debug_assert!(buf.len() >= HEADROOM, "the encoder only appends");
+        Self { buf, kind }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.buf[HEADROOM..]
+    }
+
+    /// Payload length in bytes.
+    pub fn len(&self) -> usize {
+        self.buf.len() - HEADROOM
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,129 @@
+//! The one way to start a thread.
+//!
+//! Every thread of the agent has a name, a chosen stack and a root that catches
+//! panics: parking_lot's locks don't poison, so a panic must not leave a thread
+//! half dead in silence. What a panic *means* is decided by the drop guards that
+//! the body owns (a request answers with an error, a link ends its connection);
+//! this module logs it, counts it and lets those guards run.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::{fmt, io};
+
+/// How much stack a thread gets. Stacks are mapped, not resident: a page counts
+/// only once it has been touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stack {
+    /// 64 KiB: threads that only copy. Less would not survive a panic hook that
+    /// prints a backtrace.
+    Copy,
+    /// 256 KiB: everything that parses, shakes hands or calls into TLS.
+    Work,
+}
+
+impl Stack {
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Copy => 64 * 1024,
+            Self::Work => 256 * 1024,
+        }
+    }
+}
+
+/// The system refused a thread: an error like any other, never a panic.
+#[derive(Debug)]
+pub struct SpawnError {
+    name: String,
+    cause: io::Error,
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot start thread {}: {}", self.name, self.cause)
+    }
+}
+
+impl std::error::Error for SpawnError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// Starts a named thread. The handle yields `None` when the body panicked; the
+/// panic itself has been logged (by the hook of `telemetry`) and counted by then.
+pub fn spawn<T, F>(
+    name: impl Into<String>,
+    stack: Stack,
+    body: F,
+) -> Result<JoinHandle<Option<T>>, SpawnError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let name = name.into();
+    Builder::new()
+        .name(name.clone())
+        .stack_size(stack.bytes())
+        .spawn(move || {
+            let _live = Live::enter();
+            match catch_unwind(AssertUnwindSafe(body)) {
+                Ok(value) => Some(value),
+                Err(_) => {
+                    PANICS.fetch_add(1, Ordering::Relaxed);
+                    None
+                }
+            }
+        })
+        .map_err(|cause| SpawnError { name, cause })
+}
+
+/// Threads alive now that were started here.
+pub fn live() -> usize {
+    LIVE.load(Ordering::Relaxed)
+}
+
+/// Threads that ended by a panic since the process started.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+struct Live;
+
+impl Live {
+    fn enter() -> Self {
+        LIVE.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_thread_and_is_counted() {
+        let before = panics();
+        let handle = spawn("panics", Stack::Work, || panic!("on purpose")).expect("thread");
+        assert_eq!(handle.join().expect("the root catches it"), None::<()>);
+        assert!(panics() > before);
+    }
+
+    #[test]
+    fn the_thread_has_its_name() {
+        let handle = spawn("proxy-7", Stack::Copy, || {
+            std::thread::current().name().map(str::to_owned)
+        })
+        .expect("thread");
+        assert_eq!(handle.join().expect("joined"), Some(Some("proxy-7".into())));
+    }
+}
