@@ -87,7 +87,8 @@ impl DialError {
         Self {
             phase,
             cause: cause.into(),
-            peer: to.to_string(),
+            // What a peer or a file gave as a host may hold anything.
+            peer: to.to_string().escape_debug().to_string(),
             via: None,
             address: None,
             accepted: false,

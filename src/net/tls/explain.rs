@@ -50,7 +50,12 @@ fn explain_certificate(error: &CertificateError) -> String {
                 rough(ahead)
             )
         }
-        CertificateError::BadSignature => "the certificate's signature is wrong".into(),
+        // Authorities that were made anew keep their names ("kubernetes").
+        CertificateError::BadSignature => {
+            "the certificate bears the name of a trusted authority but was not signed by it \
+             (an outdated CA file?)"
+                .into()
+        }
         CertificateError::Other(other) if other.0.to_string() == "CaUsedAsEndEntity" => {
             "the server shows the certificate of an authority as its own \
              (give exactly this certificate as the CA file to trust it)"
