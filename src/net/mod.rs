@@ -8,8 +8,10 @@ mod cancel;
 mod deadline;
 mod dial;
 mod stream;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use cancel::{Cancel, Guard, Reason};
 pub use deadline::Deadline;
 pub use dial::{DialError, Dialer, Endpoint, Phase};
-pub use stream::{Halves, ReadHalf, WriteHalf};
+pub use stream::{Halves, HandshakeError, ReadHalf, WriteHalf};

@@ -1,0 +1,196 @@
+use std::io::{ErrorKind, IoSlice};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use rustls::version::{TLS12, TLS13};
+
+use super::*;
+use crate::net::testing::{Ca, far_deadline, tcp_pair, tls_over, tls_pair};
+
+fn plain_pair() -> (Halves, Halves) {
+    let (near, far) = tcp_pair();
+    (Halves::plain(near), Halves::plain(far))
+}
+
+fn nested_pair() -> (Halves, Halves) {
+    let (near, far) = tls_pair(&TLS13);
+    let ca = Ca::new();
+    tls_over(
+        near,
+        far,
+        ca.client_config(&[&TLS12]),
+        ca.server_config(&["127.0.0.1"]),
+    )
+}
+
+/// Every kind of connection there is.
+fn pairs() -> Vec<(&'static str, Halves, Halves)> {
+    let named = |name, (near, far)| (name, near, far);
+    vec![
+        named("plain", plain_pair()),
+        named("TLS 1.2", tls_pair(&TLS12)),
+        named("TLS 1.3", tls_pair(&TLS13)),
+        named("TLS in TLS", nested_pair()),
+    ]
+}
+
+fn read_exact(half: &mut ReadHalf, mut count: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    while count > 0 {
+        let bytes = half.fill().expect("fill");
+        assert!(!bytes.is_empty(), "ended {count} bytes early");
+        let taken = bytes.len().min(count);
+        all.extend_from_slice(&bytes[..taken]);
+        half.consume(taken);
+        count -= taken;
+    }
+    all
+}
+
+/// A byte stream that anybody can compute at any place.
+fn pattern(seed: u64, place: u64) -> u8 {
+    (place.wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+}
+
+/// Writes in pieces of all sizes, also several at once, also empty ones.
+fn write_pattern(half: &mut WriteHalf, seed: u64, total: u64) {
+    let mut place = 0;
+    let mut sizes = fastrand::Rng::with_seed(seed);
+    while place < total {
+        let bufs: Vec<Vec<u8>> = (0..sizes.usize(1..100))
+            .map(|_| {
+                let size = [0, 1, 100, 4_000, 150_000][sizes.usize(0..5)];
+                let size = sizes.u64(0..=size).min(total - place);
+                let from = place;
+                place += size;
+                (from..place).map(|at| pattern(seed, at)).collect()
+            })
+            .collect();
+        let slices: Vec<IoSlice<'_>> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+        half.write_all(&slices).expect("write");
+    }
+    half.close().expect("close");
+}
+
+fn check_pattern(half: &mut ReadHalf, seed: u64, total: u64) {
+    let mut place = 0;
+    loop {
+        let bytes = half.fill().expect("fill");
+        if bytes.is_empty() {
+            break;
+        }
+        for &byte in &*bytes {
+            assert_eq!(byte, pattern(seed, place), "at {place}");
+            place += 1;
+        }
+        let count = bytes.len();
+        half.consume(count);
+    }
+    assert_eq!(place, total);
+}
+
+#[test]
+fn both_directions_at_once_on_two_threads_each() {
+    const TOTAL: u64 = 4 * 1024 * 1024;
+    for (name, near, far) in pairs() {
+        eprintln!("{name}");
+        let (mut near_read, mut near_write) = (near.read, near.write);
+        let (mut far_read, mut far_write) = (far.read, far.write);
+        std::thread::scope(|scope| {
+            scope.spawn(move || write_pattern(&mut near_write, 1, TOTAL));
+            scope.spawn(move || write_pattern(&mut far_write, 2, TOTAL));
+            scope.spawn(move || check_pattern(&mut far_read, 1, TOTAL));
+            scope.spawn(move || check_pattern(&mut near_read, 2, TOTAL));
+        });
+    }
+}
+
+#[test]
+fn what_is_not_consumed_stays() {
+    for (name, mut near, mut far) in pairs() {
+        near.write.write_all(&[IoSlice::new(b"hello")]).expect(name);
+        assert_eq!(far.read.fill().expect(name), b"hello");
+        far.read.consume(2);
+        assert_eq!(far.read.buffered(), b"llo");
+        assert_eq!(far.read.fill().expect(name), b"llo");
+        far.read.consume(99);
+        assert!(far.read.buffered().is_empty());
+    }
+}
+
+#[test]
+fn an_end_without_close_notify_is_an_end() {
+    for (name, near, mut far) in pairs() {
+        near.socket.shutdown(Shutdown::Write).expect(name);
+        assert!(far.read.fill().expect(name).is_empty());
+        assert!(far.read.fill().expect(name).is_empty(), "and stays one");
+    }
+}
+
+#[test]
+fn a_reset_is_an_error_and_stays_one() {
+    for (name, near, mut far) in pairs() {
+        near.socket.set_linger(Some(Duration::ZERO)).expect(name);
+        drop(near);
+        for _ in 0..2 {
+            let error = far.read.fill().expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{name}");
+        }
+    }
+}
+
+#[test]
+fn after_close_the_other_direction_goes_on() {
+    for (name, mut near, mut far) in pairs() {
+        near.write.close().expect(name);
+        assert!(far.read.fill().expect(name).is_empty());
+        far.write
+            .write_all(&[IoSlice::new(b"answer")])
+            .expect("half closed");
+        assert_eq!(read_exact(&mut near.read, 6), b"answer");
+    }
+}
+
+#[test]
+fn a_passed_read_deadline_is_an_error_that_passes() {
+    for (name, mut near, mut far) in pairs() {
+        near.read
+            .set_deadline(Some(Deadline::after(Duration::from_millis(10))));
+        let error = near.read.fill().expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        near.read.set_deadline(Some(far_deadline()));
+        far.write.write_all(&[IoSlice::new(b"late")]).expect(name);
+        assert_eq!(read_exact(&mut near.read, 4), b"late");
+    }
+}
+
+#[test]
+fn a_peer_that_reads_nothing_ends_the_write_by_limit_or_deadline() {
+    for (name, near, far) in pairs() {
+        let Halves { mut write, .. } = near;
+        near.socket
+            .set_write_timeout(Some(Duration::from_millis(20)))
+            .expect(name);
+        let much = vec![7; 64 * 1024 * 1024];
+        let error = write.write_all(&[IoSlice::new(&much)]).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{name}");
+        write.set_deadline(Some(Deadline::after(Duration::from_millis(20))));
+        let error = write.write_all(&[IoSlice::new(&much)]).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{name}");
+        drop(far);
+    }
+}
+
+#[test]
+fn an_idle_connection_is_known_to_be_alive() {
+    for (name, mut near, mut far) in pairs() {
+        assert!(near.read.is_idle_alive(), "{name}");
+        assert!(far.read.is_idle_alive(), "{name}");
+        // Also after traffic, with large buffers.
+        far.write
+            .write_all(&[IoSlice::new(&[1; 100_000])])
+            .expect(name);
+        read_exact(&mut near.read, 100_000);
+        assert!(near.read.is_idle_alive(), "{name}");
+    }
+}
