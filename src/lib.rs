@@ -5,5 +5,6 @@ pub mod kube;
 pub mod link;
 pub mod net;
 pub mod proxy;
+pub mod secret;
 pub mod threads;
 pub mod wire;

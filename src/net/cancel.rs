@@ -198,7 +198,9 @@ mod tests {
         let cancel = Cancel::new();
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
-        let waker = Arc::new(move || drop(counted.fetch_add(1, Ordering::SeqCst)));
+        let waker = Arc::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
         let _guard = cancel.on_wake(waker).expect("not cancelled");
         cancel.cancel(Reason::Failed);
         cancel.cancel(Reason::Failed);
