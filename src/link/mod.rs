@@ -1,6 +1,7 @@
 //! One WebSocket as two threads: `link-reader` reads it, `link-writer` alone
 //! writes it. (Stub: signatures only.)
 
+mod frame;
 mod message;
 
 use std::sync::Arc;
