@@ -1,10 +1,11 @@
 //! The library behind `pipeops-agent`.
 
+pub mod config;
 pub mod http;
 pub mod kube;
 pub mod link;
 pub mod net;
 pub mod proxy;
-pub mod secret;
+pub mod telemetry;
 pub mod threads;
 pub mod wire;
