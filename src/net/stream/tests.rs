@@ -90,6 +90,12 @@ fn check_pattern(half: &mut ReadHalf, seed: u64, total: u64) {
 }
 
 #[test]
+fn halves_may_go_to_other_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<Halves>();
+}
+
+#[test]
 fn both_directions_at_once_on_two_threads_each() {
     const TOTAL: u64 = 4 * 1024 * 1024;
     for (_, near, far) in pairs() {
