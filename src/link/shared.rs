@@ -320,6 +320,11 @@ impl Traffic {
         self.started + Duration::from_nanos(self.last_in.load(Ordering::Relaxed))
     }
 
+    #[cfg(test)]
+    pub(super) fn bytes_received(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed)
+    }
+
     fn now(&self) -> u64 {
         // Wraps after 584 years.
         self.started.elapsed().as_nanos() as u64
