@@ -3,5 +3,6 @@
 pub mod config;
 pub mod link;
 pub mod net;
+pub mod server;
 pub mod telemetry;
 pub mod threads;
