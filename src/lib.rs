@@ -6,6 +6,7 @@ pub mod kube;
 pub mod link;
 pub mod net;
 pub mod proxy;
+pub mod server;
 pub mod telemetry;
 pub mod threads;
 pub mod wire;
