@@ -1,6 +1,8 @@
 //! The library behind `pipeops-agent`.
 
+pub mod control;
 pub mod http;
+pub mod identity;
 pub mod kube;
 pub mod link;
 pub mod net;
