@@ -1,5 +1,6 @@
 //! The library behind `pipeops-agent`.
 
+pub mod config;
 pub mod control;
 pub mod http;
 pub mod identity;
@@ -7,6 +8,6 @@ pub mod kube;
 pub mod link;
 pub mod net;
 pub mod proxy;
-pub mod secret;
+pub mod telemetry;
 pub mod threads;
 pub mod wire;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Identity;
 use super::file::read_limited;
 use super::record::Record;
-use crate::secret::Secret;
+use crate::config::Secret;
 
 /// The first earlier state there is, and where it was found. `root` is `/` and
 /// `working` the working directory (tests have their own).

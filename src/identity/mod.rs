@@ -18,7 +18,7 @@ pub use agent_id::{Machine, agent_id};
 pub use file::{FileStore, StateFile, state_file};
 pub use memory::MemoryStore;
 
-use crate::secret::Secret;
+use crate::config::Secret;
 
 /// What is kept between two runs (config-and-state.md §7.1, decisions.md §6.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use serde_yaml::{Mapping, Value};
 
 use super::Identity;
-use crate::secret::Secret;
+use crate::config::Secret;
 
 /// A parsed state file. Keys that mean nothing to us survive a rewrite.
 #[derive(Clone, Debug, Default)]

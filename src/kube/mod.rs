@@ -15,7 +15,7 @@ use std::path::PathBuf;
 pub use credentials::{Auth, Authorizer, Credentials, Material, ServerUrl, in_cluster, read_token};
 pub use kubeconfig::Search;
 
-use crate::secret::Secret;
+use crate::config::Secret;
 
 /// Why the cluster can't be reached as configured.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,9 @@
 //! writes it. (Stub: signatures only.)
 
 mod frame;
+mod lanes;
 mod message;
+mod outbox;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -104,6 +104,12 @@ impl Cancel {
         self.register(Registered::Waker(waker))
     }
 
+    /// How many things are registered now.
+    #[cfg(test)]
+    pub(crate) fn registered(&self) -> usize {
+        self.0.lock().registered.len()
+    }
+
     fn register(&self, what: Registered) -> Result<Guard, Reason> {
         let mut state = self.0.lock();
         if let Some(reason) = state.reason {

@@ -2,11 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -52,7 +53,27 @@ pub(crate) struct Issued {
 
 impl Ca {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        Self::named(&[])
+    }
+
+    /// Another of the same name, as after an installation anew.
+    pub(crate) fn namesakes() -> [Self; 2] {
+        [Self::make("kubernetes", &[]), Self::make("kubernetes", &[])]
+    }
+
+    /// One whose own certificate bears names, as a careless server's does.
+    pub(crate) fn named(names: &[&str]) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::make(&format!("test authority {number}"), names)
+    }
+
+    fn make(common_name: &str, names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().expect("key");
@@ -61,6 +82,17 @@ impl Ca {
 
     pub(crate) fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// Its own certificate and key.
+    pub(crate) fn own(&self) -> Issued {
+        let key = self.0.key();
+        Issued {
+            certificate: self.0.der().clone(),
+            certificate_pem: self.0.pem(),
+            key_pem: key.serialize_pem(),
+            key: PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        }
     }
 
     /// A certificate for servers and clients with these names or addresses.

@@ -181,6 +181,15 @@ impl ReadHalf {
         }
     }
 
+    /// Bytes held by the buffers of all layers, without rustls's own.
+    #[cfg(test)]
+    fn memory(&self) -> usize {
+        match &self.0 {
+            Read::Tcp(reader) => reader.memory(),
+            Read::Tls(reader) => reader.memory(),
+        }
+    }
+
     fn fill_waiting(&mut self, wait: Wait) -> io::Result<()> {
         match &mut self.0 {
             Read::Tcp(reader) => reader.fill(wait),
@@ -241,7 +250,7 @@ impl WriteHalf {
         }
     }
 
-    /// Starts new TLS 1.3 traffic keys in both directions with the next write.
+    /// Starts new TLS 1.3 traffic keys in both directions with the next write or flush.
     #[cfg(test)]
     fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
         match &mut self.0 {

@@ -77,6 +77,11 @@ impl Reader {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.buf.capacity()
+    }
+
     fn receive(&mut self, wait: Wait) -> Result<usize, Failure> {
         if wait == Wait::Ever && self.buf.len() <= SMALL && self.deadline.is_none() {
             return self.recv(RecvFlags::empty());
@@ -284,4 +289,4 @@ pub(super) const SMALL: usize = 4 * 1024;
 const LARGE: usize = 32 * 1024;
 
 /// How long a connection must be quiet before its large buffers are given back.
-const MOMENT: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });

@@ -194,3 +194,133 @@ fn an_idle_connection_is_known_to_be_alive() {
         assert!(near.read.is_idle_alive(), "{name}");
     }
 }
+
+#[test]
+fn an_idle_connection_with_unread_bytes_or_at_its_end_is_not_usable() {
+    for (name, mut near, mut far) in pairs() {
+        far.write.write_all(&[IoSlice::new(b"late")]).expect(name);
+        assert!(near.read.fill().is_ok());
+        assert!(!near.read.is_idle_alive(), "{name}: unread");
+        near.read.consume(4);
+        assert!(near.read.is_idle_alive(), "{name}: read");
+        far.write.close().expect(name);
+        // Arrives some time.
+        while near.read.is_idle_alive() {
+            std::thread::yield_now();
+        }
+        assert!(near.read.fill().expect(name).is_empty());
+    }
+}
+
+#[test]
+fn session_tickets_on_an_idle_connection_are_no_data() {
+    let (mut near, far) = tls_pair(&TLS13);
+    // They came right behind the handshake; nobody has read them.
+    let (mut read, mut write) = (far.read, far.write);
+    assert!(near.read.is_idle_alive());
+    // A key update is no data either, and asks for an answer.
+    write.refresh_traffic_keys().expect("TLS 1.3");
+    write.flush().expect("flush");
+    while !near.read.wants_flush() {
+        assert!(near.read.is_idle_alive());
+    }
+    near.write.flush().expect("flush");
+    assert!(!near.read.wants_flush());
+    assert!(near.read.is_idle_alive());
+    assert!(read.is_idle_alive());
+}
+
+#[test]
+fn new_traffic_keys_both_ways_under_load() {
+    const TOTAL: u64 = 2 * 1024 * 1024;
+    let (near, far) = tls_pair(&TLS13);
+    std::thread::scope(|scope| {
+        for (seed, end) in [(1, near), (2, far)] {
+            let Halves {
+                mut read,
+                mut write,
+                ..
+            } = end;
+            scope.spawn(move || {
+                for part in 0..8 {
+                    write.refresh_traffic_keys().expect("TLS 1.3");
+                    let from = part * TOTAL / 8;
+                    let bytes: Vec<u8> = (from..from + TOTAL / 8)
+                        .map(|at| pattern(seed, at))
+                        .collect();
+                    write.write_all(&[IoSlice::new(&bytes)]).expect("write");
+                    write.flush().expect("flush");
+                }
+                write.close().expect("close");
+            });
+            scope.spawn(move || check_pattern(&mut read, 3 - seed, TOTAL));
+        }
+    });
+}
+
+#[test]
+fn a_tampered_record_is_an_error_that_stays_and_the_peer_is_told() {
+    for version in [&TLS12, &TLS13] {
+        let (mut near, mut far) = tls_pair(version);
+        near.write
+            .write_all(&[IoSlice::new(b"good")])
+            .expect("write");
+        // Behind the back of TLS: a record that nobody has encrypted.
+        near.socket
+            .send(&[23, 3, 3, 0, 32, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+            .expect("send");
+        near.socket.send(&[0; 22]).expect("send");
+        assert_eq!(read_exact(&mut far.read, 4), b"good");
+        for _ in 0..2 {
+            let error = far.read.fill().expect_err("not encrypted");
+            assert_eq!(error.kind(), ErrorKind::InvalidData);
+        }
+        assert!(far.read.wants_flush(), "an alert waits");
+        far.write.flush().expect("flush");
+        assert!(!far.read.wants_flush());
+        let error = near.read.fill().expect_err("the alert");
+        assert!(error.to_string().contains("alert"), "{error}");
+        let error = far.write.write_all(&[IoSlice::new(b"x")]);
+        assert_eq!(error.expect_err("broken").kind(), ErrorKind::InvalidData);
+    }
+}
+
+#[test]
+fn a_record_that_is_cut_off_is_an_end() {
+    let (near, mut far) = tls_pair(&TLS13);
+    near.socket.send(&[23, 3, 3, 0, 32, 1, 2]).expect("send");
+    near.socket.shutdown(Shutdown::Write).expect("shutdown");
+    assert!(far.read.fill().expect("end").is_empty());
+}
+
+#[test]
+fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
+    // The server writes at once; its bytes may share a segment with its tickets.
+    for version in [&TLS12, &TLS13] {
+        let (mut near, mut far) = tls_pair(version);
+        far.write
+            .write_all(&[IoSlice::new(b"first")])
+            .expect("write");
+        assert_eq!(read_exact(&mut near.read, 5), b"first");
+    }
+}
+
+#[test]
+fn a_quiet_connection_gives_its_buffers_back() {
+    for (name, mut near, mut far) in pairs() {
+        let bulk = vec![1; 1_000_000];
+        std::thread::scope(|scope| {
+            scope.spawn(|| far.write.write_all(&[IoSlice::new(&bulk)]).expect(name));
+            read_exact(&mut near.read, bulk.len());
+        });
+        assert!(near.read.memory() > 3 * tcp::SMALL, "{name}");
+        while near.read.memory() > 3 * tcp::SMALL {
+            let soon = Deadline::after(Duration::from_millis(200));
+            near.read.set_deadline(Some(soon));
+            near.read.fill().expect_err("nothing comes");
+        }
+        near.read.set_deadline(None);
+        far.write.write_all(&[IoSlice::new(b"on")]).expect(name);
+        assert_eq!(read_exact(&mut near.read, 2), b"on");
+    }
+}

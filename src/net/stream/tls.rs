@@ -152,6 +152,11 @@ impl Reader {
         self.session.provoked.load(Ordering::Acquire) || self.lower.wants_flush()
     }
 
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.plain.capacity() + self.lower.memory()
+    }
+
     /// Feeds the ciphertext of the layer below and takes the plaintext out.
     fn take_in(&mut self) {
         let mut connection = self.session.connection.lock();
@@ -235,7 +240,10 @@ impl Writer {
 
     #[cfg(test)]
     pub(super) fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
-        self.session.connection.lock().refresh_traffic_keys()
+        let mut connection = self.session.connection.lock();
+        connection.refresh_traffic_keys()?;
+        self.session.provoked.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Runs `push` under the lock, then sends all ciphertext that is there, also
