@@ -1,7 +1,9 @@
 //! The library behind `pipeops-agent`.
 
 pub mod config;
+pub mod control;
 pub mod http;
+pub mod identity;
 pub mod kube;
 pub mod link;
 pub mod net;
