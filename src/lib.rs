@@ -4,6 +4,8 @@ pub mod http;
 pub mod kube;
 pub mod link;
 pub mod net;
+#[cfg(feature = "plane")]
+pub mod plane;
 pub mod proxy;
 pub mod threads;
 pub mod wire;

@@ -1,0 +1,6 @@
+//! Our own control plane.
+
+mod flow;
+mod front;
+mod name;
+mod token;
