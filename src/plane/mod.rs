@@ -3,4 +3,5 @@
 mod flow;
 mod front;
 mod name;
+mod registry;
 mod token;
