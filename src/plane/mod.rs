@@ -1,5 +1,6 @@
 //! Our own control plane.
 
+mod exchange;
 mod flow;
 mod front;
 mod name;
