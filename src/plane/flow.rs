@@ -5,19 +5,19 @@
 //! it has passed on, so what it holds is never more than the window.
 
 /// What each direction of a request begins with, in decoded bytes.
-pub const WINDOW: u64 = 1024 * 1024;
+pub(crate) const WINDOW: u64 = 1024 * 1024;
 
 /// What is kept of an answer from an agent without `flow`, in decoded bytes.
-pub const UNMETERED_LIMIT: u64 = 8 * 1024 * 1024;
+pub(crate) const UNMETERED_LIMIT: u64 = 8 * 1024 * 1024;
 
 /// More arrived than was granted (or than is kept without credit).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overrun;
+pub(crate) struct Overrun;
 
 /// The receiving side of one direction. Counts are decoded bytes since the
 /// request began; `passed_on ≤ received ≤ granted ≤ passed_on + window`.
 #[derive(Clone, Debug)]
-pub struct Receiving {
+pub(crate) struct Receiving {
     metered: bool,
     window: u64,
     granted: u64,
@@ -27,13 +27,13 @@ pub struct Receiving {
 
 impl Receiving {
     /// From an agent that knows credit.
-    pub fn metered() -> Self {
+    pub(crate) fn metered() -> Self {
         Self::new(true, WINDOW)
     }
 
     /// From an agent that doesn't: nothing is granted, but no more is kept than
     /// [`UNMETERED_LIMIT`].
-    pub fn unmetered() -> Self {
+    pub(crate) fn unmetered() -> Self {
         Self::new(false, UNMETERED_LIMIT)
     }
 
@@ -48,7 +48,7 @@ impl Receiving {
     }
 
     /// Bytes that arrived; called before memory is taken for them.
-    pub fn receive(&mut self, bytes: u64) -> Result<(), Overrun> {
+    pub(crate) fn receive(&mut self, bytes: u64) -> Result<(), Overrun> {
         match self.received.checked_add(bytes) {
             Some(received) if received <= self.granted => {
                 self.received = received;
@@ -61,7 +61,7 @@ impl Receiving {
     /// Bytes that went on to where they belong. Returns what is to be granted to
     /// the sender now: nothing until a quarter of the window has gathered, so that
     /// a stream of small pieces doesn't cost a message each.
-    pub fn pass_on(&mut self, bytes: u64) -> Option<u64> {
+    pub(crate) fn pass_on(&mut self, bytes: u64) -> Option<u64> {
         debug_assert!(bytes <= self.held(), "only what was received is passed on");
         self.passed_on = self.received.min(self.passed_on.saturating_add(bytes));
         let due = self.passed_on + self.window - self.granted;
@@ -73,29 +73,29 @@ impl Receiving {
     }
 
     /// Bytes received and not passed on yet.
-    pub fn held(&self) -> u64 {
+    pub(crate) fn held(&self) -> u64 {
         self.received - self.passed_on
     }
 }
 
 /// The sending side of one direction.
 #[derive(Clone, Debug)]
-pub struct Sending {
+pub(crate) struct Sending {
     /// `None`: the receiver doesn't know credit, and TCP alone slows us down.
     left: Option<u64>,
 }
 
 impl Sending {
-    pub fn metered() -> Self {
+    pub(crate) fn metered() -> Self {
         Self { left: Some(WINDOW) }
     }
 
-    pub fn unmetered() -> Self {
+    pub(crate) fn unmetered() -> Self {
         Self { left: None }
     }
 
     /// Takes credit for up to `wanted` bytes; 0 means: wait for a grant.
-    pub fn take(&mut self, wanted: usize) -> usize {
+    pub(crate) fn take(&mut self, wanted: usize) -> usize {
         let Some(left) = &mut self.left else {
             return wanted;
         };
@@ -105,7 +105,7 @@ impl Sending {
     }
 
     /// The receiver granted more. A hostile sum stays at the largest number.
-    pub fn grant(&mut self, credit: u64) {
+    pub(crate) fn grant(&mut self, credit: u64) {
         if let Some(left) = &mut self.left {
             *left = left.saturating_add(credit);
         }

@@ -10,7 +10,7 @@ use crate::http::{Headers, is_field_value, is_token};
 
 /// Why the fields of a client are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FieldsError {
+pub(crate) enum FieldsError {
     /// The plane lends an identity of the cluster's; who could ask it to be
     /// somebody else would choose his own rights. Leaving the fields out in silence
     /// would do the opposite of what was asked for.
@@ -20,7 +20,7 @@ pub enum FieldsError {
 
 /// True when the client wants another protocol on this connection: exec, attach,
 /// port-forward.
-pub fn wants_upgrade(headers: &Headers) -> bool {
+pub(crate) fn wants_upgrade(headers: &Headers) -> bool {
     let named = headers
         .list("connection")
         .any(|option| option.eq_ignore_ascii_case("upgrade"));
@@ -29,7 +29,7 @@ pub fn wants_upgrade(headers: &Headers) -> bool {
 
 /// The fields that go to the agent: what the client sent, without what is ours to
 /// say, and with the cluster's own credential where one is stored.
-pub fn to_agent(
+pub(crate) fn to_agent(
     client: &Headers,
     credential: Option<&str>,
     address: IpAddr,
@@ -57,7 +57,7 @@ pub fn to_agent(
 
 /// How long the body of an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Length {
+pub(crate) enum Length {
     /// There is none, whatever the fields say (`HEAD`, 204, 304).
     None,
     Exactly(u64),
@@ -67,17 +67,17 @@ pub enum Length {
 
 /// The head of an answer as it goes to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Without framing fields; those are made from `length`. The one exception:
     /// with [`Length::None`] the `Content-Length` that a HEAD or 304 may have.
-    pub headers: Headers,
-    pub length: Length,
+    pub(crate) headers: Headers,
+    pub(crate) length: Length,
 }
 
 /// What an agent's answer lacks to be one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerError {
+pub(crate) enum AnswerError {
     #[error("the agent answered with status {0}, which is no final one")]
     Status(u16),
     #[error("the agent's answer has several, or no valid, Content-Length")]
@@ -87,7 +87,7 @@ pub enum AnswerError {
 /// Turns an agent's answer into what the client gets. Fields that are no fields
 /// (a name that isn't a token, a value with a line break) are left out, so that an
 /// agent can't write into the client's connection.
-pub fn to_client(
+pub(crate) fn to_client(
     method: &str,
     cluster: &str,
     status: u16,

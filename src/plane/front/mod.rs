@@ -1,5 +1,5 @@
 //! The front door: any HTTP client in, `proxy_request`s out.
 
-pub(super) mod fields;
-pub(super) mod status;
-pub(super) mod target;
+pub(crate) mod fields;
+pub(crate) mod status;
+pub(crate) mod target;

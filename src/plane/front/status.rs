@@ -5,19 +5,19 @@ use serde::Serialize;
 
 /// An error answer: an HTTP status and a text for the person who reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub code: u16,
-    pub message: String,
+pub(crate) struct Refusal {
+    pub(crate) code: u16,
+    pub(crate) message: String,
 }
 
 impl Refusal {
-    pub fn new(code: u16, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u16, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { code, message }
     }
 
     /// A `Status` object of the Kubernetes API (`meta/v1`).
-    pub fn body(&self) -> Vec<u8> {
+    pub(crate) fn body(&self) -> Vec<u8> {
         let status = Status {
             kind: "Status",
             api_version: "v1",

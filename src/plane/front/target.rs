@@ -4,7 +4,7 @@ use crate::plane::name::ClusterName;
 
 /// What a request target means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target<'a> {
+pub(crate) enum Target<'a> {
     /// `/clusters`: the list.
     List,
     /// Something in a cluster.
@@ -21,7 +21,7 @@ pub enum Target<'a> {
 
 /// Why a target can't be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TargetError {
+pub(crate) enum TargetError {
     #[error("the request target is not a path")]
     NotAPath,
     #[error("the path has a '%' that begins no percent-encoded byte")]
@@ -41,7 +41,7 @@ pub enum TargetError {
 impl<'a> Target<'a> {
     /// Parses the target of a request line, in origin form or absolute form
     /// (RFC 9112 §3.2).
-    pub fn parse(target: &'a str) -> Result<Self, TargetError> {
+    pub(crate) fn parse(target: &'a str) -> Result<Self, TargetError> {
         let (path, query) = split(target)?;
         let Some(rest) = path.strip_prefix("/clusters") else {
             return Ok(Self::Elsewhere);
@@ -63,7 +63,7 @@ impl<'a> Target<'a> {
 }
 
 /// Path and query of a target, without scheme and authority.
-pub fn split(target: &str) -> Result<(&str, &str), TargetError> {
+pub(crate) fn split(target: &str) -> Result<(&str, &str), TargetError> {
     let target = if target.starts_with('/') {
         target
     } else {
@@ -117,7 +117,7 @@ fn decode(path: &str) -> Result<String, TargetError> {
 
 /// True for the subresources of the core API that run or reach something in a pod,
 /// a Service or a node: a plain GET is enough to start them.
-pub fn is_connect_subresource(path: &str) -> bool {
+pub(crate) fn is_connect_subresource(path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let verb = match segments.as_slice() {
         ["api", _, "namespaces", _, "pods" | "services", _, verb, ..]
