@@ -1,5 +1,6 @@
 //! The library behind `pipeops-agent`.
 
+pub mod config;
 pub mod http;
 pub mod kube;
 pub mod link;
@@ -7,5 +8,6 @@ pub mod net;
 #[cfg(feature = "plane")]
 pub mod plane;
 pub mod proxy;
+pub mod telemetry;
 pub mod threads;
 pub mod wire;

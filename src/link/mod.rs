@@ -1,7 +1,10 @@
 //! One WebSocket as two threads: `link-reader` reads it, `link-writer` alone
 //! writes it. (Stub: signatures only.)
 
+mod frame;
+mod lanes;
 mod message;
+mod outbox;
 
 use std::sync::Arc;
 use std::time::Duration;

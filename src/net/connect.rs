@@ -28,7 +28,7 @@ pub struct ConnectOptions {
 impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
-            keepalive: Some(Duration::from_secs(60)),
+            keepalive: Some(Duration::from_mins(1)),
             user_timeout: Some(Duration::from_secs(20)),
             stagger: Duration::from_millis(250),
         }

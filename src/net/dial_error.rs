@@ -39,6 +39,12 @@ impl fmt::Display for Phase {
 pub struct DialError {
     pub phase: Phase,
     pub cause: DialCause,
+    way: Box<Way>,
+}
+
+/// Between whom.
+#[derive(Debug)]
+struct Way {
     /// The other end, as `host:port`.
     peer: String,
     via: Option<String>,
@@ -87,17 +93,19 @@ impl DialError {
         Self {
             phase,
             cause: cause.into(),
-            // What a peer or a file gave as a host may hold anything.
-            peer: to.to_string().escape_debug().to_string(),
-            via: None,
-            address: None,
-            accepted: false,
+            way: Box::new(Way {
+                // What a peer or a file gave as a host may hold anything.
+                peer: to.to_string().escape_debug().to_string(),
+                via: None,
+                address: None,
+                accepted: false,
+            }),
         }
     }
 
     pub(super) fn on_the_way(mut self, via: Option<String>, address: Option<SocketAddr>) -> Self {
-        self.via = via;
-        self.address = address;
+        self.way.via = via;
+        self.way.address = address;
         self
     }
 
@@ -105,10 +113,12 @@ impl DialError {
         Self {
             phase,
             cause,
-            peer,
-            via: None,
-            address: None,
-            accepted: true,
+            way: Box::new(Way {
+                peer,
+                via: None,
+                address: None,
+                accepted: true,
+            }),
         }
     }
 
@@ -152,13 +162,14 @@ impl DialError {
 
 impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let direction = if self.accepted { "from" } else { "to" };
-        write!(f, "connection {direction} {}", self.peer)?;
-        if let Some(proxy) = &self.via {
+        let way = &*self.way;
+        let direction = if way.accepted { "from" } else { "to" };
+        write!(f, "connection {direction} {}", way.peer)?;
+        if let Some(proxy) = &way.via {
             write!(f, " through proxy {proxy}")?;
         }
-        match self.address.map(|address| address.to_string()) {
-            Some(address) if address != self.peer => write!(f, " at {address}")?,
+        match way.address.map(|address| address.to_string()) {
+            Some(address) if address != way.peer => write!(f, " at {address}")?,
             _ => {}
         }
         write!(f, " failed ({}): {}", self.phase, self.cause)

@@ -1,0 +1,36 @@
+//! File, environment and flags become one immutable [`Config`].
+//!
+//! There is one table of keys (`keys/`); everything else reads it: the loader here,
+//! the flags and `--help` in `cli`, and `docs/configuration.md`. Precedence is flag,
+//! explicit environment name, automatic environment name, file, default
+//! (config-and-state.md §2.1); all problems are reported at once.
+
+mod api_url;
+pub mod docs;
+pub mod duration;
+mod expand;
+mod file;
+mod finish;
+mod keys;
+mod load;
+mod secret;
+mod surroundings;
+mod table;
+mod token;
+mod types;
+mod value;
+
+pub use api_url::ApiUrl;
+pub use load::{Args, ConfigErrors, Warning};
+pub use secret::Secret;
+pub use surroundings::{Process, Surroundings};
+pub use table::{Key, Kind, Section, Status, keys, nearest, sections};
+pub use token::{TokenError, TokenSource};
+pub use types::{
+    Agent, ClientCertificate, Config, Kubernetes, LogFormat, LogOutput, Logging, OutboundProxy,
+    PipeOps, Proxy, Reconnect, Registration, State, StateBackend, Timeouts, Tls, Transport,
+    Tunnels,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! What the agent says about itself: log lines, without secrets, one write each.
+//!
+//! Fields are `time`, `level`, `msg`, `component` and whatever key-value pairs a
+//! record has (config-and-state.md §13). The component is the room: the module
+//! below the crate that the record comes from.
+
+mod limit;
+mod line;
+mod panic;
+mod redact;
+mod sink;
+
+use std::io::{self, IsTerminal, Write};
+
+use log::LevelFilter;
+use parking_lot::Mutex;
+
+pub use limit::RateLimit;
+pub use redact::{redact, register};
+
+use crate::config::{Config, LogFormat, LogOutput, Logging, Secret};
+
+/// Why logging can't begin.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("cannot open the log file {}: {cause}", path.display())]
+    Open {
+        path: std::path::PathBuf,
+        cause: io::Error,
+    },
+}
+
+/// Starts logging for the rest of the process, hides the configuration's secrets
+/// and reports panics. A second call changes nothing.
+pub fn start(config: &Config) -> Result<(), LogError> {
+    hide(config);
+    let Logging {
+        level,
+        format,
+        output,
+    } = &config.logging;
+    let sink = sink::Sink::open(output).map_err(|cause| LogError::Open {
+        path: match output {
+            LogOutput::File(path) => path.clone(),
+            _ => "-".into(),
+        },
+        cause,
+    })?;
+    let terminal = match output {
+        LogOutput::Stdout => io::stdout().is_terminal(),
+        LogOutput::Stderr => io::stderr().is_terminal(),
+        LogOutput::File(_) => false,
+    };
+    let format = format.unwrap_or(if terminal {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    });
+    let started = env_logger::Builder::new()
+        .filter_level(others(*level))
+        .filter_module("pipeops_agent", *level)
+        .format(move |out, record| {
+            let line = line::line(format, record, jiff::Timestamp::now());
+            out.write_all(line.as_bytes())
+        })
+        .target(env_logger::Target::Pipe(Box::new(sink.clone())))
+        .write_style(env_logger::WriteStyle::Never)
+        .try_init();
+    if started.is_ok() {
+        *SINK.lock() = Some(sink);
+        panic::install();
+    }
+    Ok(())
+}
+
+/// Opens the log file anew, if there is one (SIGHUP after rotation).
+pub fn reopen() -> io::Result<()> {
+    match &*SINK.lock() {
+        Some(sink) => sink.reopen(),
+        None => Ok(()),
+    }
+}
+
+/// One record in JSON for a process that ends before logging began
+/// (config-and-state.md §10.2).
+pub fn error_record(component: &str, message: &str) -> String {
+    let kvs = [("component", component)];
+    line::line(
+        LogFormat::Json,
+        &log::Record::builder()
+            .level(log::Level::Error)
+            .args(format_args!("{message}"))
+            .key_values(&kvs)
+            .build(),
+        jiff::Timestamp::now(),
+    )
+}
+
+/// Registers every secret of the configuration with the redactor. Whoever gets a new
+/// one later (a token file read again) calls [`register`].
+fn hide(config: &Config) {
+    if let Ok(token) = config.pipeops.token.read() {
+        register(&token);
+    }
+    let others = [
+        &config.kubernetes.service_token,
+        &config.pipeops.proxy.https,
+        &config.pipeops.proxy.http,
+    ];
+    for secret in others.into_iter().flatten() {
+        // A proxy's address is no secret, its password is: the look of a URL with
+        // a user name is masked anyway.
+        if !secret.expose().contains("://") {
+            register(secret);
+        } else if let Some(password) = password(secret.expose()) {
+            register(&Secret::new(password));
+        }
+    }
+}
+
+fn password(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let (userinfo, _) = rest.rsplit_once('@')?;
+    userinfo.split_once(':').map(|(_, password)| password)
+}
+
+/// Libraries speak below `warning` only where everything is asked for: their words
+/// are not ours to vouch for.
+fn others(level: LevelFilter) -> LevelFilter {
+    match level {
+        LevelFilter::Trace => LevelFilter::Debug,
+        level => level.min(LevelFilter::Warn),
+    }
+}
+
+static SINK: Mutex<Option<sink::Sink>> = Mutex::new(None);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_record_is_one_json_line() {
+        let line = error_record("config", "broken\nfile");
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(value["level"], "error");
+        assert_eq!(value["component"], "config");
+        assert_eq!(value["msg"], "broken\nfile");
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn the_password_of_a_proxy_is_found() {
+        assert_eq!(password("http://me:p@ss@proxy:1/"), Some("p@ss"));
+        assert_eq!(password("http://proxy:1/"), None);
+    }
+}

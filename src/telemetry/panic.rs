@@ -1,0 +1,32 @@
+//! A panic is logged where it happens, with its backtrace; what it means is decided
+//! by the thread's root (`threads`).
+
+use std::backtrace::Backtrace;
+use std::panic::PanicHookInfo;
+
+use log::error;
+
+/// Replaces the standard hook, which writes several lines of plain text.
+pub(super) fn install() {
+    std::panic::set_hook(Box::new(report));
+}
+
+fn report(info: &PanicHookInfo<'_>) {
+    let payload = info.payload();
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    // `level` overrides the record's own name (line.rs); "panic" is the original's.
+    error!(
+        level = "panic",
+        component = "panic",
+        thread = thread.name().unwrap_or("unnamed"),
+        place = place.as_str(),
+        backtrace = Backtrace::force_capture().to_string().as_str();
+        "{message}"
+    );
+}
