@@ -1,8 +1,6 @@
 //! An outgoing message: its payload with room in front for the frame header.
 
-/// Room for the largest header of a masked frame (RFC 6455 §5.2): 2 bytes, 8 of
-/// length, 4 of masking key.
-pub(super) const HEADROOM: usize = 14;
+use super::frame::MAX_HEADER;
 
 /// What the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,4 +55,12 @@ impl Message {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Headroom and payload, for the writer, which masks the payload where it lies.
+    pub(super) fn into_buf(self) -> Vec<u8> {
+        self.buf
+    }
 }
+
+/// Room in front of the payload for the largest header.
+pub(super) const HEADROOM: usize = MAX_HEADER;

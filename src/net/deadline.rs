@@ -12,7 +12,7 @@ impl Deadline {
         // An absurd limit (a century) must not overflow the clock.
         Self(
             now.checked_add(limit)
-                .unwrap_or(now + Duration::from_secs(86_400 * 365)),
+                .unwrap_or(now + Duration::from_hours(365 * 24)),
         )
     }
 
@@ -31,6 +31,7 @@ impl Deadline {
         (!left.is_zero()).then_some(left)
     }
 
+    #[must_use]
     pub fn earlier(self, other: Self) -> Self {
         self.min(other)
     }

@@ -1,0 +1,25 @@
+//! The messages of the control channel, in both directions, as pure types.
+//!
+//! The agent reads [`ToAgent`] and writes with [`from_agent`]; our own plane
+//! reads [`FromAgent`] and writes with [`to_agent`]. Nothing here knows a
+//! socket. Reading is lenient the way the original is (control-channel.md §3):
+//! a payload field of the wrong type counts as absent.
+
+mod binary;
+mod duration;
+mod encode;
+mod envelope;
+pub mod from_agent;
+mod request;
+pub mod to_agent;
+
+pub use binary::{BinaryBody, BinaryBodyError, parse_binary_body};
+pub use duration::parse_duration;
+pub use encode::now_rfc3339;
+pub use envelope::{Envelope, EnvelopeError, Payload};
+pub use from_agent::FromAgent;
+pub use request::{ProxyRequest, RequestBody, ServiceTarget};
+pub use to_agent::ToAgent;
+
+/// Decoded bytes in one response chunk at most (control-channel.md §8.6).
+pub const MAX_CHUNK: usize = 32 * 1024;

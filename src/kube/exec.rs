@@ -1,0 +1,218 @@
+//! Credential plug-ins: a command that prints an `ExecCredential`.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::credentials::{ExecPlugin, ServerUrl};
+use super::{KubeError, Secret};
+use crate::threads::{self, Stack};
+
+/// What a plug-in yields.
+#[derive(Debug)]
+pub(super) struct ExecCredential {
+    pub(super) token: Option<Secret>,
+    /// Time left until it expires; `None`: it doesn't, for this process.
+    pub(super) expires_in: Option<Duration>,
+}
+
+/// Runs the plug-in, at most [`LIMIT`] long, reading at most [`MAX_OUTPUT`] bytes.
+/// Its standard error goes to ours, where the operator looks.
+pub(super) fn run(plugin: &ExecPlugin, server: &ServerUrl) -> Result<ExecCredential, KubeError> {
+    let failed = |why: String| KubeError::Exec {
+        command: plugin.command.display().to_string(),
+        why,
+    };
+    let mut child = Command::new(&plugin.command)
+        .args(&plugin.args)
+        .envs(plugin.env.iter().map(|(name, value)| (name, value)))
+        .env("KUBERNETES_EXEC_INFO", exec_info(plugin, server))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
+    let output = read_within(&mut child, LIMIT).map_err(failed);
+    if output.is_err() {
+        // Too late, or too much: nothing it still says counts.
+        let _ = child.kill();
+    }
+    let status = child.wait().map_err(|e| failed(e.to_string()))?;
+    let output = output?;
+    if !status.success() {
+        return Err(failed(format!("{status}; its messages are above")));
+    }
+    parse(&output, &plugin.api_version, jiff::Timestamp::now()).map_err(failed)
+}
+
+fn read_within(child: &mut Child, limit: Duration) -> Result<Vec<u8>, String> {
+    let stdout = child.stdout.take().ok_or("no output")?;
+    let (send, receive) = mpsc::sync_channel(1);
+    threads::spawn("kube-exec", Stack::Work, move || {
+        let mut output = Vec::new();
+        let read = stdout
+            .take(MAX_OUTPUT + 1)
+            .read_to_end(&mut output)
+            .map(|_| output);
+        // Nobody waits any more after the limit.
+        let _ = send.send(read);
+    })
+    .map_err(|e| e.to_string())?;
+    match receive.recv_timeout(limit) {
+        Err(_) => Err(format!("no credential within {limit:?}")),
+        Ok(Err(e)) => Err(e.to_string()),
+        Ok(Ok(output)) if output.len() as u64 > MAX_OUTPUT => {
+            Err(format!("it printed more than {MAX_OUTPUT} bytes"))
+        }
+        Ok(Ok(output)) => Ok(output),
+    }
+}
+
+fn exec_info(plugin: &ExecPlugin, server: &ServerUrl) -> String {
+    let mut spec = serde_json::json!({ "interactive": false });
+    if plugin.provide_cluster_info {
+        let scheme = if server.endpoint.tls { "https" } else { "http" };
+        let url = format!("{scheme}://{}{}", server.authority(), server.base);
+        spec["cluster"] = serde_json::json!({ "server": url });
+    }
+    serde_json::json!({ "apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": spec })
+        .to_string()
+}
+
+fn parse(output: &[u8], api_version: &str, now: jiff::Timestamp) -> Result<ExecCredential, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Output {
+        api_version: Option<String>,
+        kind: Option<String>,
+        status: Option<Status>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Status {
+        token: Option<String>,
+        expiration_timestamp: Option<String>,
+        client_certificate_data: Option<String>,
+    }
+    // serde's own messages may quote the input, which is a secret here.
+    let output: Output = serde_json::from_slice(output).map_err(|e| {
+        format!(
+            "its output is no ExecCredential (line {}, column {})",
+            e.line(),
+            e.column()
+        )
+    })?;
+    if output.kind.as_deref() != Some("ExecCredential")
+        || output.api_version.as_deref() != Some(api_version)
+    {
+        return Err(format!("its output is no ExecCredential of {api_version}"));
+    }
+    let status = output.status.ok_or("its output has no status")?;
+    let expires_in = match status.expiration_timestamp {
+        None => None,
+        Some(text) => {
+            let time: jiff::Timestamp = text
+                .parse()
+                .map_err(|_| "expirationTimestamp is no RFC 3339 time".to_owned())?;
+            Some(Duration::try_from(time.duration_since(now)).unwrap_or(Duration::ZERO))
+        }
+    };
+    let token = status.token.filter(|token| !token.is_empty());
+    if token.is_none() && status.client_certificate_data.is_some() {
+        return Err("it yields a client certificate, and only tokens are supported".to_owned());
+    }
+    let token = token.ok_or("it yields no token")?;
+    if !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("its token has characters that no header can carry".to_owned());
+    }
+    Ok(ExecCredential {
+        token: Some(Secret::new(token)),
+        expires_in,
+    })
+}
+
+/// Plug-ins that ask a cloud take a few seconds; one that waits for a person never ends.
+const LIMIT: Duration = Duration::from_secs(30);
+const MAX_OUTPUT: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "client.authentication.k8s.io/v1";
+
+    fn plugin(script: &str) -> ExecPlugin {
+        ExecPlugin {
+            api_version: V1.to_owned(),
+            command: "/bin/sh".into(),
+            args: vec!["-c".to_owned(), script.to_owned()],
+            env: vec![("TOKEN".to_owned(), "t1".to_owned())],
+            provide_cluster_info: true,
+        }
+    }
+
+    fn server() -> ServerUrl {
+        ServerUrl::parse("https://h:6443").expect("valid")
+    }
+
+    #[test]
+    fn a_plugin_gets_its_environment_and_yields_a_token() {
+        let script = format!(
+            r#"case "$KUBERNETES_EXEC_INFO" in *h:6443*) ;; *) exit 3;; esac
+               echo '{{"apiVersion":"{V1}","kind":"ExecCredential","status":{{"token":"'$TOKEN'"}}}}'"#
+        );
+        let got = run(&plugin(&script), &server()).expect("a credential");
+        assert_eq!(got.token.expect("a token").expose(), "t1");
+        assert_eq!(got.expires_in, None);
+    }
+
+    #[test]
+    fn what_goes_wrong_is_said_and_never_the_token() {
+        for (script, words) in [
+            ("exit 7", "7"),
+            ("echo '{'", "no ExecCredential"),
+            ("echo '{\"secret-token\"}'", "no ExecCredential"),
+            ("head -c 2000000 /dev/zero", "more than"),
+        ] {
+            let error = run(&plugin(script), &server())
+                .expect_err(words)
+                .to_string();
+            assert!(error.contains(words), "{error}");
+            assert!(!error.contains("secret-token"));
+        }
+        let missing = ExecPlugin {
+            command: "/nowhere/plugin".into(),
+            ..plugin("")
+        };
+        assert!(
+            run(&missing, &server())
+                .expect_err("missing")
+                .to_string()
+                .contains("/nowhere/plugin")
+        );
+    }
+
+    #[test]
+    fn expiry_counts_from_now() {
+        let now: jiff::Timestamp = "2026-03-01T10:00:00Z".parse().expect("a time");
+        let output = |time: &str| {
+            format!(
+                r#"{{"apiVersion":"{V1}","kind":"ExecCredential","status":{{"token":"t","expirationTimestamp":"{time}"}}}}"#
+            )
+        };
+        let left = |time: &str| {
+            parse(output(time).as_bytes(), V1, now)
+                .expect("valid")
+                .expires_in
+        };
+        assert_eq!(left("2026-03-01T10:01:00Z"), Some(Duration::from_secs(60)));
+        assert_eq!(
+            left("2026-03-01T09:00:00Z"),
+            Some(Duration::ZERO),
+            "expired already"
+        );
+        parse(output("tomorrow").as_bytes(), V1, now).expect_err("no time");
+    }
+}

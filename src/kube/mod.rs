@@ -1,0 +1,53 @@
+//! A small blocking Kubernetes client.
+//!
+//! Two ways to one API server (decisions.md §6.2 "Identity"): connections without
+//! any client credential carry what callers ask for, under the callers' own
+//! `Authorization`; the agent's own calls, and those it lends its identity to,
+//! travel on connections of their own.
+
+mod credentials;
+mod exec;
+mod kubeconfig;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use credentials::{Auth, Authorizer, Credentials, Material, ServerUrl, in_cluster, read_token};
+pub use kubeconfig::Search;
+
+use crate::config::Secret;
+
+/// Why the cluster can't be reached as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeError {
+    #[error("cannot read {}: {cause}", path.display())]
+    Read { path: PathBuf, cause: io::Error },
+    #[error("{}: {cause}", path.display())]
+    Parse { path: PathBuf, cause: String },
+    #[error("the kubeconfig has no current-context; name one with kubernetes.context")]
+    NoContext,
+    #[error("the kubeconfig has no {what} {name:?}{}", if known.is_empty() { String::new() } else { format!("; it has {known}") })]
+    Missing {
+        what: &'static str,
+        name: String,
+        known: String,
+    },
+    #[error("client-certificate and client-key must be given together")]
+    HalfACertificate,
+    #[error("{field} is not valid base64")]
+    Base64 { field: &'static str },
+    #[error("{url}: {why}")]
+    Server { url: String, why: &'static str },
+    #[error("auth-provider {name:?} was removed from Kubernetes; use an exec plug-in or a token")]
+    AuthProvider { name: String },
+    #[error(
+        "exec plug-in of version {version:?}; client.authentication.k8s.io/v1 and /v1beta1 are supported"
+    )]
+    ExecVersion { version: String },
+    #[error("an exec plug-in without a command")]
+    ExecCommand,
+    #[error("exec plug-in {command}: {why}")]
+    Exec { command: String, why: String },
+    #[error("{}: not a token (one line of visible characters)", path.display())]
+    Token { path: PathBuf },
+}

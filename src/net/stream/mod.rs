@@ -1,0 +1,270 @@
+//! Two halves of one connection, for two threads.
+//!
+//! A half is a stack of layers: TCP at the bottom, TLS on top of it where there
+//! is any, and once more TLS on top of that behind an `https://` proxy. Each
+//! layer reads from and writes to the halves of the layer below, so a byte that
+//! a lower layer has already read (what follows a proxy's answer, say) is never
+//! lost.
+//!
+//! TLS is one rustls connection behind a short lock that is never held across a
+//! socket call (`design.md`, variant A): see `tls.rs` here.
+//!
+//! Memory, all of it taken lazily: an idle plain read half holds 4 KiB, a busy
+//! one 32 KiB; an idle TLS connection holds those 4 KiB plus what rustls keeps
+//! (measured: about 20 KiB in all), a busy one up to about 130 KiB. A second
+//! without traffic gives the difference back.
+
+mod tcp;
+mod tls;
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::{ClientConnection, ProtocolVersion, ServerConnection};
+use socket2::Socket;
+
+use super::Deadline;
+pub use tls::HandshakeError;
+
+/// A connection, ready for use. The socket closes when both halves and all other
+/// holders of it are gone.
+pub struct Halves {
+    pub read: ReadHalf,
+    pub write: WriteHalf,
+    /// For shutting it down from elsewhere, and for socket options.
+    pub socket: Arc<Socket>,
+}
+
+impl Halves {
+    /// The halves of a connected TCP socket, which must be in blocking mode.
+    pub fn plain(socket: Socket) -> Self {
+        Self::shared(Arc::new(socket))
+    }
+
+    /// As [`plain`](Self::plain), for a socket that somebody else holds too (to
+    /// be able to shut it down, for instance).
+    pub fn shared(socket: Arc<Socket>) -> Self {
+        Self {
+            read: ReadHalf(Read::Tcp(tcp::Reader::new(socket.clone()))),
+            write: WriteHalf(Write::Tcp(tcp::Writer::new(socket.clone()))),
+            socket,
+        }
+    }
+
+    /// Makes the TLS handshake as the client and puts TLS on top. Time limits are
+    /// those of the halves ([`set_deadline`](Self::set_deadline)).
+    pub fn tls_client(self, session: ClientConnection) -> Result<Self, HandshakeError> {
+        self.tls(session.into())
+    }
+
+    /// Makes the TLS handshake as the server, likewise.
+    pub fn tls_server(self, session: ServerConnection) -> Result<Self, HandshakeError> {
+        self.tls(session.into())
+    }
+
+    fn tls(self, session: rustls::Connection) -> Result<Self, HandshakeError> {
+        let (reader, writer) = tls::handshake(session, self.read, self.write)?;
+        Ok(Self {
+            read: ReadHalf(Read::Tls(Box::new(reader))),
+            write: WriteHalf(Write::Tls(Box::new(writer))),
+            socket: self.socket,
+        })
+    }
+
+    /// Limits reads and writes of both halves; `None` lifts the limit.
+    pub fn set_deadline(&mut self, deadline: Option<Deadline>) {
+        self.read.set_deadline(deadline);
+        self.write.set_deadline(deadline);
+    }
+
+    /// A write that makes no progress for `limit` fails with
+    /// [`io::ErrorKind::TimedOut`] (`SO_SNDTIMEO`); `None` waits for ever.
+    pub fn set_write_limit(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.socket.set_write_timeout(limit)
+    }
+
+    /// The TLS version of the topmost layer; `None` for plain TCP.
+    pub fn tls_version(&self) -> Option<ProtocolVersion> {
+        match &self.write.0 {
+            Write::Tcp(_) => None,
+            Write::Tls(writer) => writer.version(),
+        }
+    }
+}
+
+impl fmt::Debug for Halves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Halves")
+            .field("socket", &self.socket)
+            .field("tls", &self.tls_version())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The half that reads. It hands plaintext out where it lies.
+pub struct ReadHalf(Read);
+
+enum Read {
+    Tcp(tcp::Reader),
+    Tls(Box<tls::Reader>),
+}
+
+/// How long a layer waits for the layer below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// Not at all: [`io::ErrorKind::WouldBlock`] when there is nothing.
+    No,
+    /// A moment; then `WouldBlock`, so that buffers can be given back.
+    Moment,
+    /// Until there is something, or the half's deadline passes.
+    Ever,
+}
+
+impl ReadHalf {
+    /// The bytes that are unread; waits for some if there are none. Empty at the
+    /// end of the stream (close_notify or not: a missing one is a plain end here).
+    /// Mutable, so that a reader can work in place.
+    ///
+    /// Errors: [`io::ErrorKind::TimedOut`] when the deadline has passed (reading
+    /// may go on after a new one was set); [`io::ErrorKind::InvalidData`] with a
+    /// [`rustls::Error`] inside when the peer broke the TLS protocol (the write
+    /// half then has an alert to flush); others as the system has them. A broken
+    /// connection stays broken: it never turns into a clean end.
+    pub fn fill(&mut self) -> io::Result<&mut [u8]> {
+        self.fill_waiting(Wait::Ever)?;
+        Ok(self.buffered())
+    }
+
+    /// What is unread now, without waiting.
+    pub fn buffered(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Read::Tcp(reader) => reader.buffered(),
+            Read::Tls(reader) => reader.buffered(),
+        }
+    }
+
+    /// Marks `count` bytes of what [`fill`](Self::fill) returned as read; more
+    /// than there are counts as all of them.
+    pub fn consume(&mut self, count: usize) {
+        match &mut self.0 {
+            Read::Tcp(reader) => reader.consume(count),
+            Read::Tls(reader) => reader.consume(count),
+        }
+    }
+
+    /// Reads fail with [`io::ErrorKind::TimedOut`] after this; `None` waits for
+    /// ever (the state after a dial).
+    pub fn set_deadline(&mut self, deadline: Option<Deadline>) {
+        match &mut self.0 {
+            Read::Tcp(reader) => reader.set_deadline(deadline),
+            Read::Tls(reader) => reader.lower().set_deadline(deadline),
+        }
+    }
+
+    /// True when an idle connection can be used again: nothing unread and not at
+    /// its end. Never waits. What a TLS peer sends of its own accord (session
+    /// tickets, key updates) is taken in and does not count as data.
+    pub fn is_idle_alive(&mut self) -> bool {
+        self.buffered().is_empty()
+            && matches!(self.fill_waiting(Wait::No),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// True when reading has provoked something that the write half must send
+    /// (a TLS key update, an alert).
+    pub fn wants_flush(&self) -> bool {
+        match &self.0 {
+            Read::Tcp(_) => false,
+            Read::Tls(reader) => reader.wants_flush(),
+        }
+    }
+
+    /// Bytes held by the buffers of all layers, without rustls's own.
+    #[cfg(test)]
+    fn memory(&self) -> usize {
+        match &self.0 {
+            Read::Tcp(reader) => reader.memory(),
+            Read::Tls(reader) => reader.memory(),
+        }
+    }
+
+    fn fill_waiting(&mut self, wait: Wait) -> io::Result<()> {
+        match &mut self.0 {
+            Read::Tcp(reader) => reader.fill(wait),
+            Read::Tls(reader) => reader.fill(wait),
+        }
+    }
+}
+
+impl fmt::Debug for ReadHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReadHalf")
+    }
+}
+
+/// The half that writes. Its buffers are the caller's; TLS keeps nothing between
+/// two calls.
+pub struct WriteHalf(Write);
+
+enum Write {
+    Tcp(tcp::Writer),
+    Tls(Box<tls::Writer>),
+}
+
+impl WriteHalf {
+    /// Sends all bytes of all buffers, in order, in as few system calls as it takes.
+    ///
+    /// [`io::ErrorKind::TimedOut`]: nothing could be written for the write limit
+    /// ([`Halves::set_write_limit`]; any progress starts it anew), or the deadline
+    /// has passed. How much went out is unknown after an error.
+    pub fn write_all(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<()> {
+        match &mut self.0 {
+            Write::Tcp(writer) => writer.write_all(bufs),
+            Write::Tls(writer) => writer.write_all(bufs),
+        }
+    }
+
+    /// Sends what the read half provoked.
+    pub fn flush(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Write::Tcp(_) => Ok(()),
+            Write::Tls(writer) => writer.flush(),
+        }
+    }
+
+    /// Says that nothing more will come (close_notify, FIN).
+    pub fn close(&mut self) -> io::Result<()> {
+        match &mut self.0 {
+            Write::Tcp(writer) => writer.close(),
+            Write::Tls(writer) => writer.close(),
+        }
+    }
+
+    /// Writes fail with [`io::ErrorKind::TimedOut`] after this; `None` lifts it.
+    pub fn set_deadline(&mut self, deadline: Option<Deadline>) {
+        match &mut self.0 {
+            Write::Tcp(writer) => writer.set_deadline(deadline),
+            Write::Tls(writer) => writer.lower().set_deadline(deadline),
+        }
+    }
+
+    /// Starts new TLS 1.3 traffic keys in both directions with the next write or flush.
+    #[cfg(test)]
+    fn refresh_traffic_keys(&mut self) -> Result<(), rustls::Error> {
+        match &mut self.0 {
+            Write::Tcp(_) => Ok(()),
+            Write::Tls(writer) => writer.refresh_traffic_keys(),
+        }
+    }
+}
+
+impl fmt::Debug for WriteHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WriteHalf")
+    }
+}
+
+#[cfg(test)]
+mod tests;

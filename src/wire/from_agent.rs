@@ -1,0 +1,574 @@
+//! Messages from the agent to the peer: written by the agent, parsed by our plane.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::encode::{base64, empty, headers, message, number, serialized, string};
+use super::envelope::{Envelope, Payload};
+use super::request::HeaderMap;
+use super::to_agent::{credit, features, features_message};
+use crate::http::Headers;
+
+/// `register` (control-channel.md §6.1). Field order is the order on the wire.
+#[derive(Clone, Debug, Serialize)]
+pub struct Register<'a> {
+    pub agent_id: &'a str,
+    pub agent_version: &'a str,
+    pub cloud_provider: &'a str,
+    /// The stored id: asks to be attached to that cluster again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<&'a str>,
+    pub features: Features,
+    pub hostname: &'a str,
+    /// The ServiceAccount token that the control plane will use. Secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k8s_service_token: Option<&'a str>,
+    /// Empty when it can't be read (decisions.md §6.1).
+    pub k8s_version: &'a str,
+    pub labels: BTreeMap<&'a str, &'a str>,
+    pub metadata: BTreeMap<&'a str, &'a str>,
+    pub name: &'a str,
+    pub region: &'a str,
+    pub server_ip: &'a str,
+    pub server_specs: ServerSpecs<'a>,
+    pub tunnel_port_config: TunnelPortConfig,
+}
+
+/// What this agent can do; all true, as the original says.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Features {
+    pub supports_binary_protocol: bool,
+    pub supports_compression: bool,
+    pub supports_gateway: bool,
+    pub supports_response_streaming: bool,
+    pub supports_streaming: bool,
+    pub supports_websocket_proxy: bool,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            supports_binary_protocol: true,
+            supports_compression: true,
+            supports_gateway: true,
+            supports_response_streaming: true,
+            supports_streaming: true,
+            supports_websocket_proxy: true,
+        }
+    }
+}
+
+/// The machine; what is zero or empty is left out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ServerSpecs<'a> {
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cpu_cores: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory_gb: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub disk_gb: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub os: &'a str,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde wants a reference
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// A constant of the wire.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TunnelPortConfig {
+    pub kubernetes_api: u16,
+    pub kubelet: u16,
+    pub agent_http: u16,
+}
+
+impl Default for TunnelPortConfig {
+    fn default() -> Self {
+        Self {
+            kubernetes_api: 6443,
+            kubelet: 10250,
+            agent_http: 8080,
+        }
+    }
+}
+
+pub fn register(buf: &mut Vec<u8>, id: &str, payload: &Register<'_>) {
+    serialized(buf, "register", Some(id), payload);
+}
+
+/// `heartbeat` (control-channel.md §7.1).
+#[derive(Clone, Debug, Serialize)]
+pub struct Heartbeat<'a> {
+    pub agent_id: &'a str,
+    pub cluster_id: &'a str,
+    pub metadata: HeartbeatMetadata<'a>,
+    /// `healthy`, `reconnecting`, `disconnected`.
+    pub status: &'a str,
+    /// `connected`, `disconnected`.
+    pub tunnel_status: &'a str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct HeartbeatMetadata<'a> {
+    pub agent_version: &'a str,
+    /// A constant of the wire: `0%`.
+    pub cpu_usage: &'a str,
+    pub gateway_routes: u64,
+    pub is_private: bool,
+    pub k8s_nodes: u64,
+    pub k8s_pods: u64,
+    pub k8s_version: &'a str,
+    /// A constant of the wire: `0%`.
+    pub memory_usage: &'a str,
+}
+
+pub fn heartbeat(buf: &mut Vec<u8>, payload: &Heartbeat<'_>) {
+    serialized(buf, "heartbeat", None, payload);
+}
+
+/// Answer to `ping` (control-channel.md §4.1).
+pub fn pong(buf: &mut Vec<u8>, id: Option<&str>) {
+    message(buf, "pong", id, |buf| {
+        buf.extend_from_slice(b"{\"timestamp\":");
+        string(buf, &super::now_rfc3339());
+        buf.push(b'}');
+    });
+}
+
+/// Answer to the first message of an unknown type (control-channel.md §4.3).
+pub fn protocol_fallback(buf: &mut Vec<u8>, unknown_type: &str, original_request_id: Option<&str>) {
+    #[derive(Serialize)]
+    struct Fallback<'a> {
+        agent_version: &'a str,
+        fallback_mode: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        original_request_id: Option<String>,
+        protocol_version: &'a str,
+        supported_types: &'a [&'a str],
+        timestamp: String,
+        unknown_type: &'a str,
+    }
+    let now = jiff::Timestamp::now();
+    let seconds = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let fallback = Fallback {
+        agent_version: "pipeops-k8-agent",
+        fallback_mode: "legacy_proxy",
+        original_request_id: original_request_id.map(|id| id.replace(['\r', '\n'], "")),
+        protocol_version: "1.0",
+        supported_types: SUPPORTED_TYPES,
+        timestamp: seconds.to_string(),
+        unknown_type,
+    };
+    serialized(buf, "protocol_fallback", None, &fallback);
+}
+
+/// Answer to `plane_hello` (decisions.md §6.2): the features that both know.
+pub fn plane_hello_ack(buf: &mut Vec<u8>, features: &[&str]) {
+    features_message(buf, "plane_hello_ack", features);
+}
+
+pub use super::to_agent::proxy_flow;
+
+/// How the body of a buffered answer is written (control-channel.md §8.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `body` is base64 of the body.
+    Base64,
+    /// `body` is base64 of the gzipped body.
+    Gzip,
+}
+
+/// Form B. `body` is what is to be base64-encoded: for [`Encoding::Gzip`] already gzipped.
+pub fn proxy_response(
+    buf: &mut Vec<u8>,
+    id: &str,
+    status: u16,
+    fields: &Headers,
+    body: &[u8],
+    encoding: Encoding,
+) {
+    message(buf, "proxy_response", Some(id), |buf| {
+        buf.push(b'{');
+        if !body.is_empty() {
+            buf.extend_from_slice(b"\"body\":");
+            base64(buf, body);
+            let encoding: &[u8] = match encoding {
+                Encoding::Base64 => b",\"encoding\":\"base64\",",
+                Encoding::Gzip => b",\"encoding\":\"gzip\",",
+            };
+            buf.extend_from_slice(encoding);
+        }
+        status_and_headers(buf, status, fields);
+        buf.push(b'}');
+    });
+}
+
+/// Form S, first.
+pub fn proxy_response_header(buf: &mut Vec<u8>, id: &str, status: u16, fields: &Headers) {
+    message(buf, "proxy_response_header", Some(id), |buf| {
+        buf.push(b'{');
+        status_and_headers(buf, status, fields);
+        buf.push(b'}');
+    });
+}
+
+fn status_and_headers(buf: &mut Vec<u8>, status: u16, fields: &Headers) {
+    buf.extend_from_slice(b"\"headers\":");
+    headers(buf, fields);
+    buf.extend_from_slice(b",\"status\":");
+    number(buf, status);
+}
+
+/// Form S, a piece of the body; never empty, at most [`MAX_CHUNK`](super::MAX_CHUNK) bytes.
+pub fn proxy_response_chunk(buf: &mut Vec<u8>, id: &str, data: &[u8]) {
+    debug_assert!(!data.is_empty() && data.len() <= super::MAX_CHUNK);
+    message(buf, "proxy_response_chunk", Some(id), |buf| {
+        buf.extend_from_slice(b"{\"data\":");
+        base64(buf, data);
+        buf.extend_from_slice(b",\"encoding\":\"base64\",\"size\":");
+        number(buf, data.len() as u64);
+        buf.push(b'}');
+    });
+}
+
+/// Form S, the good end.
+pub fn proxy_response_end(buf: &mut Vec<u8>, id: &str) {
+    empty(buf, "proxy_response_end", Some(id));
+}
+
+/// Form S, the bad end; may come without a header before it.
+pub fn proxy_response_abort(buf: &mut Vec<u8>, id: &str, text: &str) {
+    error_message(buf, "proxy_response_abort", id, text);
+}
+
+/// The bad end of form B (control-channel.md §8.7).
+pub fn proxy_error(buf: &mut Vec<u8>, id: &str, text: &str) {
+    error_message(buf, "proxy_error", id, text);
+}
+
+fn error_message(buf: &mut Vec<u8>, kind: &str, id: &str, text: &str) {
+    message(buf, kind, Some(id), |buf| {
+        buf.extend_from_slice(b"{\"error\":");
+        string(buf, text);
+        buf.push(b'}');
+    });
+}
+
+/// `proxy_error` for a WebSocket stream, which repeats the id in the payload.
+pub fn proxy_stream_error(buf: &mut Vec<u8>, id: &str, text: &str) {
+    message(buf, "proxy_error", Some(id), |buf| {
+        buf.extend_from_slice(b"{\"error\":");
+        string(buf, text);
+        buf.extend_from_slice(b",\"request_id\":");
+        string(buf, id);
+        buf.push(b'}');
+    });
+}
+
+pub fn proxy_websocket_close(buf: &mut Vec<u8>, stream_id: &str) {
+    message(buf, "proxy_websocket_close", Some(stream_id), |buf| {
+        buf.extend_from_slice(b"{\"stream_id\":");
+        string(buf, stream_id);
+        buf.push(b'}');
+    });
+}
+
+pub fn tcp_tunnel_close(buf: &mut Vec<u8>, id: &str, reason: &str, error: &str) {
+    message(buf, "tcp_tunnel_close", Some(id), |buf| {
+        buf.extend_from_slice(b"{\"error\":");
+        string(buf, error);
+        buf.extend_from_slice(b",\"reason\":");
+        string(buf, reason);
+        buf.push(b'}');
+    });
+}
+
+/// What the plane reads from an agent.
+#[derive(Debug)]
+pub enum FromAgent<'a> {
+    Register(Registration<'a>),
+    Heartbeat(HeartbeatReport),
+    Ping,
+    Pong,
+    ProtocolFallback {
+        unknown_type: Cow<'a, str>,
+    },
+    GatewayHelloAck {
+        use_yamux: bool,
+    },
+    PlaneHelloAck {
+        features: Vec<String>,
+    },
+    ProxyFlow {
+        credit: u64,
+    },
+    ProxyResponse {
+        status: u16,
+        headers: Headers,
+        body: ResponseBody<'a>,
+    },
+    ProxyResponseHeader {
+        status: u16,
+        headers: Headers,
+    },
+    /// Base64.
+    ProxyResponseChunk {
+        data: Cow<'a, str>,
+    },
+    ProxyResponseEnd,
+    ProxyResponseAbort {
+        error: Cow<'a, str>,
+    },
+    ProxyError {
+        error: Cow<'a, str>,
+    },
+    /// A type that no request of ours provokes.
+    Other,
+}
+
+/// The body of a buffered answer as it came.
+#[derive(Debug)]
+pub enum ResponseBody<'a> {
+    Empty,
+    Base64(Cow<'a, str>),
+    /// Base64 of gzip.
+    Gzip(Cow<'a, str>),
+}
+
+/// What the plane keeps of a `register`.
+#[derive(Debug)]
+pub struct Registration<'a> {
+    pub agent_id: String,
+    pub name: String,
+    pub agent_version: String,
+    pub k8s_version: String,
+    pub hostname: String,
+    pub cluster_id: Option<String>,
+    /// Secret.
+    pub k8s_service_token: Option<Cow<'a, str>>,
+}
+
+/// What the plane keeps of a `heartbeat`.
+#[derive(Clone, Debug, Default)]
+pub struct HeartbeatReport {
+    pub cluster_id: String,
+    pub agent_id: String,
+    pub status: String,
+    pub agent_version: String,
+    pub k8s_version: String,
+    pub k8s_nodes: u64,
+    pub k8s_pods: u64,
+}
+
+impl<'a> FromAgent<'a> {
+    pub fn parse(envelope: &Envelope<'a>) -> Self {
+        let payload = &envelope.payload;
+        match envelope.kind.as_ref() {
+            "register" => Self::Register(Registration::parse(payload)),
+            "heartbeat" => Self::Heartbeat(HeartbeatReport::parse(payload)),
+            "ping" => Self::Ping,
+            "pong" => Self::Pong,
+            "protocol_fallback" => Self::ProtocolFallback {
+                unknown_type: payload.str("unknown_type").unwrap_or_default(),
+            },
+            "gateway_hello_ack" => Self::GatewayHelloAck {
+                use_yamux: payload.flag("use_yamux"),
+            },
+            "plane_hello_ack" => Self::PlaneHelloAck {
+                features: features(payload),
+            },
+            "proxy_flow" => Self::ProxyFlow {
+                credit: credit(payload),
+            },
+            "proxy_response" => Self::ProxyResponse {
+                status: status(payload),
+                headers: header_map(payload),
+                body: match (payload.text("body"), payload.text("encoding").as_deref()) {
+                    (None, _) => ResponseBody::Empty,
+                    (Some(body), Some("gzip")) => ResponseBody::Gzip(body),
+                    (Some(body), _) => ResponseBody::Base64(body),
+                },
+            },
+            "proxy_response_header" => Self::ProxyResponseHeader {
+                status: status(payload),
+                headers: header_map(payload),
+            },
+            "proxy_response_chunk" => Self::ProxyResponseChunk {
+                data: payload.str("data").unwrap_or_default(),
+            },
+            "proxy_response_end" => Self::ProxyResponseEnd,
+            "proxy_response_abort" => Self::ProxyResponseAbort {
+                error: error_text(payload),
+            },
+            "proxy_error" => Self::ProxyError {
+                error: error_text(payload),
+            },
+            _ => Self::Other,
+        }
+    }
+}
+
+impl<'a> Registration<'a> {
+    fn parse(payload: &Payload<'a>) -> Self {
+        let string = |name| payload.string(name).unwrap_or_default();
+        Self {
+            agent_id: string("agent_id"),
+            name: string("name"),
+            agent_version: string("agent_version"),
+            k8s_version: string("k8s_version"),
+            hostname: string("hostname"),
+            cluster_id: payload.string("cluster_id"),
+            k8s_service_token: payload.text("k8s_service_token"),
+        }
+    }
+}
+
+impl HeartbeatReport {
+    fn parse(payload: &Payload<'_>) -> Self {
+        let metadata = payload.object("metadata").unwrap_or_default();
+        let count = |name| {
+            metadata
+                .integer(name)
+                .and_then(|n| u64::try_from(n).ok())
+                .unwrap_or(0)
+        };
+        Self {
+            cluster_id: payload.string("cluster_id").unwrap_or_default(),
+            agent_id: payload.string("agent_id").unwrap_or_default(),
+            status: payload.string("status").unwrap_or_default(),
+            agent_version: metadata.string("agent_version").unwrap_or_default(),
+            k8s_version: metadata.string("k8s_version").unwrap_or_default(),
+            k8s_nodes: count("k8s_nodes"),
+            k8s_pods: count("k8s_pods"),
+        }
+    }
+}
+
+/// The default of the wire is 200; what is no status is 502.
+fn status(payload: &Payload<'_>) -> u16 {
+    match payload.integer("status") {
+        None => 200,
+        Some(status) => u16::try_from(status)
+            .ok()
+            .filter(|s| (100..=999).contains(s))
+            .unwrap_or(502),
+    }
+}
+
+fn header_map(payload: &Payload<'_>) -> Headers {
+    payload.parse::<HeaderMap>("headers").unwrap_or_default().0
+}
+
+fn error_text<'a>(payload: &Payload<'a>) -> Cow<'a, str> {
+    payload
+        .text("error")
+        .unwrap_or(Cow::Borrowed("the agent gave no reason"))
+}
+
+/// As the original lists them, completed by what it forgot (control-channel.md §4.3).
+const SUPPORTED_TYPES: &[&str] = &[
+    "register_success",
+    "register_in_progress",
+    "heartbeat_ack",
+    "pong",
+    "ping",
+    "proxy_request",
+    "proxy_request_chunk",
+    "proxy_request_stream_end",
+    "proxy_cancel",
+    "proxy_stream_data",
+    "proxy_websocket_start",
+    "proxy_websocket_data",
+    "proxy_websocket_close",
+    "ws_start",
+    "ws_data",
+    "ws_close",
+    "error",
+    "gateway_hello",
+    "tcp_tunnel_start",
+    "tcp_tunnel_data",
+    "tcp_tunnel_close",
+    "udp_tunnel_data",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(encode: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut buf = Vec::new();
+        encode(&mut buf);
+        String::from_utf8(buf).expect("text")
+    }
+
+    fn without_time(message: &str) -> &str {
+        message.split(",\"timestamp\":\"").next().expect("a part")
+    }
+
+    #[test]
+    fn a_buffered_answer_has_the_shape_of_the_original() {
+        let headers: Headers = [("content-type", "application/json")].into_iter().collect();
+        let got = text(|buf| proxy_response(buf, "px-81", 200, &headers, b"{}", Encoding::Base64));
+        assert_eq!(
+            without_time(&got),
+            r#"{"type":"proxy_response","request_id":"px-81","payload":{"body":"e30=","encoding":"base64","headers":{"Content-Type":["application/json"]},"status":200}"#
+        );
+        assert!(got.ends_with("Z\"}\n"));
+    }
+
+    #[test]
+    fn an_empty_body_has_neither_body_nor_encoding() {
+        let got = text(|buf| proxy_response(buf, "r", 204, &Headers::new(), b"", Encoding::Gzip));
+        let want =
+            r#"{"type":"proxy_response","request_id":"r","payload":{"headers":null,"status":204}"#;
+        assert_eq!(without_time(&got), want);
+    }
+
+    #[test]
+    fn a_chunk_has_the_shape_of_the_original() {
+        let got = text(|buf| proxy_response_chunk(buf, "px-82", b"world"));
+        assert_eq!(
+            without_time(&got),
+            r#"{"type":"proxy_response_chunk","request_id":"px-82","payload":{"data":"d29ybGQ=","encoding":"base64","size":5}"#
+        );
+    }
+
+    #[test]
+    fn ids_are_escaped() {
+        let got = text(|buf| proxy_response_end(buf, "a\"\n"));
+        let envelope = Envelope::parse(&got).expect("valid");
+        assert_eq!(envelope.request_id.as_deref(), Some("a\"\n"));
+    }
+
+    #[test]
+    fn what_the_agent_writes_the_plane_reads() {
+        let headers: Headers = [("A", "1")].into_iter().collect();
+        let got = text(|buf| proxy_response(buf, "r", 201, &headers, b"hi", Encoding::Gzip));
+        let envelope = Envelope::parse(&got).expect("valid");
+        match FromAgent::parse(&envelope) {
+            FromAgent::ProxyResponse {
+                status: 201,
+                headers: h,
+                body: ResponseBody::Gzip(body),
+            } => {
+                assert_eq!((h, body.as_ref()), (headers, "aGk="));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_fallback_strips_line_ends_from_the_id() {
+        let got = text(|buf| protocol_fallback(buf, "x", Some("a\r\nb")));
+        let envelope = Envelope::parse(&got).expect("valid");
+        assert_eq!(
+            envelope.payload.str("original_request_id").as_deref(),
+            Some("ab")
+        );
+        assert_eq!(envelope.request_id, None);
+    }
+}
