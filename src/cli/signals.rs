@@ -27,6 +27,8 @@ pub(super) fn install(stop: Cancel) -> io::Result<()> {
                         // The user has asked twice: whatever hangs, hangs.
                         std::process::exit(128 + signal);
                     }
+                    // After, not before: a log that blocks must not delay the end. Where
+                    // the end is quick this line may not make it.
                     info!(signal; "shutting down");
                 }
             }

@@ -110,7 +110,7 @@ impl Running {
     /// The first record from now on with this message.
     fn wait_for(&mut self, message: &str) -> Value {
         loop {
-            let line = match self.lines.recv_timeout(Duration::from_secs(60)) {
+            let line = match self.lines.recv_timeout(Duration::from_mins(1)) {
                 Ok(line) => line,
                 Err(error) => panic!("no {message:?} ({error}) in {:#?}", self.seen),
             };
@@ -346,7 +346,7 @@ fn a_running_agent_answers_probes_hides_its_token_and_stops_on_sigterm() {
         log.contains("gateway.enabled (--gateway-enabled) is accepted"),
         "{log}"
     );
-    assert!(log.contains("shutting down"), "{log}");
+    assert!(log.contains("\"msg\":\"stopped\""), "{log}");
 }
 
 #[test]
