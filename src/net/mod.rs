@@ -5,13 +5,27 @@
 //! configuration and one way through a corporate proxy serve all of them.
 
 mod cancel;
+mod connect;
 mod deadline;
 mod dial;
+mod dial_error;
+mod proxy;
+mod resolve;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tls;
 
 pub use cancel::{Cancel, Guard, Reason};
+pub use connect::{ConnectOptions, Unreachable};
 pub use deadline::Deadline;
-pub use dial::{DialError, Dialer, Endpoint, Phase};
+pub use dial::{Dialer, Endpoint, accept};
+pub use dial_error::{DialCause, DialError, Phase};
+pub use proxy::connect::ProxyRefusal;
+pub use proxy::{Proxy, ProxyError, ProxyRules};
+pub use resolve::ResolveError;
 pub use stream::{Halves, HandshakeError, ReadHalf, WriteHalf};
+pub use tls::{
+    ClientTls, ClientTlsSettings, PemSource, ServerTls, ServerTlsSettings, TlsError, Trust,
+    explain as explain_tls,
+};
