@@ -1,5 +1,10 @@
 //! The protocol of the control channel.
 
 pub mod backoff;
+pub mod facts;
+pub mod heartbeat;
+pub mod host;
+pub mod registration;
 pub mod session;
 pub mod urls;
+pub mod worker_join;
