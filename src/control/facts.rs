@@ -205,7 +205,9 @@ mod tests {
     impl ClusterFacts for Hanging {
         fn read(&self, _deadline: Deadline, cancel: &Cancel) -> Facts {
             let (send, receive) = bounded(1);
-            let waker = Arc::new(move || drop(send.try_send(())));
+            let waker = Arc::new(move || {
+                let _ = send.try_send(());
+            });
             if let Ok(_guard) = cancel.on_wake(waker) {
                 let _ = receive.recv();
             }
