@@ -6,6 +6,7 @@ pub mod dispatch;
 pub mod facts;
 pub mod heartbeat;
 pub mod host;
+pub mod http_mode;
 pub mod late;
 mod refusals;
 pub mod registration;
