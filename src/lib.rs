@@ -7,7 +7,10 @@ pub mod identity;
 pub mod kube;
 pub mod link;
 pub mod net;
+#[cfg(feature = "plane")]
+pub mod plane;
 pub mod proxy;
+pub mod server;
 pub mod telemetry;
 pub mod threads;
 pub mod wire;

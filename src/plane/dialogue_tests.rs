@@ -1,0 +1,344 @@
+use parking_lot::Mutex;
+
+use super::*;
+use crate::link::{Lane, Message};
+use crate::net::Cancel;
+use crate::plane::registry::{AgentInfo, Registry};
+use crate::plane::session::Wire;
+
+/// A connection that remembers what was sent on it.
+#[derive(Clone, Default)]
+struct Sent(Arc<Mutex<Vec<String>>>);
+
+impl Sent {
+    fn note(&self, text: String) {
+        self.0.lock().push(text);
+    }
+
+    /// What was sent since the last call, without its time.
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+impl Wire for Sent {
+    fn send(&self, _: Lane, message: Message, _: &Cancel) -> Result<(), SendError> {
+        let text = String::from_utf8(message.payload().to_vec()).expect("text");
+        let end = text.find(",\"timestamp\"").expect("an envelope");
+        self.note(text[..end].to_owned());
+        Ok(())
+    }
+
+    fn close(&self, code: u16, reason: &str) {
+        self.note(format!("close {code} {reason}"));
+    }
+
+    fn abort(&self, why: &str) {
+        self.note(format!("abort {why}"));
+    }
+}
+
+struct House {
+    hub: Arc<Hub>,
+    now: Instant,
+    _directory: tempfile::TempDir,
+}
+
+impl House {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let registry = Registry::open(directory.path()).expect("opens");
+        Self {
+            hub: Arc::new(Hub::new(registry)),
+            now: Instant::now(),
+            _directory: directory,
+        }
+    }
+
+    fn dial(&self, endpoint: Endpoint) -> (Dialogue, Sent) {
+        let session = Arc::new(Session::new("token".into(), 0));
+        let sent = Sent::default();
+        session.connect(Box::new(sent.clone()));
+        self.hub.enter(&session).expect("room");
+        let mut dialogue = Dialogue::new(self.hub.clone(), session, name(), endpoint, self.now);
+        assert_eq!(dialogue.start(), Next::Continue);
+        let hello = sent.0.lock().remove(0);
+        assert_eq!(
+            hello,
+            r#"{"type":"plane_hello","payload":{"features":["flow"]}"#
+        );
+        (dialogue, sent)
+    }
+
+    fn controller(&self) -> (Dialogue, Sent) {
+        self.dial(Endpoint::Controller { gateway: None })
+    }
+
+    /// A gateway's connection that has answered the hello.
+    fn gateway(&self) -> (Dialogue, Sent) {
+        let cluster_id = self
+            .hub
+            .registry
+            .cluster(&name())
+            .map_or_else(String::new, |c| c.id);
+        let (mut dialogue, sent) = self.dial(Endpoint::Gateway { cluster_id });
+        assert_eq!(dialogue.handle(HELLO), Next::Continue);
+        (dialogue, sent)
+    }
+
+    /// Registers `agent` over a connection that ends at once.
+    fn registered(&self, agent: &str) {
+        let (mut dialogue, _) = self.controller();
+        assert_eq!(dialogue.handle(register(agent)), Next::Continue);
+        self.hub.leave(&dialogue.session);
+    }
+
+    fn beat(&self, agent: &str) -> Event {
+        Event::Heartbeat(Beat {
+            cluster_id: self
+                .hub
+                .registry
+                .cluster(&name())
+                .map_or_else(String::new, |c| c.id),
+            agent_id: agent.into(),
+            nodes: 3,
+            pods: 41,
+        })
+    }
+
+    fn attached(&self) -> Option<u64> {
+        self.hub.session(&name()).map(|s| s.id())
+    }
+}
+
+const HELLO: Event = Event::Hello { flow: true };
+
+fn name() -> ClusterName {
+    ClusterName::parse("edge").expect("a name")
+}
+
+fn register(agent: &str) -> Event {
+    register_as("edge", agent)
+}
+
+fn register_as(cluster: &str, agent: &str) -> Event {
+    Event::Register {
+        request_id: "req_1".into(),
+        registration: Box::new(Registration {
+            name: cluster.into(),
+            agent: AgentInfo::new(agent, "1.0", "v1.36.3", "node-1"),
+            service_token: None,
+        }),
+    }
+}
+
+fn is(text: &str, kind: &str, part: &str) -> bool {
+    text.starts_with(&format!("{{\"type\":{kind:?}")) && text.contains(part)
+}
+
+#[test]
+fn an_agent_that_stays_gets_requests_after_registration_and_hello() {
+    let house = House::new();
+    let (mut dialogue, sent) = house.controller();
+    assert_eq!(dialogue.handle(register("a")), Next::Continue);
+    let answer = sent.take();
+    assert!(
+        is(&answer[0], "register_success", "\"request_id\":\"req_1\""),
+        "{answer:?}"
+    );
+    assert!(!answer[0].contains("gateway_ws_url"));
+    assert_eq!(
+        house.attached(),
+        None,
+        "before the hello is answered nothing is sent"
+    );
+    assert_eq!(dialogue.handle(HELLO), Next::Continue);
+    assert_eq!(house.attached(), Some(dialogue.session.id()));
+}
+
+#[test]
+fn an_agent_that_is_sent_on_gets_requests_at_the_gateway_only() {
+    let house = House::new();
+    let gateway = Some("wss://gateway/ws".to_owned());
+    let (mut dialogue, sent) = house.dial(Endpoint::Controller { gateway });
+    dialogue.handle(HELLO);
+    dialogue.handle(register("a"));
+    assert!(is(&sent.take()[0], "register_success", "wss://gateway/ws"));
+    assert_eq!(house.attached(), None);
+    house.hub.leave(&dialogue.session);
+    let (dialogue, _) = house.gateway();
+    assert_eq!(
+        house.attached(),
+        Some(dialogue.session.id()),
+        "before its first heartbeat"
+    );
+}
+
+#[test]
+fn an_agent_that_does_not_know_the_hello_is_waited_for_and_then_served() {
+    let house = House::new();
+    let (mut dialogue, _) = house.controller();
+    dialogue.handle(register("a"));
+    let until = dialogue.deadline().expect("waits");
+    assert_eq!(dialogue.timeout(until), Next::Continue);
+    assert_eq!(house.attached(), Some(dialogue.session.id()));
+    assert_eq!(dialogue.deadline(), None);
+    // An answer now: it would count credit where we don't.
+    assert!(matches!(dialogue.handle(HELLO), Next::Abort(_)));
+}
+
+#[test]
+fn a_connection_on_which_nothing_is_registered_ends() {
+    let house = House::new();
+    let (mut dialogue, _) = house.controller();
+    dialogue.handle(HELLO);
+    let until = dialogue.deadline().expect("waits");
+    assert!(matches!(dialogue.timeout(until), Next::Close(1000, _)));
+}
+
+#[test]
+fn the_wrong_name_is_refused_with_the_request_id() {
+    let house = House::new();
+    let (mut dialogue, sent) = house.controller();
+    let next = dialogue.handle(register_as("other", "a"));
+    assert!(matches!(next, Next::Close(1008, _)));
+    let error = sent.take().remove(0);
+    assert!(is(&error, "error", "\"request_id\":\"req_1\""), "{error}");
+    assert!(house.hub.clusters().is_empty());
+}
+
+#[test]
+fn a_second_agent_is_refused_while_the_first_is_connected() {
+    let house = House::new();
+    house.registered("a");
+    let (mut first, _) = house.gateway();
+    first.handle(house.beat("a"));
+    let (mut second, sent) = house.controller();
+    assert!(matches!(second.handle(register("b")), Next::Close(1008, _)));
+    assert!(is(
+        &sent.take()[0],
+        "error",
+        "another agent (a) is connected"
+    ));
+    assert_eq!(house.attached(), Some(first.session.id()));
+    // Gone, the place is free.
+    house.hub.leave(&first.session);
+    let (mut second, _) = house.controller();
+    assert_eq!(second.handle(register("b")), Next::Continue);
+}
+
+#[test]
+fn an_agent_is_not_locked_out_by_its_own_dead_connection() {
+    let house = House::new();
+    house.registered("a");
+    let (mut dead, dead_sent) = house.gateway();
+    dead.handle(house.beat("a"));
+    dead_sent.take();
+    let (mut again, _) = house.gateway();
+    assert_eq!(
+        house.attached(),
+        Some(dead.session.id()),
+        "nobody has said who it is yet"
+    );
+    assert_eq!(again.handle(house.beat("a")), Next::Continue);
+    assert_eq!(house.attached(), Some(again.session.id()));
+    assert!(dead_sent.take()[0].starts_with("abort"));
+    // And over the controller as well.
+    let (mut third, _) = house.controller();
+    assert_eq!(third.handle(register("a")), Next::Continue);
+    assert_eq!(third.handle(HELLO), Next::Continue);
+    assert_eq!(house.attached(), Some(third.session.id()));
+}
+
+#[test]
+fn a_heartbeat_before_the_hello_is_answered_is_no_reason_to_wait_for_the_next() {
+    let house = House::new();
+    house.registered("a");
+    let (mut dead, _) = house.gateway();
+    dead.handle(house.beat("a"));
+    let cluster_id = house.hub.registry.cluster(&name()).expect("known").id;
+    let (mut again, _) = house.dial(Endpoint::Gateway { cluster_id });
+    assert_eq!(again.handle(house.beat("a")), Next::Continue);
+    assert_eq!(house.attached(), Some(dead.session.id()));
+    assert_eq!(again.handle(HELLO), Next::Continue);
+    assert_eq!(house.attached(), Some(again.session.id()));
+}
+
+#[test]
+fn a_gateway_connection_of_an_agent_that_was_replaced_is_sent_to_register() {
+    let house = House::new();
+    house.registered("a");
+    house.registered("b");
+    let (mut old, sent) = house.gateway();
+    assert_eq!(old.handle(house.beat("a")), Next::Continue);
+    assert!(is(&sent.take()[0], "error", "not registered"));
+    assert_eq!(house.attached(), None);
+    let (mut new, _) = house.gateway();
+    assert_eq!(new.handle(house.beat("b")), Next::Continue);
+    assert_eq!(house.attached(), Some(new.session.id()));
+}
+
+#[test]
+fn heartbeats_are_acknowledged_and_counted() {
+    let house = House::new();
+    house.registered("a");
+    let (mut dialogue, sent) = house.gateway();
+    assert_eq!(dialogue.handle(house.beat("a")), Next::Continue);
+    assert!(is(&sent.take()[0], "heartbeat_ack", "received_at"));
+    let view = house.hub.clusters().remove(0);
+    assert_eq!(
+        (view.cluster.nodes, view.cluster.pods, view.connected),
+        (3, 41, true)
+    );
+}
+
+#[test]
+fn an_unknown_cluster_is_told_so_at_once_and_at_each_heartbeat() {
+    let house = House::new();
+    let (mut dialogue, sent) = house.gateway();
+    assert!(is(&sent.take()[0], "error", "cluster not registered"));
+    assert_eq!(dialogue.handle(house.beat("a")), Next::Continue);
+    assert!(is(&sent.take()[0], "error", "cluster not registered"));
+    assert_eq!(house.attached(), None);
+}
+
+#[test]
+fn a_registered_agent_that_only_sends_heartbeats_to_the_controller_is_served() {
+    let house = House::new();
+    house.registered("a");
+    let (mut dialogue, _) = house.controller();
+    dialogue.handle(HELLO);
+    assert_eq!(dialogue.handle(house.beat("a")), Next::Continue);
+    assert_eq!(house.attached(), Some(dialogue.session.id()));
+}
+
+#[test]
+fn revoking_a_token_ends_its_connection() {
+    let house = House::new();
+    let grant = crate::plane::token::Grant::Agent { cluster: name() };
+    let (token, _) = house.hub.create_token(grant, None).expect("made");
+    let session = Arc::new(Session::new(token.id.clone(), 0));
+    let sent = Sent::default();
+    session.connect(Box::new(sent.clone()));
+    house.hub.enter(&session).expect("room");
+    assert!(
+        house
+            .hub
+            .revoke_token(&token.id)
+            .expect("written")
+            .is_some()
+    );
+    assert!(sent.take()[0].starts_with("abort"));
+}
+
+#[test]
+fn a_token_has_a_limited_number_of_connections() {
+    let house = House::new();
+    let session = || Arc::new(Session::new("one".into(), 0));
+    let first = session();
+    house.hub.enter(&first).expect("room");
+    while house.hub.enter(&session()).is_ok() {}
+    assert!(house.hub.sessions().len() < 20);
+    house.hub.leave(&first);
+    assert!(house.hub.enter(&session()).is_ok());
+}

@@ -1,0 +1,235 @@
+//! What all connections share: the registry, and which agent is connected where.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::name::ClusterName;
+use super::registry::{Cluster, Registry, RegistryError, UnixTime};
+use super::session::{Registration, Session};
+use super::token::{Grant, TokenText};
+use crate::net::Reason;
+
+pub(crate) struct Hub {
+    pub(crate) registry: Registry,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Every live connection of an agent, by its id.
+    sessions: HashMap<u64, Arc<Session>>,
+    /// The one that requests go to, with who is at its other end.
+    attached: HashMap<ClusterName, Attached>,
+}
+
+struct Attached {
+    session: Arc<Session>,
+    agent_id: String,
+}
+
+/// Another agent has the place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) by: String,
+}
+
+/// Why a registration came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotRegistered {
+    /// The agent must not try again like this.
+    #[error("{0}")]
+    Refused(String),
+    /// Our fault: the agent may try again.
+    #[error(transparent)]
+    Failed(#[from] RegistryError),
+}
+
+/// What is shown of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ClusterView {
+    #[serde(flatten)]
+    pub cluster: Cluster,
+    pub connected: bool,
+    /// When the present connection was made.
+    pub since: Option<UnixTime>,
+    /// Requests in flight.
+    pub requests: usize,
+}
+
+/// Too many connections with one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+impl Hub {
+    pub(crate) fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            table: Mutex::default(),
+        }
+    }
+
+    /// Counts a connection in. It must be taken out with [`leave`](Self::leave).
+    pub(crate) fn enter(&self, session: &Arc<Session>) -> Result<(), TooMany> {
+        let mut table = self.table.lock();
+        let of_token = |other: &&Arc<Session>| other.token() == session.token();
+        if table.sessions.values().filter(of_token).count() >= SESSIONS_PER_TOKEN {
+            return Err(TooMany);
+        }
+        table.sessions.insert(session.id(), session.clone());
+        Ok(())
+    }
+
+    pub(crate) fn leave(&self, session: &Session) {
+        let mut table = self.table.lock();
+        table.sessions.remove(&session.id());
+        table.attached.retain(|_, a| a.session.id() != session.id());
+    }
+
+    /// `register`, by WebSocket or HTTP: the cluster that the token was made for,
+    /// by one agent at a time. An agent whose own dead connection is still there
+    /// is not locked out by it.
+    pub(crate) fn register(
+        &self,
+        cluster: &ClusterName,
+        registration: Registration,
+    ) -> Result<Cluster, NotRegistered> {
+        if registration.name != cluster.as_str() {
+            return Err(NotRegistered::Refused(format!(
+                "this token registers the cluster {:?}, not {:?}",
+                cluster.as_str(),
+                registration.name
+            )));
+        }
+        if registration.agent.id.is_empty() {
+            return Err(NotRegistered::Refused("the agent has no agent_id".into()));
+        }
+        if let Some(holder) = self.holder(cluster).filter(|h| *h != registration.agent.id) {
+            return Err(NotRegistered::Refused(format!(
+                "another agent ({holder}) is connected as {:?}",
+                cluster.as_str()
+            )));
+        }
+        Ok(self
+            .registry
+            .register(cluster, registration.agent, registration.service_token)?)
+    }
+
+    /// The agent that is connected as `cluster` now.
+    fn holder(&self, cluster: &ClusterName) -> Option<String> {
+        let table = self.table.lock();
+        table.attached.get(cluster).map(|a| a.agent_id.clone())
+    }
+
+    /// Sends the cluster's requests to `session` from now on. A connection of the
+    /// same agent gives way; one of another agent doesn't.
+    pub(crate) fn attach(
+        &self,
+        cluster: &ClusterName,
+        session: &Arc<Session>,
+        agent_id: &str,
+    ) -> Result<(), Taken> {
+        let replaced = {
+            let mut table = self.table.lock();
+            match table.attached.get(cluster) {
+                Some(attached) if attached.agent_id != agent_id => {
+                    return Err(Taken {
+                        by: attached.agent_id.clone(),
+                    });
+                }
+                Some(attached) if attached.session.id() == session.id() => return Ok(()),
+                _ => {}
+            }
+            let attached = Attached {
+                session: session.clone(),
+                agent_id: agent_id.to_owned(),
+            };
+            table.attached.insert(cluster.clone(), attached)
+        };
+        if let Some(old) = replaced {
+            old.session.abort("the same agent has a newer connection");
+        }
+        Ok(())
+    }
+
+    /// As [`attach`](Self::attach), where nobody is attached yet: for a connection
+    /// whose agent hasn't said yet who it is.
+    pub(crate) fn attach_if_free(
+        &self,
+        cluster: &ClusterName,
+        session: &Arc<Session>,
+        agent_id: &str,
+    ) -> bool {
+        if self.holder(cluster).is_some() {
+            return false;
+        }
+        // Between the two somebody may have come; then `attach` says so.
+        self.attach(cluster, session, agent_id).is_ok()
+    }
+
+    /// No requests to `session` any more.
+    pub(crate) fn detach(&self, session: &Session) {
+        let mut table = self.table.lock();
+        table.attached.retain(|_, a| a.session.id() != session.id());
+    }
+
+    /// The connection that requests to `cluster` go to.
+    pub(crate) fn session(&self, cluster: &ClusterName) -> Option<Arc<Session>> {
+        let table = self.table.lock();
+        table.attached.get(cluster).map(|a| a.session.clone())
+    }
+
+    pub(crate) fn create_token(
+        &self,
+        grant: Grant,
+        label: Option<String>,
+    ) -> Result<(super::registry::Token, TokenText), RegistryError> {
+        self.registry.create_token(grant, label)
+    }
+
+    /// Takes a token back, and with it what runs on it now: the agent's connection,
+    /// the user's requests.
+    pub(crate) fn revoke_token(
+        &self,
+        id: &str,
+    ) -> Result<Option<super::registry::Token>, RegistryError> {
+        let revoked = self.registry.revoke_token(id)?;
+        if revoked.is_some() {
+            for session in self.sessions() {
+                if session.token() == id {
+                    session.abort("its token was revoked");
+                }
+                session.end_requests_of(id, Reason::Cancelled);
+            }
+        }
+        Ok(revoked)
+    }
+
+    /// All connections of agents.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.table.lock().sessions.values().cloned().collect()
+    }
+
+    /// All clusters, by name, and whether they are connected.
+    pub(crate) fn clusters(&self) -> Vec<ClusterView> {
+        let clusters = self.registry.clusters();
+        let table = self.table.lock();
+        clusters
+            .into_iter()
+            .map(|cluster| {
+                let session = table.attached.get(&cluster.name).map(|a| &a.session);
+                ClusterView {
+                    connected: session.is_some(),
+                    since: session.map(|s| s.since()),
+                    requests: session.map_or(0, |s| s.load()),
+                    cluster,
+                }
+            })
+            .collect()
+    }
+}
+
+/// One for use, one that is dead and not noticed yet, and a few for an agent that
+/// changes between controller and gateway.
+const SESSIONS_PER_TOKEN: usize = 8;

@@ -1,0 +1,11 @@
+//! Our own control plane.
+
+mod dialogue;
+mod exchange;
+mod flow;
+mod front;
+mod hub;
+mod name;
+mod registry;
+mod session;
+mod token;
