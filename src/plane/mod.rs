@@ -1,5 +1,7 @@
 //! Our own control plane.
 
+mod admin;
+mod certificate;
 mod dialogue;
 mod exchange;
 mod flow;

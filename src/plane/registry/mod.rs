@@ -65,6 +65,11 @@ impl Registry {
         })
     }
 
+    /// True when there is a registry in `directory`.
+    pub fn exists(directory: &Path) -> bool {
+        store::path_in(directory).exists()
+    }
+
     /// Makes a token. Its text exists only in the answer.
     pub fn create_token(
         &self,
