@@ -1,13 +1,16 @@
 //! The library behind `pipeops-agent`.
 
 pub mod config;
+pub mod control;
 pub mod http;
+pub mod identity;
 pub mod kube;
 pub mod link;
 pub mod net;
 #[cfg(feature = "plane")]
 pub mod plane;
 pub mod proxy;
+pub mod server;
 pub mod telemetry;
 pub mod threads;
 pub mod wire;

@@ -1,17 +1,40 @@
 //! One WebSocket as two threads: `link-reader` reads it, `link-writer` alone
-//! writes it. (Stub: signatures only.)
+//! writes it; `link-clock` watches both (control-channel.md §2, decisions.md §6.3).
+//!
+//! ```text
+//!            ┌ ReadHalf ─► link-reader ─► frame::FrameReader ─► Receiver
+//! net::Halves┤                  │ pongs, closes
+//!            └ WriteHalf ◄ link-writer ◄─ outbox (control lane, bulk lane) ◄─ Link::send
+//! ```
+//!
+//! Both ends of a connection are the same code: the agent's side is the client,
+//! the plane's the server. How a connection becomes a WebSocket is in `upgrade`.
 
+mod ending;
 mod frame;
 mod lanes;
+mod liveness;
 mod message;
 mod outbox;
+mod reader;
+mod shared;
+#[cfg(test)]
+mod tests;
+pub mod upgrade;
+mod writer;
 
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ending::{EndedBy, Ending};
 pub use message::{Kind, Message};
 
-use crate::net::{Cancel, Reason};
+use crate::net::{Cancel, Halves, Reason};
+use crate::threads::{self, SpawnError, Stack};
+use outbox::Untaken;
+use shared::{Seat, Shared};
 
 /// Which end of the WebSocket this is: clients mask what they send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +53,7 @@ pub enum Lane {
     Bulk,
 }
 
-/// Limits of one connection; the defaults are those of decisions.md §6.2, §6.3.
+/// Limits of one connection; [`Settings::new`] has those of decisions.md §6.2, §6.3.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub role: Role,
@@ -42,14 +65,33 @@ pub struct Settings {
     pub write_limit: Duration,
     /// Largest message and largest frame accepted, in bytes (96 MiB).
     pub max_message: usize,
-    /// Bytes that may wait in the bulk lane before senders wait.
+    /// Bytes that may wait in the bulk lane before senders wait (256 KiB). One
+    /// message may be larger: it is taken when the lane is empty.
     pub bulk_bytes: usize,
-    /// How long an orderly close may take to write what is queued.
+    /// How long an orderly close may take to write what is queued, and then again
+    /// how long the peer may take to answer it (5 s).
     pub drain: Duration,
+}
+
+impl Settings {
+    pub fn new(role: Role) -> Self {
+        Self {
+            role,
+            ping_interval: Duration::from_secs(10),
+            read_limit: Duration::from_secs(25),
+            write_limit: Duration::from_secs(30),
+            max_message: 96 * 1024 * 1024,
+            bulk_bytes: 256 * 1024,
+            drain: Duration::from_secs(5),
+        }
+    }
 }
 
 /// What the reader does with complete messages. Called on the `link-reader`
 /// thread: an implementation must never block.
+///
+/// It is dropped when nothing more will be delivered: its `Drop` is where work
+/// that hangs on the connection can be ended.
 pub trait Receiver: Send {
     fn text(&mut self, message: &str);
     fn binary(&mut self, message: &[u8]);
@@ -64,56 +106,126 @@ pub enum SendError {
     Cancelled(Reason),
 }
 
-/// One live connection. Clones are handles to the same one.
+/// Why a link could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Thread(#[from] SpawnError),
+    /// The system refused a setting of the socket: it is closed already.
+    #[error("cannot set up the socket: {0}")]
+    Socket(#[source] io::Error),
+}
+
+/// One live connection. Clones are handles to the same one; it lives until it is
+/// closed or lost, whether there are handles or not.
 #[derive(Clone)]
-pub struct Link(#[allow(dead_code)] Arc<()>);
+pub struct Link(Arc<Shared>);
 
 impl Link {
+    /// Starts the threads of a connection that is a WebSocket already (see
+    /// [`upgrade`]). `make_receiver` may keep a clone of the link to answer on.
+    pub fn start<R: Receiver + 'static>(
+        mut halves: Halves,
+        settings: Settings,
+        make_receiver: impl FnOnce(&Link) -> R,
+    ) -> Result<Self, StartError> {
+        halves.set_deadline(None);
+        set_up(&halves, &settings).map_err(StartError::Socket)?;
+        let Halves {
+            read,
+            write,
+            socket,
+        } = halves;
+        let shared = Arc::new(Shared::new(settings, socket));
+        let link = Self(shared.clone());
+        let receiver = make_receiver(&link);
+
+        let seats = ["link-reader", "link-writer", "link-clock"]
+            .map(|name| (name, Seat::take(&shared, name)));
+        let [reader, writer, clock] = seats;
+        let started = start_thread(writer, Stack::Work, |shared| writer::run(shared, write))
+            .and_then(|()| start_thread(clock, Stack::Copy, liveness::run))
+            .and_then(|()| {
+                start_thread(reader, Stack::Work, |shared| {
+                    reader::run(shared, read, receiver);
+                })
+            });
+        if let Err(error) = started {
+            link.abort("its threads could not be started");
+            return Err(error.into());
+        }
+        Ok(link)
+    }
+
     /// Queues a message. Control: never waits (a full lane ends the link).
     /// Bulk: waits for room until there is some, the link ends or `cancel` fires.
-    pub fn send(&self, _lane: Lane, _message: Message, _cancel: &Cancel) -> Result<(), SendError> {
-        unimplemented!()
+    pub fn send(&self, lane: Lane, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+        match lane {
+            Lane::Bulk => self.0.outbox.send_bulk(message, cancel),
+            Lane::Control => self.0.outbox.send_control(message).map_err(|untaken| {
+                if untaken == Untaken::Full {
+                    self.abort("the control lane is full: the peer takes nothing");
+                }
+                SendError::Closed
+            }),
+        }
     }
 
     /// Orderly close: what is queued is written (within `Settings::drain`), then a
-    /// close frame; returns at once.
-    pub fn close(&self, _code: u16, _reason: &str) {
-        unimplemented!()
+    /// close frame; returns at once. What arrives from now on is dropped.
+    pub fn close(&self, code: u16, reason: &str) {
+        self.0.close(code, reason);
     }
 
     /// Ends the connection now, without a close frame.
-    pub fn abort(&self, _why: &str) {
-        unimplemented!()
+    pub fn abort(&self, why: &str) {
+        self.0.end(EndedBy::Us, why);
     }
 
-    /// Waits until both threads have ended and says how it went.
+    /// False once the link is closing, lost or ended.
+    pub fn is_open(&self) -> bool {
+        !self.0.is_closing()
+    }
+
+    /// Waits until its threads have ended and says how it went.
     pub fn wait(&self) -> Ending {
-        unimplemented!()
+        self.0.wait()
     }
 }
 
-/// Who ended a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndedBy {
-    Us,
-    Peer,
-    Network,
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("role", &self.0.settings.role)
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
 }
 
-/// How a connection ended: everything that its one log line says.
-#[derive(Clone, Debug)]
-pub struct Ending {
-    pub by: EndedBy,
-    /// In words, safe to log.
-    pub why: String,
-    /// Close code, when a close frame was received (or sent, if we ended it).
-    pub code: Option<u16>,
-    pub lived: Duration,
-    /// Age of the last byte received and of the last byte written.
-    pub last_in: Duration,
-    pub last_out: Duration,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub messages_in: u64,
-    pub messages_out: u64,
+fn start_thread(
+    (name, seat): (&'static str, Seat),
+    stack: Stack,
+    body: impl FnOnce(&Shared) + Send + 'static,
+) -> Result<(), SpawnError> {
+    // The thread isn't joined: its seat says when it has ended.
+    threads::spawn(name, stack, move || {
+        let seat = seat;
+        body(seat.shared());
+    })
+    .map(drop)
 }
+
+fn set_up(halves: &Halves, settings: &Settings) -> io::Result<()> {
+    halves.set_write_limit(Some(settings.write_limit))?;
+    let socket = &halves.socket;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Unsent bytes in the kernel, beyond which writing waits: what is queued there
+/// can't be overtaken by the control lane any more (libraries.md, "Latency").
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// `TCP_USER_TIMEOUT` (decisions.md §6.3).
+const USER_TIMEOUT: Duration = Duration::from_secs(20);

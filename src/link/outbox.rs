@@ -271,6 +271,12 @@ impl Outbox {
         self.work.notify_all();
     }
 
+    /// Senders that wait for room.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().lanes.bulk.waiting()
+    }
+
     /// Fills `batch` and says what to do with it; waits while there is nothing to
     /// do. `written` is the room in the bulk lane that was written since the last
     /// call; `busy` says that a message is half written, so only what may stand

@@ -196,7 +196,10 @@ mod tests {
         let cancel = Cancel::new();
         cancel.cancel(Reason::Shutdown);
         let (near, _far) = connected();
-        assert_eq!(cancel.on_socket(near).unwrap_err(), Reason::Shutdown);
+        assert_eq!(
+            cancel.on_socket(near).expect_err("cancelled"),
+            Reason::Shutdown
+        );
     }
 
     #[test]

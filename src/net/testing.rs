@@ -37,7 +37,7 @@ pub(crate) fn listen() -> (TcpListener, SocketAddr) {
 
 /// A deadline that only a hung test reaches.
 pub(crate) fn far_deadline() -> Deadline {
-    Deadline::after(Duration::from_secs(60))
+    Deadline::after(Duration::from_mins(1))
 }
 
 /// A certificate authority made for one test.

@@ -3,14 +3,6 @@
 use super::header::MAX_CONTROL;
 use super::reader::Refusal;
 
-/// Close codes that this program sends or looks at (RFC 6455 §7.4.1).
-pub(in crate::link) mod code {
-    pub(in crate::link) const PROTOCOL_ERROR: u16 = 1002;
-    pub(in crate::link) const INVALID_DATA: u16 = 1007;
-    pub(in crate::link) const POLICY: u16 = 1008;
-    pub(in crate::link) const TOO_BIG: u16 = 1009;
-}
-
 /// What a close frame says: a code and a reason, or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::link) struct CloseFrame {

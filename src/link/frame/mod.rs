@@ -12,7 +12,7 @@ mod mask;
 mod reader;
 mod text;
 
-pub(super) use close::{CloseFrame, code};
+pub(super) use close::CloseFrame;
 pub(super) use header::{Header, MAX_CONTROL, MAX_HEADER, Opcode};
 pub(super) use mask::mask;
 pub(super) use reader::{Event, FrameReader, Refusal};

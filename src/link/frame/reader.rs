@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::close::{CloseFrame, code};
+use super::close::CloseFrame;
 use super::header::{Header, MAX_CONTROL, MAX_HEADER, Malformed, Opcode};
 use super::mask::mask;
 use super::text::TextBuffer;
@@ -52,9 +52,9 @@ impl Refusal {
     /// The close code by which the peer is told (RFC 6455 §7.4.1).
     pub(in crate::link) fn code(self) -> u16 {
         match self {
-            Self::TooLong { .. } => code::TOO_BIG,
-            Self::Utf8 => code::INVALID_DATA,
-            _ => code::PROTOCOL_ERROR,
+            Self::TooLong { .. } => 1009,
+            Self::Utf8 => 1007,
+            _ => 1002,
         }
     }
 }

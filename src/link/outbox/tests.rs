@@ -21,10 +21,6 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn waiting(outbox: &Outbox) -> usize {
-    outbox.state.lock().lanes.bulk.waiting()
-}
-
 /// What the writer is given now; there must be something.
 fn take(outbox: &Outbox, written: usize) -> (Step, Batch) {
     let mut batch = Batch::default();
@@ -67,7 +63,7 @@ fn senders_wait_for_room_and_get_it_in_order() {
         senders.push(thread::spawn(move || {
             sender.send_bulk(message(80 + i), &Cancel::new())
         }));
-        until("it waits", || waiting(&outbox) == i + 1);
+        until("it waits", || outbox.waiting() == i + 1);
     }
     let (_, batch) = take(&outbox, 0);
     let mut written = sizes(&batch)[0] + OVERHEAD;
@@ -90,7 +86,7 @@ fn a_cancelled_sender_stops_waiting_and_its_message_is_gone() {
     let cancel = Cancel::new();
     let (sender, its) = (outbox.clone(), cancel.clone());
     let sender = thread::spawn(move || sender.send_bulk(message(1), &its));
-    until("it waits", || waiting(&outbox) == 1);
+    until("it waits", || outbox.waiting() == 1);
     cancel.cancel(Reason::Deadline);
     assert_eq!(
         sender.join().expect("no panic"),
@@ -113,7 +109,7 @@ fn close_sends_the_waiting_away_and_writes_what_is_queued_first() {
         .expect("room");
     let other = outbox.clone();
     let sender = thread::spawn(move || other.send_bulk(message(1), &Cancel::new()));
-    until("it waits", || waiting(&outbox) == 1);
+    until("it waits", || outbox.waiting() == 1);
     assert!(outbox.close(CloseFrame::new(1000, "")));
     assert_eq!(sender.join().expect("no panic"), Err(SendError::Closed));
     assert_eq!(outbox.send_control(message(1)), Err(Untaken::Closed));
@@ -220,5 +216,5 @@ fn no_wake_up_is_lost() {
         writer.join().expect("no panic"),
         accepted.load(Ordering::SeqCst)
     );
-    assert_eq!(waiting(&outbox), 0);
+    assert_eq!(outbox.waiting(), 0);
 }

@@ -107,6 +107,12 @@ impl Proxy {
             _ => return Err(error("a proxy URL begins with http:// or https://".into())),
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if rest[authority.len()..].contains('@') {
+            // Else half a password would be taken for a port.
+            return Err(error(
+                "the credentials have characters that must be percent-encoded (/ ? #)".into(),
+            ));
+        }
         let (credentials, place) = match authority.rsplit_once('@') {
             Some((user, place)) => (Some(user), place),
             None => (None, authority),

@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn rules(env: &[(&str, &str)]) -> Result<ProxyRules, ProxyError> {
@@ -83,6 +85,7 @@ fn unusable_proxy_urls_are_configuration_errors_without_the_password() {
         "http://me:hunter2%zz@p",
         "http://me:hunter2%ff@p",
         "http://me:hunter2@p\r\nX: y",
+        "http://me:12/hunter2@p",
     ] {
         let error = rules(&[("HTTPS_PROXY", url)]).expect_err(url).to_string();
         assert!(error.starts_with("HTTPS_PROXY: "), "{error}");
@@ -168,4 +171,41 @@ fn a_proxy_for_everything_has_no_exceptions() {
         Some("http://p:1")
     );
     assert_eq!(shown(&rules, "a", false).as_deref(), Some("http://p:1"));
+}
+
+proptest! {
+    #[test]
+    fn any_setting_is_a_rule_or_an_error(url: String, list: String, host: String, port: u16) {
+        let env = [("HTTPS_PROXY", &*url), ("NO_PROXY", &*list)];
+        if let Ok(rules) = rules(&env) {
+            let _ = rules.proxy_for(&endpoint(&host, port, true));
+        }
+    }
+
+    #[test]
+    fn no_error_shows_the_password(
+        scheme in "[a-z0-9]{1,7}",
+        password in "[%@:/a-z]{0,5}hunter2[%@:/a-z]{0,5}",
+        place in "[ -~]{0,20}",
+    ) {
+        let url = format!("{scheme}://me:{password}@{place}");
+        if let Err(error) = Proxy::parse("X", &url) {
+            prop_assert!(!error.to_string().contains("hunter2"), "{}", error);
+        }
+    }
+
+    /// Whatever bytes credentials are made of, percent-encoding brings them through.
+    #[test]
+    fn credentials_are_decoded(user: String, password: String) {
+        let encode = |text: &str| -> String {
+            let hex = |digit| char::from_digit(digit, 16).expect("a digit");
+            text.bytes()
+                .map(u32::from)
+                .flat_map(|byte| ['%', hex(byte / 16), hex(byte % 16)])
+                .collect()
+        };
+        let url = format!("http://{}:{}@p", encode(&user), encode(&password));
+        let proxy = Proxy::parse("X", &url).expect("valid");
+        prop_assert_eq!(proxy.credentials, Some((user, password)));
+    }
 }

@@ -138,12 +138,19 @@ fn wait_until(condition: impl Fn() -> bool) {
 #[test]
 fn one_deadline_holds_in_every_phase_and_the_error_names_it() {
     for case in &hanging() {
-        let deadline = Deadline::after(Duration::from_millis(30));
-        let error = case
-            .dialer
-            .dial(&case.to, deadline, &Cancel::new())
-            .expect_err("nobody answers");
-        assert_eq!(error.phase, case.phase, "{error}");
+        // On a busy machine a short deadline may pass in an earlier phase.
+        let mut limit = Duration::from_millis(30);
+        let error = loop {
+            let error = case
+                .dialer
+                .dial(&case.to, Deadline::after(limit), &Cancel::new())
+                .expect_err("nobody answers");
+            if error.phase == case.phase {
+                break error;
+            }
+            limit *= 2;
+            assert!(limit < Duration::from_secs(30), "{error}");
+        };
         assert!(error.timed_out(), "{error}");
         assert!(error.cancelled().is_none());
         let text = error.to_string();

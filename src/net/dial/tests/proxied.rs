@@ -3,7 +3,7 @@
 use super::*;
 
 /// How the proxy of a test behaves.
-#[derive(Clone, Default)]
+#[derive(Clone, Copy, Default)]
 struct Behaviour {
     /// Asked for by CONNECT; anything else is a 403.
     credentials: Option<&'static str>,

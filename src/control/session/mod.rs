@@ -1,0 +1,657 @@
+//! The life cycle of the control channel as a pure state machine
+//! (control-channel.md §1, §6, §12; decisions.md §2, §6.1, §6.3).
+//!
+//! Events go in with the time at which they happened; actions come out by
+//! [`Session::poll`]; [`Session::deadline`] says when to send [`Event::Tick`] if
+//! nothing else happens. Everything that belongs to one connection (or one HTTP
+//! call) carries its generation: what comes late from an old one changes nothing
+//! (T5).
+//!
+//! ```text
+//! start ─► resume: dial gateway ─► serve
+//!   │              └ fails ─┐
+//!   └► dial controller ◄────┘──► register ─► leave with 1000 ─► dial gateway ─► serve
+//!         │      ▲                   └ no gateway ─► serve here
+//!         │      └ unknown cluster · 404 · 5 minutes without the gateway
+//!         └ 404, 405, 426, 501 ─► HTTP mode
+//! ```
+
+mod http;
+mod websocket;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::backoff::BackOff;
+use super::urls::{self, GatewayQuery};
+use crate::wire::to_agent::Registered;
+
+/// The rules' figures. The defaults are those of decisions.md.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `timeouts.websocket_reconnect`.
+    pub reconnect_first: Duration,
+    /// `timeouts.websocket_reconnect_max`.
+    pub reconnect_cap: Duration,
+    /// Share of each wait by which it may be shorter or longer.
+    pub reconnect_jitter: f64,
+    /// `registration.give_up_after`: ends the process when it hasn't been
+    /// registered by then. `None`: never.
+    pub give_up_after: Option<Duration>,
+    /// A dial including the upgrade (`timeouts.websocket_handshake`).
+    pub dial_limit: Duration,
+    /// `register_success` must come within this.
+    pub register_limit: Duration,
+    /// The same after `register_in_progress` (T6).
+    pub register_limit_in_progress: Duration,
+    /// First wait after 401 or 403 of a registered agent, and the longest.
+    pub unauthorized_first: Duration,
+    pub unauthorized_cap: Duration,
+    /// After so long without the gateway the controller is asked again (T10).
+    pub gateway_patience: Duration,
+    /// A gateway is left to register again at most once in this time.
+    pub reregister_interval: Duration,
+    /// How often HTTP mode tries the WebSocket.
+    pub websocket_retry: Duration,
+    /// `pipeops.transport: http`.
+    pub http_only: bool,
+    /// The controller is reached over TLS.
+    pub controller_tls: bool,
+    /// Lets a TLS controller hand out a plain-text gateway (T30).
+    pub allow_plaintext_gateway: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            reconnect_first: Duration::from_millis(500),
+            reconnect_cap: seconds(15),
+            reconnect_jitter: 0.25,
+            give_up_after: None,
+            dial_limit: seconds(30),
+            register_limit: seconds(30),
+            register_limit_in_progress: seconds(120),
+            unauthorized_first: seconds(60),
+            unauthorized_cap: seconds(300),
+            gateway_patience: seconds(300),
+            reregister_interval: seconds(60),
+            websocket_retry: seconds(300),
+            http_only: false,
+            controller_tls: true,
+            allow_plaintext_gateway: false,
+        }
+    }
+}
+
+/// What a registration gave, and what is stored of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    pub cluster_id: Option<String>,
+    pub cluster_uuid: Option<String>,
+    pub gateway_ws_url: Option<String>,
+}
+
+/// Counts connections and HTTP calls of one process.
+pub type Generation = u64;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Start,
+    /// The upgrade succeeded.
+    Connected(Generation),
+    DialFailed(Generation, Failure),
+    /// The answer to the `register` of this connection.
+    RegisterSuccess(Generation, Box<Registered>),
+    RegisterInProgress(Generation),
+    /// An `error` message.
+    PeerError {
+        generation: Generation,
+        text: String,
+        answers: Answers,
+    },
+    HeartbeatAck(Generation),
+    /// The connection is gone. `code`: of the peer's close frame.
+    Lost(Generation, Option<u16>),
+    HttpRegister(Generation, Result<Box<Registered>, Failure>),
+    HttpHeartbeat(Generation, Result<(), Failure>),
+    /// Time has passed.
+    Tick,
+    Stop,
+}
+
+/// What an `error` message answers, by its `request_id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Our `register`.
+    Register,
+    /// It names no request.
+    Nobody,
+    /// Something else.
+    Other,
+}
+
+/// Why a dial or an HTTP call failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The control plane itself answered with this status (a corporate proxy's
+    /// answer is [`Failure::Other`]).
+    Status {
+        code: u16,
+        retry_after: Option<Duration>,
+        /// For people, and for the texts of an unknown cluster.
+        text: String,
+    },
+    /// A 2xx of type JSON that doesn't parse or has no cluster id.
+    Unusable(String),
+    /// No answer, a broken one, or one of somebody in between.
+    Other(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status { code, text, .. } if text.is_empty() => write!(f, "status {code}"),
+            Self::Status { code, text, .. } => write!(f, "status {code}: {text}"),
+            Self::Unusable(text) | Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Where to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Controller,
+    Gateway { url: String, cluster_uuid: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Dial {
+        generation: Generation,
+        target: Target,
+        /// This connection stays if the dial succeeds, so a heartbeat is its
+        /// first message.
+        stays: bool,
+    },
+    SendRegister {
+        generation: Generation,
+        cluster_id: Option<String>,
+    },
+    HttpRegister {
+        generation: Generation,
+        cluster_id: Option<String>,
+    },
+    /// Orderly, with 1000.
+    Close(Generation),
+    /// Without a close frame.
+    Abort(Generation, &'static str),
+    /// Write the ids down, before anything else is done.
+    Store(Ids),
+    /// Heartbeats go over this from now on, the first at once.
+    Serve(Generation, Transport),
+    StopServing,
+    State(ConnectionState),
+    /// Nothing comes after this.
+    End(End),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    WebSocket,
+    Http,
+}
+
+/// The names and numbers of control-channel.md §1, the meaning of T16: the socket
+/// and a confirmed registration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnectionState {
+    #[default]
+    Disconnected = 0,
+    Connecting = 1,
+    Connected = 2,
+    Reconnecting = 3,
+}
+
+/// How the life cycle ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    Stopped,
+    /// decisions.md §6.1 "Refused".
+    Refused(String),
+    /// `registration.give_up_after` has passed.
+    GaveUp,
+}
+
+/// The life cycle of one agent process.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    rng: Rng,
+    phase: Phase,
+    actions: VecDeque<Action>,
+    state: ConnectionState,
+    generation: Generation,
+    ids: Ids,
+    /// The stored ids may be used without registering.
+    resumable: bool,
+    /// Registered or resumed at least once: nothing is fatal from then on.
+    registered: bool,
+    /// The next controller connection begins with `register`.
+    need_register: bool,
+    /// The stored id was rejected as unknown: register without it.
+    without_id: bool,
+    /// The controller didn't answer while the gateway might: try that in turns.
+    gateway_in_turns: bool,
+    http_mode: bool,
+    websocket_at: Instant,
+    gateway_failing_since: Option<Instant>,
+    last_reregister: Option<Instant>,
+    give_up_at: Option<Instant>,
+    back_off: BackOff,
+    unauthorized: BackOff,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    New,
+    Waiting {
+        until: Instant,
+        next: Next,
+    },
+    Dialing {
+        target: Target,
+        until: Instant,
+    },
+    Registering {
+        since: Instant,
+        until: Instant,
+        with_id: bool,
+    },
+    /// The old connection is being closed.
+    Leaving {
+        until: Instant,
+        next: Next,
+    },
+    Serving {
+        home: Next,
+        since: Instant,
+        acked: bool,
+        reregister_at: Option<Instant>,
+    },
+    HttpRegistering {
+        until: Instant,
+        with_id: bool,
+    },
+    HttpServing {
+        reregister_at: Option<Instant>,
+    },
+    Stopping {
+        until: Instant,
+    },
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Controller,
+    Gateway,
+    Http,
+}
+
+impl Session {
+    /// `resumable`: the stored ids come from the same controller URL and token.
+    pub fn new(settings: Settings, stored: Ids, resumable: bool, rng: Rng, now: Instant) -> Self {
+        let back_off = BackOff::new(
+            settings.reconnect_first,
+            settings.reconnect_cap,
+            settings.reconnect_jitter,
+        );
+        let unauthorized = BackOff::at_least(
+            settings.unauthorized_first,
+            settings.unauthorized_cap,
+            UNAUTHORIZED_JITTER,
+        );
+        Self {
+            rng,
+            phase: Phase::New,
+            actions: VecDeque::new(),
+            state: ConnectionState::default(),
+            generation: 0,
+            resumable: resumable && stored.cluster_id.is_some(),
+            ids: stored,
+            registered: false,
+            need_register: true,
+            without_id: false,
+            gateway_in_turns: false,
+            http_mode: settings.http_only,
+            websocket_at: now,
+            gateway_failing_since: None,
+            last_reregister: None,
+            give_up_at: None,
+            back_off,
+            unauthorized,
+            settings,
+        }
+    }
+
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        if self.give_up_at.is_some_and(|at| now >= at) && !self.registered {
+            self.leave_connection();
+            return self.end(End::GaveUp);
+        }
+        match event {
+            Event::Start => self.start(now),
+            Event::Stop => self.stop(now),
+            Event::Tick => {}
+            event => self.on_event(now, event),
+        }
+        self.on_time(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to send [`Event::Tick`] at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let phase = match &self.phase {
+            Phase::New | Phase::Ended => return None,
+            Phase::Waiting { until, .. }
+            | Phase::Dialing { until, .. }
+            | Phase::Registering { until, .. }
+            | Phase::Leaving { until, .. }
+            | Phase::HttpRegistering { until, .. }
+            | Phase::Stopping { until } => Some(*until),
+            Phase::Serving { reregister_at, .. } => *reregister_at,
+            Phase::HttpServing { reregister_at } => {
+                let websocket = (!self.settings.http_only).then_some(self.websocket_at);
+                reregister_at.iter().copied().chain(websocket).min()
+            }
+        };
+        let give_up = self.give_up_at.filter(|_| !self.registered);
+        phase.into_iter().chain(give_up).min()
+    }
+
+    pub fn state(&self) -> ConnectionState {
+        self.state
+    }
+
+    pub fn is_registered(&self) -> bool {
+        self.registered
+    }
+
+    /// The cluster id that heartbeats name.
+    pub fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    fn start(&mut self, now: Instant) {
+        if self.phase != Phase::New {
+            return;
+        }
+        self.give_up_at = self.settings.give_up_after.and_then(|d| now.checked_add(d));
+        if self.settings.http_only {
+            self.go(now, Next::Http);
+        } else if self.resumable && self.gateway().is_some() {
+            log::info!("resuming with the stored cluster id");
+            self.go(now, Next::Gateway);
+        } else {
+            self.go(now, Next::Controller);
+        }
+    }
+
+    fn stop(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Registering { .. } | Phase::Serving { .. } | Phase::Leaving { .. } => {
+                self.stop_serving();
+                self.actions.push_back(Action::Close(self.generation));
+                let until = now + STOP_LIMIT;
+                self.phase = Phase::Stopping { until };
+            }
+            Phase::Stopping { .. } => {}
+            _ => {
+                self.stop_serving();
+                self.end(End::Stopped);
+            }
+        }
+    }
+
+    fn on_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::HttpRegister(generation, outcome) if generation == self.generation => {
+                self.on_http_register(now, outcome);
+            }
+            Event::HttpHeartbeat(generation, outcome) if generation == self.generation => {
+                self.on_http_heartbeat(now, outcome);
+            }
+            event => self.on_websocket_event(now, event),
+        }
+    }
+
+    /// What is due by now.
+    fn on_time(&mut self, now: Instant) {
+        let due = |at: Instant| now >= at;
+        match &self.phase {
+            Phase::Waiting { until, next } if due(*until) => {
+                let next = *next;
+                self.go(now, next);
+            }
+            Phase::Dialing { until, .. } if due(*until) => {
+                let failure = Failure::Other("the dial did not end in time".to_owned());
+                self.on_dial_failed(now, &failure);
+            }
+            Phase::Registering { until, .. } if due(*until) => {
+                log::warn!("the controller did not answer the registration in time");
+                let why = "registration timed out";
+                self.actions.push_back(Action::Abort(self.generation, why));
+                self.retry_registration(now, None);
+            }
+            Phase::Leaving { until, next } if due(*until) => {
+                let next = *next;
+                let why = "the close was not answered";
+                self.actions.push_back(Action::Abort(self.generation, why));
+                self.go(now, next);
+            }
+            Phase::Serving { reregister_at, .. } | Phase::HttpServing { reregister_at }
+                if reregister_at.is_some_and(due) =>
+            {
+                self.want_reregistration(now);
+            }
+            Phase::HttpServing { .. } if !self.settings.http_only && due(self.websocket_at) => {
+                self.try_websocket(now);
+            }
+            Phase::HttpRegistering { until, .. } if due(*until) => {
+                let failure = Failure::Other("no answer in time".to_owned());
+                self.on_http_register(now, Err(failure));
+            }
+            Phase::Stopping { until } if due(*until) => self.end(End::Stopped),
+            _ => {}
+        }
+    }
+
+    fn go(&mut self, now: Instant, next: Next) {
+        match (next, self.gateway()) {
+            (Next::Http, _) => self.go_http(now),
+            (Next::Gateway, Some(target)) => self.dial(now, target),
+            // A gateway that isn't known any more: ask for one.
+            (Next::Gateway, None) | (Next::Controller, _) => self.dial(now, Target::Controller),
+        }
+    }
+
+    /// Leaves what works to register again with the stored id, without a wait but
+    /// at most once in a while (decisions.md §6.1 "Unknown cluster").
+    fn want_reregistration(&mut self, now: Instant) {
+        let allowed = self.reregistration_allowed_at(now);
+        let is_http = matches!(self.phase, Phase::HttpServing { .. });
+        match &mut self.phase {
+            Phase::Serving { reregister_at, .. } | Phase::HttpServing { reregister_at } => {
+                if allowed > now {
+                    *reregister_at = Some(allowed);
+                    return;
+                }
+            }
+            _ => return,
+        }
+        log::warn!("the control plane does not know this cluster: registering again");
+        self.begin_reregistration(now);
+        self.stop_serving();
+        self.set_state(ConnectionState::Reconnecting);
+        if is_http {
+            self.go(now, Next::Http);
+        } else {
+            self.leave(now, Next::Controller);
+        }
+    }
+
+    fn reregistration_allowed_at(&self, now: Instant) -> Instant {
+        self.last_reregister
+            .map_or(now, |last| last + self.settings.reregister_interval)
+    }
+
+    fn begin_reregistration(&mut self, now: Instant) {
+        self.last_reregister = Some(now);
+        self.need_register = true;
+        self.gateway_in_turns = false;
+    }
+
+    /// Ids are kept before anything else happens, so that a gateway that can't be
+    /// reached doesn't make us register again and again (decisions.md §6.1).
+    fn accept(&mut self, registered: Registered) {
+        self.registered = true;
+        self.need_register = false;
+        self.without_id = false;
+        self.gateway_in_turns = false;
+        self.gateway_failing_since = None;
+        self.ids = Ids {
+            cluster_id: registered.cluster_id,
+            cluster_uuid: registered.cluster_uuid,
+            gateway_ws_url: registered.gateway_ws_url,
+        };
+        self.actions.push_back(Action::Store(self.ids.clone()));
+    }
+
+    /// The gateway to dial: known, and dialling it is allowed (T30).
+    fn gateway(&self) -> Option<Target> {
+        let url = self.ids.gateway_ws_url.clone()?;
+        let cluster_uuid = self.ids.cluster_uuid.clone();
+        let cluster_uuid = cluster_uuid.or_else(|| self.ids.cluster_id.clone())?;
+        let query = GatewayQuery {
+            cluster_uuid: &cluster_uuid,
+            agent_version: "",
+            supports_yamux: false,
+        };
+        let tls = self.settings.controller_tls;
+        match urls::gateway(&url, &query, tls, self.settings.allow_plaintext_gateway) {
+            Ok(_) => Some(Target::Gateway { url, cluster_uuid }),
+            Err(error) => {
+                log::error!("the gateway that the controller named is not used: {error}");
+                None
+            }
+        }
+    }
+
+    /// The id to register with.
+    fn register_id(&self) -> Option<String> {
+        self.ids.cluster_id.clone().filter(|_| !self.without_id)
+    }
+
+    /// Fatal before the first success, a slow retry after it.
+    fn refuse(&mut self, now: Instant, why: String, next: Next) {
+        self.leave_connection();
+        if self.registered {
+            log::error!("registering again was refused: {why}");
+            self.wait_slowly(now, next);
+        } else {
+            self.end(End::Refused(why));
+        }
+    }
+
+    fn wait(&mut self, now: Instant, next: Next, retry_after: Option<Duration>) {
+        let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        let wait = self.back_off.wait(&mut self.rng).max(asked);
+        log::info!("next attempt in {:.1} s", wait.as_secs_f64());
+        self.phase = Phase::Waiting {
+            until: now + wait,
+            next,
+        };
+    }
+
+    /// 401 and 403 of a registered agent: the token may be rotated meanwhile (T10).
+    fn wait_slowly(&mut self, now: Instant, next: Next) {
+        let wait = self.unauthorized.wait(&mut self.rng);
+        self.unauthorized.grow();
+        log::info!(
+            "next attempt, with the token read again, in {:.0} s",
+            wait.as_secs_f64()
+        );
+        self.set_state(ConnectionState::Reconnecting);
+        self.phase = Phase::Waiting {
+            until: now + wait,
+            next,
+        };
+    }
+
+    fn stop_serving(&mut self) {
+        if matches!(
+            self.phase,
+            Phase::Serving { .. } | Phase::HttpServing { .. }
+        ) {
+            self.actions.push_back(Action::StopServing);
+        }
+    }
+
+    /// Closes the connection that the phase stands on, if any.
+    fn leave_connection(&mut self) {
+        self.stop_serving();
+        if matches!(
+            self.phase,
+            Phase::Registering { .. } | Phase::Serving { .. }
+        ) {
+            self.actions.push_back(Action::Close(self.generation));
+        }
+    }
+
+    fn set_state(&mut self, state: ConnectionState) {
+        if self.state != state {
+            self.state = state;
+            self.actions.push_back(Action::State(state));
+        }
+    }
+
+    fn end(&mut self, end: End) {
+        self.set_state(ConnectionState::Disconnected);
+        // Whatever still comes belongs to an old generation.
+        self.generation += 1;
+        self.phase = Phase::Ended;
+        self.actions.push_back(Action::End(end));
+    }
+}
+
+/// decisions.md §6.1 "Unknown cluster".
+fn names_unknown_cluster(text: &str) -> bool {
+    let text = text.to_lowercase();
+    text.contains("not registered") || text.contains("cluster not found")
+}
+
+/// 60 s plus 0 to 25 % (decisions.md §2).
+const UNAUTHORIZED_JITTER: f64 = 0.25;
+
+/// A peer may ask for patience, not for silence.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// How long the switch to the gateway waits for the controller's close frame.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long shutdown waits for the close frame and what is queued before it.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,482 @@
+//! The state file (config-and-state.md §7.4): one process, one file, never half
+//! written.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::import::import;
+use super::record::Record;
+use super::{Identity, Store, StoreError};
+
+/// Which file, and whether somebody named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateFile {
+    pub path: PathBuf,
+    /// True when a setting names it. Such a file must be usable; the default
+    /// places may turn out not to be (a read-only root file system).
+    pub explicit: bool,
+}
+
+/// The path order of config-and-state.md §7.4: the setting (`daemon.state_file`,
+/// `PIPEOPS_STATE_FILE`), systemd's `STATE_DIRECTORY`, `$HOME`, `/var/lib`.
+pub fn state_file(setting: Option<&Path>, env: impl Fn(&str) -> Option<String>) -> StateFile {
+    let set = |name| env(name).filter(|value| !value.is_empty());
+    if let Some(path) = setting
+        .map(Path::to_owned)
+        .or_else(|| set("PIPEOPS_STATE_FILE").map(PathBuf::from))
+    {
+        return StateFile {
+            path,
+            explicit: true,
+        };
+    }
+    // systemd separates several folders by colons; the first is ours.
+    let systemd = set("STATE_DIRECTORY")
+        .and_then(|folders| Some(Path::new(folders.split(':').next()?).join("state.yaml")));
+    let path = systemd
+        .or_else(|| Some(Path::new(&set("HOME")?).join(".pipeops-agent/state.yaml")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/pipeops-agent/state.yaml"));
+    StateFile {
+        path,
+        explicit: false,
+    }
+}
+
+/// An [`Identity`] in a file of mode 0600. While the store lives it holds an
+/// exclusive lock on `PATH.lock`.
+#[derive(Debug)]
+pub struct FileStore {
+    /// As given; what logs show.
+    path: PathBuf,
+    /// Where a link inside the folder leads.
+    target: PathBuf,
+    record: Mutex<Record>,
+    _lock: File,
+}
+
+impl FileStore {
+    /// Opens or begins the state at `path`. A corrupt file is put aside and the
+    /// agent goes on as in its first run; a missing one is imported once from the
+    /// places of earlier versions (config-and-state.md §7.3).
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_importing(path, Path::new("/"), Path::new("."))
+    }
+
+    fn open_importing(path: &Path, root: &Path, working: &Path) -> Result<Self, StoreError> {
+        let folder = folder(path);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(|cause| failed(folder, "create the folder", cause))?;
+        let lock = lock(path)?;
+        let target = resolve(path)?;
+        let store = |record, target| Self {
+            path: path.to_owned(),
+            target,
+            record: Mutex::new(record),
+            _lock: lock,
+        };
+        let Some(file) = open_existing(&target)? else {
+            let imported = import(root, working);
+            let store = store(Record::default(), target);
+            if let Some((identity, from)) = imported {
+                log::info!("state imported from {}", from.display());
+                if let Err(error) = store.save(&identity) {
+                    log::error!("the imported state could not be written: {error}");
+                }
+            }
+            return Ok(store);
+        };
+        let text = match limited(file) {
+            Ok(text) => Record::parse(&text),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error.to_string()),
+            Err(cause) => return Err(failed(&target, "read", cause)),
+        };
+        let record = match text {
+            Ok(record) => record,
+            Err(error) => {
+                put_aside(&target, &error)?;
+                Record::default()
+            }
+        };
+        Ok(store(record, target))
+    }
+}
+
+impl Store for FileStore {
+    fn identity(&self) -> Identity {
+        self.record.lock().identity()
+    }
+
+    fn save(&self, identity: &Identity) -> Result<(), StoreError> {
+        let mut record = self.record.lock();
+        record.set_identity(identity);
+        let text = record.to_yaml().map_err(StoreError::Encode)?;
+        replace(&self.target, text.as_bytes())
+    }
+
+    fn location(&self) -> String {
+        format!("file:{}", self.path.display())
+    }
+}
+
+/// A small text file of ours, whole.
+pub(super) fn read_limited(path: &Path) -> io::Result<String> {
+    limited(File::open(path)?)
+}
+
+fn limited(file: File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too large"));
+    }
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let lock_path = beside(path, ".lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(|cause| failed(&lock_path, "open the lock file", cause))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(cause)) => Err(failed(&lock_path, "lock", cause)),
+    }
+}
+
+/// Follows a link, but only to a place inside the same folder.
+fn resolve(path: &Path) -> Result<PathBuf, StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => {}
+        _ => return Ok(path.to_owned()),
+    }
+    let foreign = || StoreError::ForeignLink {
+        path: path.to_owned(),
+    };
+    // A dangling link counts as foreign: nobody knows where it would lead.
+    let target = path.canonicalize().map_err(|_| foreign())?;
+    let home = folder(path)
+        .canonicalize()
+        .map_err(|cause| failed(path, "resolve", cause))?;
+    if target.parent() == Some(&home) {
+        Ok(target)
+    } else {
+        Err(foreign())
+    }
+}
+
+fn open_existing(path: &Path) -> Result<Option<File>, StoreError> {
+    let file = match OpenOptions::new()
+        .read(true)
+        // A FIFO must not hang the start.
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+    {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(failed(path, "open", cause)),
+    };
+    let metadata = file
+        .metadata()
+        .map_err(|cause| failed(path, "inspect", cause))?;
+    if !metadata.is_file() {
+        return Err(StoreError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    if metadata.uid() != rustix::process::geteuid().as_raw() {
+        return Err(StoreError::ForeignOwner {
+            path: path.to_owned(),
+        });
+    }
+    if metadata.mode() & 0o077 != 0 {
+        log::warn!(
+            "{}: others could read the state file (mode {:o}); now they can't",
+            path.display(),
+            metadata.mode() & 0o777
+        );
+        file.set_permissions(fs::Permissions::from_mode(0o600))
+            .map_err(|cause| failed(path, "change the mode of", cause))?;
+    }
+    Ok(Some(file))
+}
+
+fn put_aside(path: &Path, error: &str) -> Result<(), StoreError> {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let aside = beside(path, &format!(".corrupt-{seconds}"));
+    fs::rename(path, &aside).map_err(|cause| failed(path, "put aside", cause))?;
+    log::error!(
+        "{}: the state file is corrupt ({error}); it is now {}, and the agent starts as if for the first time",
+        path.display(),
+        aside.display()
+    );
+    Ok(())
+}
+
+/// Unique name, mode at creation, fsync, rename, fsync of the folder: whoever
+/// looks sees the old file or the new one, also after a power cut.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let temporary = beside(path, &format!(".{:016x}.tmp", fastrand::u64(..)));
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if let Err(cause) = written {
+        // Nothing more can be done about a leftover.
+        let _ = fs::remove_file(&temporary);
+        return Err(failed(path, "write", cause));
+    }
+    File::open(folder(path))
+        .and_then(|folder| folder.sync_all())
+        .map_err(|cause| failed(path, "sync the folder of", cause))
+}
+
+fn failed(path: &Path, what: &'static str, cause: io::Error) -> StoreError {
+    StoreError::Io {
+        path: path.to_owned(),
+        what,
+        cause,
+    }
+}
+
+/// A state file has some hundred bytes; a certificate in it some thousand.
+const MAX_FILE: u64 = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Without the importing of this machine's real files.
+    fn open(path: &Path) -> Result<FileStore, StoreError> {
+        let nowhere = tempfile::tempdir().expect("folder");
+        FileStore::open_importing(path, nowhere.path(), nowhere.path())
+    }
+
+    fn folder() -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("state.yaml");
+        (folder, path)
+    }
+
+    fn named(agent_id: &str) -> Identity {
+        Identity {
+            agent_id: Some(agent_id.into()),
+            ..Identity::default()
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("metadata").mode() & 0o777
+    }
+
+    #[test]
+    fn what_is_saved_is_there_after_a_restart() {
+        let (folder, _) = folder();
+        let path = folder.path().join("new/state.yaml");
+        let store = open(&path).expect("store");
+        assert_eq!(store.identity(), Identity::default());
+        store.save(&named("a")).expect("saved");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().expect("folder")), 0o700);
+        drop(store);
+        assert_eq!(open(&path).expect("store").identity(), named("a"));
+        let left = fs::read_dir(path.parent().expect("folder")).expect("list");
+        assert_eq!(
+            left.count(),
+            2,
+            "the state and its lock, no temporary files"
+        );
+    }
+
+    #[test]
+    fn a_second_agent_on_the_same_state_is_refused() {
+        let (_folder, path) = folder();
+        let first = open(&path).expect("store");
+        assert!(matches!(open(&path), Err(StoreError::Locked { .. })));
+        drop(first);
+        open(&path).expect("free again");
+    }
+
+    #[test]
+    fn a_corrupt_file_is_kept_and_not_overwritten() {
+        let (folder, path) = folder();
+        fs::write(&path, "agent_id: [").expect("file");
+        let store = open(&path).expect("store");
+        assert_eq!(store.identity(), Identity::default());
+        store.save(&named("b")).expect("saved");
+        let aside = fs::read_dir(folder.path())
+            .expect("list")
+            .flatten()
+            .find(|entry| entry.file_name().to_string_lossy().contains(".corrupt-"))
+            .expect("put aside");
+        assert_eq!(fs::read(aside.path()).expect("text"), b"agent_id: [");
+    }
+
+    #[test]
+    fn unknown_keys_of_the_file_survive_a_save() {
+        let (_folder, path) = folder();
+        fs::write(&path, "later_version: 3\n").expect("file");
+        open(&path)
+            .expect("store")
+            .save(&named("c"))
+            .expect("saved");
+        let text = fs::read_to_string(&path).expect("text");
+        assert!(text.contains("later_version: 3"), "{text}");
+    }
+
+    #[test]
+    fn loose_permissions_are_tightened() {
+        let (_folder, path) = folder();
+        fs::write(&path, "agent_id: d\n").expect("file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("mode");
+        assert_eq!(open(&path).expect("store").identity(), named("d"));
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn a_link_out_of_the_folder_is_refused_and_one_inside_is_kept() {
+        let (folder, path) = folder();
+        let elsewhere = tempfile::tempdir().expect("folder");
+        let outside = elsewhere.path().join("x");
+        fs::write(&outside, "agent_id: e\n").expect("file");
+        symlink(&outside, &path).expect("link");
+        assert!(matches!(open(&path), Err(StoreError::ForeignLink { .. })));
+        fs::remove_file(&path).expect("removed");
+        let inside = folder.path().join("real.yaml");
+        fs::write(&inside, "agent_id: f\n").expect("file");
+        symlink(&inside, &path).expect("link");
+        let store = open(&path).expect("store");
+        assert_eq!(store.identity(), named("f"));
+        store.save(&named("g")).expect("saved");
+        assert!(fs::symlink_metadata(&path).expect("link").is_symlink());
+        assert!(
+            fs::read_to_string(&inside)
+                .expect("text")
+                .contains("agent_id: g")
+        );
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_refused() {
+        let (_folder, path) = folder();
+        fs::write(&path, "agent_id: h\n").expect("file");
+        // Only root can give a file away; others can't have this test.
+        if std::os::unix::fs::chown(&path, Some(65534), None).is_ok() {
+            assert!(matches!(open(&path), Err(StoreError::ForeignOwner { .. })));
+        }
+    }
+
+    #[test]
+    fn a_folder_or_an_endless_file_is_no_state() {
+        let (_folder, path) = folder();
+        fs::create_dir(&path).expect("folder");
+        assert!(open(&path).is_err());
+        let (_folder, path) = folder();
+        let big = File::create(&path).expect("file");
+        big.set_len(MAX_FILE + 1).expect("sparse");
+        assert_eq!(
+            open(&path).expect("put aside").identity(),
+            Identity::default()
+        );
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_identity_in_memory() {
+        let (folder, _) = folder();
+        let path = folder.path().join("sub/state.yaml");
+        let store = open(&path).expect("store");
+        fs::remove_dir_all(folder.path().join("sub")).expect("removed");
+        assert!(store.save(&named("i")).is_err());
+        assert_eq!(store.identity(), named("i"));
+    }
+
+    #[test]
+    fn earlier_state_is_imported_once() {
+        let (folder, path) = folder();
+        let root = tempfile::tempdir().expect("folder");
+        let old = root.path().join("var/lib/pipeops");
+        fs::create_dir_all(&old).expect("folder");
+        fs::write(old.join("agent-state.yaml"), "agent_id: old\n").expect("file");
+        let open = || FileStore::open_importing(&path, root.path(), folder.path()).expect("store");
+        assert_eq!(open().identity(), named("old"));
+        fs::write(old.join("agent-state.yaml"), "agent_id: newer\n").expect("file");
+        assert_eq!(open().identity(), named("old"));
+    }
+
+    #[test]
+    fn the_order_of_places() {
+        let env = |set: &'static [(&str, &str)]| {
+            move |name: &str| {
+                let found = set.iter().find(|(n, _)| *n == name);
+                found.map(|(_, value)| (*value).to_owned())
+            }
+        };
+        let all: &[_] = &[
+            ("PIPEOPS_STATE_FILE", "/s.yaml"),
+            ("STATE_DIRECTORY", "/d:/e"),
+            ("HOME", "/h"),
+        ];
+        for (setting, set, want, explicit) in [
+            (Some("/c.yaml"), all, "/c.yaml", true),
+            (None, all, "/s.yaml", true),
+            (None, &all[1..], "/d/state.yaml", false),
+            (None, &all[2..], "/h/.pipeops-agent/state.yaml", false),
+            (None, &[], "/var/lib/pipeops-agent/state.yaml", false),
+        ] {
+            let file = state_file(setting.map(Path::new), env(set));
+            assert_eq!((file.path, file.explicit), (PathBuf::from(want), explicit));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_content_opens(content: Vec<u8>) {
+            let (_folder, path) = folder();
+            fs::write(&path, &content).expect("file");
+            let store = open(&path).expect("store");
+            store.save(&named("j")).expect("saved");
+            prop_assert_eq!(store.identity().agent_id, Some("j".to_owned()));
+        }
+    }
+}

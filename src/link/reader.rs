@@ -1,0 +1,65 @@
+//! `link-reader`: the only thread that reads from a connection. It never waits
+//! for anything but the connection.
+
+use super::frame::{Event, FrameReader};
+use super::shared::Shared;
+use super::{EndedBy, Receiver};
+use crate::net::ReadHalf;
+
+/// Reads until the stream ends; what arrives once the link is closing is read and
+/// dropped, so that a reset doesn't take our close frame from the peer.
+pub(super) fn run(shared: &Shared, mut read: ReadHalf, receiver: impl Receiver) {
+    let mut frames = FrameReader::new(shared.settings.role, shared.settings.max_message);
+    let mut receiver = Some(receiver);
+    let mut refused = false;
+    loop {
+        let bytes = match read.fill() {
+            Ok([]) => return shared.input_ended(None),
+            Ok(bytes) => bytes,
+            Err(error) => return shared.input_ended(Some(&error)),
+        };
+        let count = bytes.len();
+        shared.traffic.received(count);
+        if !refused {
+            let result = frames.read(bytes, &mut |event| take(shared, event, &mut receiver));
+            if let Err(refusal) = result {
+                shared.refuse(refusal);
+                refused = true;
+            }
+        }
+        if shared.is_closing() {
+            // Whoever hangs on this connection learns that it is over.
+            receiver = None;
+        }
+        read.consume(count);
+        if read.wants_flush() {
+            shared.outbox.flush();
+        }
+    }
+}
+
+fn take(shared: &Shared, event: Event<'_>, receiver: &mut Option<impl Receiver>) {
+    let receiver = receiver.as_mut().filter(|_| !shared.is_closing());
+    match event {
+        Event::Text(text) => {
+            shared.traffic.received_message();
+            if let Some(receiver) = receiver {
+                receiver.text(text);
+            }
+        }
+        Event::Binary(bytes) => {
+            shared.traffic.received_message();
+            if let Some(receiver) = receiver {
+                receiver.binary(bytes);
+            }
+        }
+        Event::Ping(payload) => {
+            if shared.outbox.pong(payload).is_err() {
+                shared.end(EndedBy::Us, "the peer sends pings and takes no pongs");
+            }
+        }
+        // That it arrived is all it says.
+        Event::Pong(_) => {}
+        Event::Close(close) => shared.peer_closed(&close),
+    }
+}

@@ -1,0 +1,232 @@
+//! `link-writer`: the only thread that writes to a connection.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+
+use super::frame::{CloseFrame, Header, Opcode, mask};
+use super::lanes::OVERHEAD;
+use super::message::{HEADROOM, Kind, Message};
+use super::outbox::{Batch, GATHER_MESSAGES, Jobs, Step};
+use super::shared::Shared;
+use super::{Lane, Role};
+use crate::net::WriteHalf;
+
+/// Writes until the link ends.
+pub(super) fn run(shared: &Shared, write: WriteHalf) {
+    let mut writer = Writer {
+        write,
+        keys: Keys::new(shared.settings.role),
+        control: Vec::new(),
+        outgoing: Vec::with_capacity(GATHER_MESSAGES),
+    };
+    let mut batch = Batch::default();
+    let mut written = 0;
+    loop {
+        let busy = !writer.outgoing.is_empty();
+        match shared.outbox.next(&mut batch, written, busy) {
+            Step::Write => {}
+            Step::Finish => {
+                // A peer that is gone doesn't need it.
+                let _ = writer.write.close();
+                return;
+            }
+            Step::Stop => return,
+        }
+        match writer.write(&mut batch) {
+            Ok(sent) => {
+                written = sent.room;
+                if sent.bytes > 0 {
+                    shared.traffic.sent(sent.bytes, sent.messages);
+                }
+            }
+            Err(error) => {
+                shared.output_failed(&error);
+                return;
+            }
+        }
+        if batch.close.is_some() {
+            shared.close_written();
+        }
+    }
+}
+
+struct Writer {
+    write: WriteHalf,
+    keys: Keys,
+    /// Control frames, which go first in each write call.
+    control: Vec<u8>,
+    /// Messages of this write call; between two calls, the one that isn't
+    /// completely written.
+    outgoing: Vec<Outgoing>,
+}
+
+/// What one write call has sent.
+struct Sent {
+    bytes: usize,
+    /// Messages that are complete now.
+    messages: usize,
+    /// Room in the bulk lane that is free again.
+    room: usize,
+}
+
+impl Writer {
+    fn write(&mut self, batch: &mut Batch) -> io::Result<Sent> {
+        self.control.clear();
+        self.control_frames(&batch.jobs)?;
+        if let Some(close) = &batch.close {
+            self.outgoing.clear();
+            let close = CloseFrame::payload(close);
+            self.control_frame(Opcode::Close, &close)?;
+        }
+        self.outgoing
+            .extend(batch.messages.drain(..).map(Outgoing::new));
+
+        let count = self.outgoing.len();
+        let mut slices = [IoSlice::new(&[]); GATHER_MESSAGES + 2];
+        slices[0] = IoSlice::new(&self.control);
+        let mut sent = Sent {
+            bytes: self.control.len(),
+            messages: 0,
+            room: 0,
+        };
+        for (slice, outgoing) in slices[1..].iter_mut().zip(&mut self.outgoing) {
+            let before = outgoing.at;
+            let frame = outgoing.next_frame(&mut self.keys)?;
+            sent.bytes += frame.len();
+            if outgoing.lane == Lane::Bulk {
+                sent.room += outgoing.at - before;
+            }
+            if outgoing.is_complete() {
+                sent.messages += 1;
+                if outgoing.lane == Lane::Bulk {
+                    sent.room += OVERHEAD;
+                }
+            }
+            *slice = IoSlice::new(&outgoing.buf[frame]);
+        }
+        if sent.bytes > 0 {
+            self.write.write_all(&slices[..=count])?;
+        } else if batch.jobs.flush {
+            self.write.flush()?;
+        }
+        self.outgoing.retain(|outgoing| !outgoing.is_complete());
+        Ok(sent)
+    }
+
+    fn control_frames(&mut self, jobs: &Jobs) -> io::Result<()> {
+        for pong in &jobs.pongs {
+            self.control_frame(Opcode::Pong, pong.payload())?;
+        }
+        if jobs.ping {
+            self.control_frame(Opcode::Ping, &[])?;
+        }
+        Ok(())
+    }
+
+    fn control_frame(&mut self, opcode: Opcode, payload: &[u8]) -> io::Result<()> {
+        let header = Header {
+            fin: true,
+            opcode,
+            mask: self.keys.next()?,
+            len: payload.len() as u64,
+        };
+        let (head, size) = header.encode();
+        self.control.extend_from_slice(&head[..size]);
+        let at = self.control.len();
+        self.control.extend_from_slice(payload);
+        if let Some(key) = header.mask {
+            mask(&mut self.control[at..], key, 0);
+        }
+        Ok(())
+    }
+}
+
+/// A message on its way out.
+struct Outgoing {
+    /// Headroom and payload.
+    buf: Vec<u8>,
+    kind: Kind,
+    lane: Lane,
+    /// Where the payload of the next frame begins.
+    at: usize,
+}
+
+impl Outgoing {
+    fn new((lane, message): (Lane, Message)) -> Self {
+        Self {
+            kind: message.kind(),
+            buf: message.into_buf(),
+            lane,
+            at: HEADROOM,
+        }
+    }
+
+    /// Makes the next frame in the buffer and says where it lies. Its header takes
+    /// the place of bytes in front of its payload: the headroom, then the end of
+    /// the frame before, which has been sent.
+    fn next_frame(&mut self, keys: &mut Keys) -> io::Result<Range<usize>> {
+        let first = self.at == HEADROOM;
+        let end = self.buf.len().min(self.at + FRAGMENT);
+        let header = Header {
+            fin: end == self.buf.len(),
+            opcode: match self.kind {
+                _ if !first => Opcode::Continuation,
+                Kind::Text => Opcode::Text,
+                Kind::Binary => Opcode::Binary,
+            },
+            mask: keys.next()?,
+            len: (end - self.at) as u64,
+        };
+        if let Some(key) = header.mask {
+            mask(&mut self.buf[self.at..end], key, 0);
+        }
+        let (head, size) = header.encode();
+        let begin = self.at - size;
+        self.buf[begin..self.at].copy_from_slice(&head[..size]);
+        self.at = end;
+        Ok(begin..end)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.at == self.buf.len()
+    }
+}
+
+/// Masking keys: random for a client, none for a server. RFC 6455 §5.3 asks for a
+/// strong source, so they come from the system, many at a time.
+enum Keys {
+    Server,
+    Client { pool: Box<[u8; POOL]>, used: usize },
+}
+
+impl Keys {
+    fn new(role: Role) -> Self {
+        match role {
+            Role::Server => Self::Server,
+            Role::Client => Self::Client {
+                pool: Box::new([0; POOL]),
+                used: POOL,
+            },
+        }
+    }
+
+    fn next(&mut self) -> io::Result<Option<[u8; 4]>> {
+        let Self::Client { pool, used } = self else {
+            return Ok(None);
+        };
+        if *used == POOL {
+            getrandom::fill(&mut pool[..])?;
+            *used = 0;
+        }
+        let at = *used;
+        *used += 4;
+        Ok(Some([pool[at], pool[at + 1], pool[at + 2], pool[at + 3]]))
+    }
+}
+
+const POOL: usize = 256;
+
+/// The largest payload of a frame. Between two frames of a message a ping or pong
+/// may go, so it must not be much; with its header of 8 bytes a frame fills four
+/// TLS records.
+const FRAGMENT: usize = 64 * 1024 - 8;
