@@ -140,9 +140,11 @@ fn generate(
             .cloned(),
     );
     let mut params = CertificateParams::new(all)?;
+    // A name of its own: a client that trusts several planes looks them up by it.
+    let number = fastrand::u32(..);
     params
         .distinguished_name
-        .push(DnType::CommonName, "pipeops plane");
+        .push(DnType::CommonName, format!("pipeops plane {number:08x}"));
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

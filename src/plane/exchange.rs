@@ -118,7 +118,9 @@ impl Exchange {
         if state.over() {
             return;
         }
-        if state.head_came {
+        if size(&headers) > MAX_HEADERS {
+            state.break_off(TOO_MANY_HEADERS);
+        } else if state.head_came {
             state.break_off("the agent sent two headers for one request");
         } else {
             state.head_came = true;
@@ -161,7 +163,9 @@ impl Exchange {
         let mut state = self.state.lock();
         state.agent_done = true;
         if !state.over() {
-            if state.head_came {
+            if size(&headers) > MAX_HEADERS {
+                state.break_off(TOO_MANY_HEADERS);
+            } else if state.head_came {
                 state.break_off("the agent answered twice");
             } else {
                 state.head_came = true;
@@ -271,9 +275,10 @@ impl Exchange {
         !self.state.lock().agent_done
     }
 
-    /// True when the answer has ended, though it may not have been taken yet.
-    pub(crate) fn is_over(&self) -> bool {
-        self.state.lock().over()
+    /// Nobody takes the answer any more; who still sends stops.
+    pub(crate) fn close(&self) {
+        self.fail(Failure::Ended(Reason::Failed));
+        self.cancel.cancel(Reason::Failed);
     }
 
     fn fail(&self, failure: Failure) {
@@ -343,6 +348,18 @@ impl State {
         }
     }
 }
+
+fn size(headers: &Headers) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 64)
+        .sum()
+}
+
+/// Headers of an answer, in bytes: more than any API server sends.
+const MAX_HEADERS: usize = 256 * 1024;
+
+const TOO_MANY_HEADERS: &str = "the agent sent more than 256 KiB of headers";
 
 /// What a buffer of the queue has room for at least, in bytes: about two watch
 /// events.
@@ -461,6 +478,14 @@ mod tests {
         no_base64.on_head(200, Headers::new());
         no_base64.on_chunk("a*==");
         assert!(protocol(body(&no_base64).map(drop)));
+    }
+
+    #[test]
+    fn endless_headers_are_not_kept() {
+        let exchange = exchange(true);
+        let headers: Headers = (0..10_000).map(|i| (format!("X-{i}"), "v")).collect();
+        exchange.on_head(200, headers);
+        assert!(matches!(exchange.wait_head(), Err(Failure::Protocol(_))));
     }
 
     #[test]
