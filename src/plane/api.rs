@@ -26,7 +26,10 @@ impl Reply {
     /// An error, as agents expect it.
     pub(crate) fn error(status: u16, text: impl std::fmt::Display) -> Self {
         let text = text.to_string();
-        Self::new(status, json!({"success": false, "error": text, "message": text}))
+        Self::new(
+            status,
+            json!({"success": false, "error": text, "message": text}),
+        )
     }
 }
 
@@ -97,12 +100,7 @@ fn register(
     }
 }
 
-fn heartbeat(
-    hub: &Hub,
-    cluster: &ClusterName,
-    cluster_id: &str,
-    payload: &Payload<'_>,
-) -> Reply {
+fn heartbeat(hub: &Hub, cluster: &ClusterName, cluster_id: &str, payload: &Payload<'_>) -> Reply {
     let beat = Beat::from_wire(&from_agent::HeartbeatReport::parse(payload));
     let known = hub.registry.cluster(cluster);
     match known.filter(|known| known.id == cluster_id && known.id == beat.cluster_id) {
@@ -126,7 +124,12 @@ pub(crate) fn clusters(hub: &Hub, grant: &Grant) -> Reply {
         Scope::All => true,
         Scope::Named(names) => names.contains(&view.cluster.name),
     };
-    let clusters: Vec<Value> = hub.clusters().iter().filter(|v| visible(v)).map(shown).collect();
+    let clusters: Vec<Value> = hub
+        .clusters()
+        .iter()
+        .filter(|v| visible(v))
+        .map(shown)
+        .collect();
     Reply::new(200, json!({ "clusters": clusters }))
 }
 
@@ -178,7 +181,11 @@ mod tests {
     #[test]
     fn an_agent_without_a_websocket_registers_and_sends_heartbeats() {
         let (hub, _dir) = hub();
-        let reply = call(&hub, REGISTER, r#"{"agent_id":"a","name":"edge","k8s_version":"v1"}"#);
+        let reply = call(
+            &hub,
+            REGISTER,
+            r#"{"agent_id":"a","name":"edge","k8s_version":"v1"}"#,
+        );
         assert_eq!((reply.status, &reply.body["name"]), (200, &json!("edge")));
         assert_eq!(reply.body["gateway_ws_url"], "wss://plane/ws");
         let id = reply.body["cluster_id"].as_str().expect("an id").to_owned();
@@ -195,7 +202,10 @@ mod tests {
     #[test]
     fn the_wrong_name_and_what_is_no_json_are_refused() {
         let (hub, _dir) = hub();
-        assert_eq!(call(&hub, REGISTER, r#"{"agent_id":"a","name":"other"}"#).status, 409);
+        assert_eq!(
+            call(&hub, REGISTER, r#"{"agent_id":"a","name":"other"}"#).status,
+            409
+        );
         for bad in ["", "[]", "{", "7"] {
             assert_eq!(call(&hub, REGISTER, bad).status, 400, "{bad}");
         }
@@ -222,11 +232,17 @@ mod tests {
             let access = Access::ReadOnly;
             clusters(&hub, &Grant::User { scope, access }).body
         };
-        assert_eq!(list(Scope::All)["clusters"].as_array().map(Vec::len), Some(2));
+        assert_eq!(
+            list(Scope::All)["clusters"].as_array().map(Vec::len),
+            Some(2)
+        );
         let some = list(Scope::Named([name("b"), name("c")].into()));
         assert_eq!(some["clusters"].as_array().map(Vec::len), Some(1));
         assert_eq!(some["clusters"][0]["name"], "b");
         assert!(!some.to_string().contains("geheim"));
-        assert_eq!(clusters(&hub, &Grant::Agent { cluster: name("a") }).status, 403);
+        assert_eq!(
+            clusters(&hub, &Grant::Agent { cluster: name("a") }).status,
+            403
+        );
     }
 }

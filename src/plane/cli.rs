@@ -53,9 +53,14 @@ pub struct CreateToken {
 /// What a new token allows, as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    Agent { cluster: String },
+    Agent {
+        cluster: String,
+    },
     /// `None`: all clusters.
-    User { clusters: Option<Vec<String>>, read_only: bool },
+    User {
+        clusters: Option<Vec<String>>,
+        read_only: bool,
+    },
 }
 
 /// Does what a command line says; returns when it is done, `Run` when `stop` is
@@ -116,7 +121,10 @@ fn grant(role: &Role) -> Result<Grant, PlaneError> {
         Role::Agent { cluster } => Grant::Agent {
             cluster: ClusterName::parse(cluster)?,
         },
-        Role::User { clusters, read_only } => Grant::User {
+        Role::User {
+            clusters,
+            read_only,
+        } => Grant::User {
             scope: match clusters {
                 None => Scope::All,
                 Some(names) => {
@@ -187,7 +195,16 @@ fn tokens_table(tokens: &[Token], now: i64) -> String {
 }
 
 fn clusters_table(clusters: &[ClusterView], now: i64) -> String {
-    let head = ["NAME", "CONNECTED", "LAST SEEN", "NODES", "PODS", "KUBERNETES", "AGENT", "ID"];
+    let head = [
+        "NAME",
+        "CONNECTED",
+        "LAST SEEN",
+        "NODES",
+        "PODS",
+        "KUBERNETES",
+        "AGENT",
+        "ID",
+    ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(clusters.iter().map(|view| {
         let cluster = &view.cluster;

@@ -394,12 +394,12 @@ mod tests {
     fn a_streamed_answer() {
         let exchange = exchange(true);
         exchange.on_head(200, Headers::new());
-        for piece in [&b"a"[..], &[7; 40_000], b"z"] {
+        for piece in [&b"a"[..], &vec![7; 40_000], b"z"] {
             exchange.on_chunk(&base64(piece));
         }
         exchange.on_end();
         assert_eq!(exchange.wait_head().expect("came").status, 200);
-        let want = [&b"a"[..], &[7; 40_000], b"z"].concat();
+        let want = [&b"a"[..], &vec![7; 40_000], b"z"].concat();
         assert_eq!(body(&exchange), Ok(want));
         assert!(!exchange.needs_cancel());
     }
@@ -422,7 +422,7 @@ mod tests {
         for (metered, limit) in [(true, WINDOW), (false, UNMETERED_LIMIT)] {
             let exchange = exchange(metered);
             exchange.on_head(200, Headers::new());
-            let piece = base64(&[1; 32 * 1024]);
+            let piece = base64(&vec![1; 32 * 1024]);
             for _ in 0..2 * limit / (32 * 1024) {
                 exchange.on_chunk(&piece);
             }
@@ -499,7 +499,7 @@ mod tests {
     #[test]
     fn buffered_answers_in_both_encodings() {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&[9; 100_000]).expect("packed");
+        gzip.write_all(&vec![9; 100_000]).expect("packed");
         let gzip = base64(&gzip.finish().expect("packed"));
         for (encoded, want) in [
             (ResponseBody::Empty, Vec::new()),
@@ -517,7 +517,7 @@ mod tests {
     fn a_gzip_bomb_is_defused() {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         for _ in 0..64 {
-            gzip.write_all(&[0; 1024 * 1024]).expect("packed");
+            gzip.write_all(&vec![0; 1024 * 1024]).expect("packed");
         }
         let gzip = base64(&gzip.finish().expect("packed"));
         let exchange = exchange(false);

@@ -151,7 +151,9 @@ impl Plane {
             Ok(desk) => Some(desk),
             // A path that is too long for a socket, for instance.
             Err(error) => {
-                log::warn!("no control socket, so tokens can't be managed while the plane runs: {error}");
+                log::warn!(
+                    "no control socket, so tokens can't be managed while the plane runs: {error}"
+                );
                 None
             }
         };
@@ -223,7 +225,10 @@ impl Plane {
     /// Runs until `stop` is cancelled.
     pub fn run_until(self, stop: &Cancel) {
         let (sender, stopped) = bounded(1);
-        let waker = Arc::new(move || drop(sender.try_send(())));
+        let waker = Arc::new(move || {
+            // Full: it has been told already.
+            let _ = sender.try_send(());
+        });
         if let Ok(_guard) = stop.on_wake(waker) {
             // The sender lives as long as the guard.
             let _ = stopped.recv();
@@ -280,7 +285,9 @@ impl Flusher {
     fn start(hub: Arc<Hub>) -> io::Result<Self> {
         let (stop, stopped): (Sender<()>, Receiver<()>) = bounded(1);
         let thread = threads::spawn("plane-flush", Stack::Work, move || {
-            while stopped.recv_timeout(registry::FLUSH) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(registry::FLUSH)
+                == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+            {
                 if let Err(error) = hub.registry.flush() {
                     log::warn!("last-seen times could not be saved: {error}");
                 }
@@ -304,7 +311,7 @@ const MAX_CONNECTIONS: usize = 4096;
 
 /// A client that takes nothing for this long is given up. Long, because a terminal
 /// that somebody has stopped with Ctrl-S is a slow client, not a dead one.
-const WRITE_LIMIT: Duration = Duration::from_secs(300);
+const WRITE_LIMIT: Duration = Duration::from_mins(5);
 
 const OPEN_LIMIT: Duration = Duration::from_secs(3);
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);

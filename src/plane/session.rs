@@ -231,7 +231,9 @@ impl Drop for Opened {
             // Its own cancellation must not stop this message. A link that is gone
             // needs none.
             let cancel = Cancel::new();
-            let _ = self.outlet.send_unless(&cancel, 128, to_agent::proxy_cancel);
+            let _ = self
+                .outlet
+                .send_unless(&cancel, 128, to_agent::proxy_cancel);
         }
     }
 }

@@ -48,7 +48,13 @@ mod tests {
 
     #[test]
     fn ages() {
-        for (then, want) in [(100, "0s"), (10, "90s"), (-200, "5m"), (-9_000, "2h"), (-864_000, "10d")] {
+        for (then, want) in [
+            (100, "0s"),
+            (10, "90s"),
+            (-200, "5m"),
+            (-9_000, "2h"),
+            (-864_000, "10d"),
+        ] {
             assert_eq!(ago(then, 100), want);
         }
         assert_eq!(ago(200, 100), "0s");

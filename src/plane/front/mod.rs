@@ -8,6 +8,7 @@ pub(crate) mod target;
 
 use std::sync::Arc;
 
+use super::GatewayUrl;
 use super::agent::{self, Place};
 use super::api::{self, AgentCall, Reply};
 use super::dialogue::Endpoint;
@@ -15,7 +16,6 @@ use super::hub::Hub;
 use super::name::ClusterName;
 use super::registry::Token;
 use super::token::{Access, Grant, bearer};
-use super::GatewayUrl;
 use crate::http::Headers;
 use crate::http::server::{Handler, Request, RequestBody, Responder};
 use proxied::{Passed, forward, refuse};
@@ -66,10 +66,11 @@ impl Door {
             Ok(agent) => agent,
             Err(refusal) => return reply(responder, &refusal),
         };
-        let cluster_id = parameter(query, "cluster_uuid").unwrap_or_default().to_owned();
-        let of_another = |other: &super::registry::Cluster| {
-            other.id == cluster_id && other.name != cluster
-        };
+        let cluster_id = parameter(query, "cluster_uuid")
+            .unwrap_or_default()
+            .to_owned();
+        let of_another =
+            |other: &super::registry::Cluster| other.id == cluster_id && other.name != cluster;
         if self.hub.registry.clusters().iter().any(of_another) {
             let text = "this token is for another cluster than cluster_uuid names";
             return reply(responder, &Reply::error(403, text));

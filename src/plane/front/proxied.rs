@@ -16,6 +16,7 @@ use crate::net::{Guard, Reason};
 use crate::plane::exchange::{Exchange, Failure, Stopped};
 use crate::plane::hub::Hub;
 use crate::plane::name::ClusterName;
+use crate::plane::registry::ServiceToken;
 use crate::plane::session::{Opened, Outlet};
 use crate::threads::{self, Stack};
 use crate::wire::{MAX_CHUNK, to_agent};
@@ -73,11 +74,14 @@ pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, respon
 fn open(hub: &Hub, request: &Passed<'_>) -> Result<(Opened, Headers), Refusal> {
     let name = request.cluster;
     let cluster = hub.registry.cluster(name).ok_or_else(|| {
-        let text = format!("cluster {:?} is not known: no agent has registered it", name.as_str());
+        let text = format!(
+            "cluster {:?} is not known: no agent has registered it",
+            name.as_str()
+        );
         Refusal::new(404, text)
     })?;
     let credential = hub.registry.service_token(&cluster.id);
-    let credential = credential.as_ref().map(|token| token.reveal());
+    let credential = credential.as_ref().map(ServiceToken::reveal);
     let headers = fields::to_agent(request.headers, credential, request.peer.ip())
         .map_err(|error| Refusal::new(403, error.to_string()))?;
     let opened = hub
@@ -152,7 +156,9 @@ fn send(
         timeout: None,
     };
     let outlet = opened.outlet();
-    outlet.send(REQUEST_SIZE, |buf, id| to_agent::proxy_request(buf, id, &message))?;
+    outlet.send(REQUEST_SIZE, |buf, id| {
+        to_agent::proxy_request(buf, id, &message);
+    })?;
     match whole {
         // One that was announced as empty isn't streamed at all.
         Some(_) if length == Some(0) => Ok(()),
