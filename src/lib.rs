@@ -3,6 +3,8 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+#[cfg(feature = "plane")]
+pub mod demo;
 pub mod http;
 pub mod identity;
 pub mod kube;

@@ -19,4 +19,4 @@ pub use head::{HeadError, MAX_FIELDS, MAX_HEAD, RequestHead, ResponseHead, allow
 pub use headers::{Headers, canonical_name, is_field_value, is_token};
 pub use incoming::ReadError;
 pub use server::Server;
-pub use target::{encode_path, encode_query};
+pub use target::{decode_query, encode_path, encode_query, percent_decode};
