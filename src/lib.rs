@@ -1,5 +1,6 @@
 //! The library behind `pipeops-agent`.
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -384,6 +384,17 @@ impl Session {
         self.state
     }
 
+    /// The connection or call that counts; whatever belongs to another one is late.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// False before the first registration, and when the control plane has said that
+    /// it doesn't know this cluster.
+    pub fn is_confirmed(&self) -> bool {
+        self.registered && !self.need_register
+    }
+
     pub fn is_registered(&self) -> bool {
         self.registered
     }
