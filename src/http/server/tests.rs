@@ -336,7 +336,9 @@ fn a_client_that_leaves_a_quiet_stream_is_noticed() {
         let _gone = responder.on_client_gone(&cancel).expect("watched");
         let (wake, woken) = mpsc::channel();
         let _guard = cancel
-            .on_wake(Arc::new(move || drop(wake.send(()))))
+            .on_wake(Arc::new(move || {
+                let _ = wake.send(());
+            }))
             .expect("not yet");
         let _writer = responder
             .start(200, &Headers::new(), None)
@@ -368,7 +370,7 @@ fn an_early_answer_arrives_while_the_body_is_being_sent() {
     let mut reader = BufReader::new(stream.try_clone().expect("clone"));
     // The server takes and drops what comes, so that its answer isn't destroyed.
     for _ in 0..100 {
-        stream.write_all(&[0; 100_000]).expect("taken");
+        stream.write_all(&vec![0; 100_000]).expect("taken");
     }
     let (head, body) = answer(&mut reader, 2);
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");
@@ -574,4 +576,4 @@ fn given(pem: String) -> PemSource {
 }
 
 /// Only a hung test waits for so long.
-const FAR: Duration = Duration::from_secs(60);
+const FAR: Duration = Duration::from_mins(1);
