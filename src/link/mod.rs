@@ -187,7 +187,8 @@ impl Link {
         !self.0.is_closing()
     }
 
-    /// Waits until its threads have ended and says how it went.
+    /// Waits until its threads have ended and says how it went. Not from a
+    /// receiver: that is one of the threads.
     pub fn wait(&self) -> Ending {
         self.0.wait()
     }

@@ -143,10 +143,9 @@ impl Dialogue {
                     }
                     self.attach()
                 }
-                Hello::Answered => Next::Continue,
                 // It counts credit for requests for which we don't.
                 Hello::Given if flow => Next::Abort("the answer to plane_hello came too late"),
-                Hello::Given => Next::Continue,
+                Hello::Answered | Hello::Given => Next::Continue,
             },
             Event::Register {
                 request_id,
@@ -197,7 +196,7 @@ impl Dialogue {
             workspace_id: 1,
         };
         let sent = self.session.send_control(512, |buf| {
-            to_agent::register_success(buf, request_id, &success)
+            to_agent::register_success(buf, request_id, &success);
         });
         self.idle_until = None;
         if gateway.is_none() {

@@ -118,7 +118,9 @@ impl Exchange {
         if state.over() {
             return;
         }
-        if state.head_came {
+        if size(&headers) > MAX_HEADERS {
+            state.break_off(TOO_MANY_HEADERS);
+        } else if state.head_came {
             state.break_off("the agent sent two headers for one request");
         } else {
             state.head_came = true;
@@ -161,7 +163,9 @@ impl Exchange {
         let mut state = self.state.lock();
         state.agent_done = true;
         if !state.over() {
-            if state.head_came {
+            if size(&headers) > MAX_HEADERS {
+                state.break_off(TOO_MANY_HEADERS);
+            } else if state.head_came {
                 state.break_off("the agent answered twice");
             } else {
                 state.head_came = true;
@@ -271,9 +275,10 @@ impl Exchange {
         !self.state.lock().agent_done
     }
 
-    /// True when the answer has ended, though it may not have been taken yet.
-    pub(crate) fn is_over(&self) -> bool {
-        self.state.lock().over()
+    /// Nobody takes the answer any more; who still sends stops.
+    pub(crate) fn close(&self) {
+        self.fail(Failure::Ended(Reason::Failed));
+        self.cancel.cancel(Reason::Failed);
     }
 
     fn fail(&self, failure: Failure) {
@@ -344,6 +349,18 @@ impl State {
     }
 }
 
+fn size(headers: &Headers) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 64)
+        .sum()
+}
+
+/// Headers of an answer, in bytes: more than any API server sends.
+const MAX_HEADERS: usize = 256 * 1024;
+
+const TOO_MANY_HEADERS: &str = "the agent sent more than 256 KiB of headers";
+
 /// What a buffer of the queue has room for at least, in bytes: about two watch
 /// events.
 const SMALL: usize = 2 * 1024;
@@ -377,12 +394,12 @@ mod tests {
     fn a_streamed_answer() {
         let exchange = exchange(true);
         exchange.on_head(200, Headers::new());
-        for piece in [&b"a"[..], &[7; 40_000], b"z"] {
+        for piece in [&b"a"[..], &vec![7; 40_000], b"z"] {
             exchange.on_chunk(&base64(piece));
         }
         exchange.on_end();
         assert_eq!(exchange.wait_head().expect("came").status, 200);
-        let want = [&b"a"[..], &[7; 40_000], b"z"].concat();
+        let want = [&b"a"[..], &vec![7; 40_000], b"z"].concat();
         assert_eq!(body(&exchange), Ok(want));
         assert!(!exchange.needs_cancel());
     }
@@ -405,7 +422,7 @@ mod tests {
         for (metered, limit) in [(true, WINDOW), (false, UNMETERED_LIMIT)] {
             let exchange = exchange(metered);
             exchange.on_head(200, Headers::new());
-            let piece = base64(&[1; 32 * 1024]);
+            let piece = base64(&vec![1; 32 * 1024]);
             for _ in 0..2 * limit / (32 * 1024) {
                 exchange.on_chunk(&piece);
             }
@@ -464,6 +481,14 @@ mod tests {
     }
 
     #[test]
+    fn endless_headers_are_not_kept() {
+        let exchange = exchange(true);
+        let headers: Headers = (0..10_000).map(|i| (format!("X-{i}"), "v")).collect();
+        exchange.on_head(200, headers);
+        assert!(matches!(exchange.wait_head(), Err(Failure::Protocol(_))));
+    }
+
+    #[test]
     fn an_error_before_the_header() {
         let exchange = exchange(true);
         exchange.on_failure("agent\nbusy");
@@ -474,7 +499,7 @@ mod tests {
     #[test]
     fn buffered_answers_in_both_encodings() {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&[9; 100_000]).expect("packed");
+        gzip.write_all(&vec![9; 100_000]).expect("packed");
         let gzip = base64(&gzip.finish().expect("packed"));
         for (encoded, want) in [
             (ResponseBody::Empty, Vec::new()),
@@ -492,7 +517,7 @@ mod tests {
     fn a_gzip_bomb_is_defused() {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         for _ in 0..64 {
-            gzip.write_all(&[0; 1024 * 1024]).expect("packed");
+            gzip.write_all(&vec![0; 1024 * 1024]).expect("packed");
         }
         let gzip = base64(&gzip.finish().expect("packed"));
         let exchange = exchange(false);

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::name::ClusterName;
 use super::registry::{Cluster, Registry, RegistryError, UnixTime};
@@ -14,10 +15,14 @@ use crate::net::Reason;
 pub(crate) struct Hub {
     pub(crate) registry: Registry,
     table: Mutex<Table>,
+    /// A session has left.
+    left: Condvar,
 }
 
 #[derive(Default)]
 struct Table {
+    /// The plane stops: nobody comes in.
+    closed: bool,
     /// Every live connection of an agent, by its id.
     sessions: HashMap<u64, Arc<Session>>,
     /// The one that requests go to, with who is at its other end.
@@ -67,6 +72,7 @@ impl Hub {
         Self {
             registry,
             table: Mutex::default(),
+            left: Condvar::new(),
         }
     }
 
@@ -74,7 +80,8 @@ impl Hub {
     pub(crate) fn enter(&self, session: &Arc<Session>) -> Result<(), TooMany> {
         let mut table = self.table.lock();
         let of_token = |other: &&Arc<Session>| other.token() == session.token();
-        if table.sessions.values().filter(of_token).count() >= SESSIONS_PER_TOKEN {
+        let of_token = table.sessions.values().filter(of_token).count();
+        if table.closed || of_token >= SESSIONS_PER_TOKEN {
             return Err(TooMany);
         }
         table.sessions.insert(session.id(), session.clone());
@@ -85,6 +92,25 @@ impl Hub {
         let mut table = self.table.lock();
         table.sessions.remove(&session.id());
         table.attached.retain(|_, a| a.session.id() != session.id());
+        drop(table);
+        self.left.notify_all();
+    }
+
+    /// Disconnects all agents and waits for them to be gone.
+    pub(crate) fn close(&self, until: Instant) {
+        let mut table = self.table.lock();
+        table.closed = true;
+        for session in table.sessions.values() {
+            session.close(1001, "the plane stops");
+        }
+        while !table.sessions.is_empty() {
+            if self.left.wait_until(&mut table, until).timed_out() {
+                break;
+            }
+        }
+        for session in table.sessions.values() {
+            session.abort("the plane stops");
+        }
     }
 
     /// `register`, by WebSocket or HTTP: the cluster that the token was made for,

@@ -1,5 +1,24 @@
-//! Our own control plane.
+//! Our own control plane: small, self-hostable, and the peer of the agent in the
+//! demo and in our tests (decisions.md §5, §6.4).
+//!
+//! ```text
+//!  people ──► front ── Session::open ──► session ══ link ══ agent ══ cluster
+//!               │                           │
+//!               └──── hub ── registry ──────┘ dialogue: hello, register, heartbeat
+//! ```
+//!
+//! One listener serves everybody (`front`). A connection of an agent is a
+//! [`link`](crate::link) with a `session`; what is said on it besides requests is in
+//! `dialogue`. A request of a user is an `exchange`, in which the agent's reader and
+//! the client's threads meet; `flow` counts what may be under way. The `hub` knows
+//! who is connected, the `registry` keeps clusters and tokens on disk, `admin` lets
+//! the command line reach both while the plane runs.
 
+mod admin;
+mod agent;
+mod api;
+mod certificate;
+pub mod cli;
 mod dialogue;
 mod exchange;
 mod flow;
@@ -8,4 +27,292 @@ mod hub;
 mod name;
 mod registry;
 mod session;
+mod table;
+#[cfg(test)]
+mod tests;
 mod token;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+pub use admin::AdminError;
+pub use certificate::{CertificateError, CertificateSource};
+pub use hub::ClusterView;
+pub use name::{ClusterName, NameError};
+pub use registry::{AgentInfo, Cluster, RegistryError, Token, UnixTime};
+pub use token::{Access, Grant, Scope, TokenText};
+
+use crate::http::server::{Server, Settings};
+use crate::net::Cancel;
+use crate::threads::{self, Stack};
+use admin::Desk;
+use certificate::Certificate;
+use front::Door;
+use hub::Hub;
+use registry::Registry;
+
+/// What a plane is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaneConfig {
+    /// Registry, generated certificate and control socket; created if missing.
+    pub data_dir: PathBuf,
+    /// Port 0 takes any.
+    pub listen: SocketAddr,
+    pub certificate: CertificateSource,
+    pub gateway: GatewayUrl,
+}
+
+/// Where agents go after their registration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum GatewayUrl {
+    /// `/ws` of the host that they registered at.
+    #[default]
+    SameHost,
+    /// This one, which must lead here.
+    Fixed(String),
+    /// Nowhere: they stay.
+    Stay,
+}
+
+impl GatewayUrl {
+    /// For an agent that sent this `Host`.
+    fn of(&self, host: Option<&str>) -> Option<String> {
+        match self {
+            Self::Stay => None,
+            Self::Fixed(url) => Some(url.clone()),
+            Self::SameHost => {
+                let host = host?;
+                let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+                (!host.is_empty() && host.bytes().all(allowed)).then(|| format!("wss://{host}/ws"))
+            }
+        }
+    }
+}
+
+/// Why a plane could not be started, or a command not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaneError {
+    #[error("{0}; does a plane run there already?")]
+    AlreadyRunning(RegistryError),
+    #[error(transparent)]
+    Registry(RegistryError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        address: SocketAddr,
+        cause: io::Error,
+    },
+    #[error("{0}")]
+    Start(io::Error),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("there is no token of that id (`plane token list` shows them)")]
+    NoSuchToken,
+}
+
+impl From<RegistryError> for PlaneError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::InUse { .. } => Self::AlreadyRunning(error),
+            error => Self::Registry(error),
+        }
+    }
+}
+
+/// A running plane. Dropping it stops it.
+pub struct Plane {
+    hub: Arc<Hub>,
+    server: Option<Server>,
+    address: SocketAddr,
+    certificate: Certificate,
+    desk: Option<Desk>,
+    flusher: Option<Flusher>,
+}
+
+impl Plane {
+    pub fn start(config: PlaneConfig) -> Result<Self, PlaneError> {
+        let registry = open_registry(&config.data_dir)?;
+        let certificate = Certificate::load(&config.certificate, &config.data_dir)?;
+        let hub = Arc::new(Hub::new(registry));
+        let listener = TcpListener::bind(config.listen).map_err(|cause| PlaneError::Listen {
+            address: config.listen,
+            cause,
+        })?;
+        let desk = match Desk::open(&config.data_dir, hub.clone()) {
+            Ok(desk) => Some(desk),
+            // A path that is too long for a socket, for instance.
+            Err(error) => {
+                log::warn!(
+                    "no control socket, so tokens can't be managed while the plane runs: {error}"
+                );
+                None
+            }
+        };
+        let flusher = Flusher::start(hub.clone()).map_err(PlaneError::Start)?;
+        let settings = Settings {
+            name: "plane",
+            tls: Some(certificate.tls.clone()),
+            max_connections: MAX_CONNECTIONS,
+            write_limit: Some(WRITE_LIMIT),
+            ..Settings::default()
+        };
+        let door = Door {
+            hub: hub.clone(),
+            gateway: config.gateway,
+        };
+        let server =
+            Server::start(listener, settings, Arc::new(door)).map_err(PlaneError::Start)?;
+        let address = server.address();
+        log::info!(address:%; "the plane listens");
+        Ok(Self {
+            hub,
+            server: Some(server),
+            address,
+            certificate,
+            desk,
+            flusher: Some(flusher),
+        })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its address as a URL, for clients on this machine.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// The certificate in PEM, for clients that are to trust it.
+    pub fn ca_pem(&self) -> &str {
+        &self.certificate.pem
+    }
+
+    pub fn certificate_path(&self) -> &Path {
+        &self.certificate.path
+    }
+
+    /// SHA-256 of the certificate, in pairs of hexadecimal digits.
+    pub fn fingerprint(&self) -> &str {
+        &self.certificate.fingerprint
+    }
+
+    /// Makes a token. Its text exists only in the answer.
+    pub fn create_token(&self, grant: Grant) -> Result<(Token, TokenText), PlaneError> {
+        Ok(self.hub.create_token(grant, None)?)
+    }
+
+    /// Takes a token back and ends what runs on it; false when there is none of that id.
+    pub fn revoke_token(&self, id: &str) -> Result<bool, PlaneError> {
+        Ok(self.hub.revoke_token(id)?.is_some())
+    }
+
+    /// All clusters that have ever registered, by name.
+    pub fn clusters(&self) -> Vec<ClusterView> {
+        self.hub.clusters()
+    }
+
+    /// Runs until `stop` is cancelled.
+    pub fn run_until(self, stop: &Cancel) {
+        let (sender, stopped) = bounded(1);
+        let waker = Arc::new(move || {
+            // Full: it has been told already.
+            let _ = sender.try_send(());
+        });
+        if let Ok(_guard) = stop.on_wake(waker) {
+            // The sender lives as long as the guard.
+            let _ = stopped.recv();
+        }
+        self.stop();
+    }
+
+    /// Stops it: agents and clients are disconnected, what was to be written is.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        let Some(server) = self.server.take() else {
+            return;
+        };
+        drop(self.desk.take());
+        // Agents first: with them end the answers that clients wait for.
+        self.hub.close(Instant::now() + CLOSE_LIMIT);
+        server.stop(STOP_LIMIT);
+        drop(server);
+        if let Some(flusher) = self.flusher.take() {
+            flusher.stop();
+        }
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// A command line that has the database open for a moment is waited for.
+fn open_registry(directory: &Path) -> Result<Registry, RegistryError> {
+    let until = Instant::now() + OPEN_LIMIT;
+    loop {
+        match Registry::open(directory) {
+            Err(RegistryError::InUse { .. }) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Writes what the registry writes lazily.
+struct Flusher {
+    stop: Sender<()>,
+    thread: JoinHandle<Option<()>>,
+}
+
+impl Flusher {
+    fn start(hub: Arc<Hub>) -> io::Result<Self> {
+        let (stop, stopped): (Sender<()>, Receiver<()>) = bounded(1);
+        let thread = threads::spawn("plane-flush", Stack::Work, move || {
+            while stopped.recv_timeout(registry::FLUSH)
+                == Err(crossbeam_channel::RecvTimeoutError::Timeout)
+            {
+                if let Err(error) = hub.registry.flush() {
+                    log::warn!("last-seen times could not be saved: {error}");
+                }
+            }
+            if let Err(error) = hub.registry.flush() {
+                log::warn!("last-seen times could not be saved: {error}");
+            }
+        })
+        .map_err(io::Error::other)?;
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) {
+        drop(self.stop);
+        drop(self.thread.join());
+    }
+}
+
+/// Clients at a time, idle ones included; agents are counted by their tokens.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// A client that takes nothing for this long is given up. Long, because a terminal
+/// that somebody has stopped with Ctrl-S is a slow client, not a dead one.
+const WRITE_LIMIT: Duration = Duration::from_mins(5);
+
+const OPEN_LIMIT: Duration = Duration::from_secs(3);
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+const STOP_LIMIT: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A cluster's name: 1 to [`MAX_LENGTH`] letters, digits, `-`, `_` and `.`, not
+/// A cluster's name: 1 to 128 letters, digits, `-`, `_` and `.`, not
 /// beginning with a dot. So it stands in a URL path as it is, and can never be `..`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -58,7 +58,7 @@ impl From<ClusterName> for String {
 }
 
 /// Longest name, in bytes.
-pub const MAX_LENGTH: usize = 128;
+const MAX_LENGTH: usize = 128;
 
 #[cfg(test)]
 mod tests {

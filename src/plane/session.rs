@@ -102,8 +102,10 @@ impl Session {
         state.requests.insert(id, exchange.clone());
         drop(state);
         Ok(Opened {
-            session: self.clone(),
-            exchange,
+            outlet: Outlet {
+                session: self.clone(),
+                exchange,
+            },
         })
     }
 
@@ -167,16 +169,33 @@ impl Session {
 
 /// A request in flight. Dropped before the agent has ended it: `proxy_cancel`.
 pub(crate) struct Opened {
+    outlet: Outlet,
+}
+
+/// The way of a request's messages to the agent; clones may go to other threads.
+#[derive(Clone)]
+pub(crate) struct Outlet {
     session: Arc<Session>,
     exchange: Arc<Exchange>,
 }
 
 impl Opened {
     pub(crate) fn exchange(&self) -> &Arc<Exchange> {
+        &self.outlet.exchange
+    }
+
+    pub(crate) fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+}
+
+impl Outlet {
+    pub(crate) fn exchange(&self) -> &Exchange {
         &self.exchange
     }
 
     /// Queues a message of this request, in the lane of requests; waits for room.
+    /// `expected` is a guess of its size in bytes.
     pub(crate) fn send(
         &self,
         expected: usize,
@@ -203,12 +222,18 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        let id = self.exchange.id();
-        self.session.state.lock().requests.remove(id);
-        if self.exchange.needs_cancel() {
+        let Outlet { session, exchange } = &self.outlet;
+        let needs_cancel = exchange.needs_cancel();
+        // An upload that still runs stops here.
+        exchange.close();
+        session.state.lock().requests.remove(exchange.id());
+        if needs_cancel {
             // Its own cancellation must not stop this message. A link that is gone
             // needs none.
-            let _ = self.send_unless(&Cancel::new(), 128, to_agent::proxy_cancel);
+            let cancel = Cancel::new();
+            let _ = self
+                .outlet
+                .send_unless(&cancel, 128, to_agent::proxy_cancel);
         }
     }
 }

@@ -93,10 +93,6 @@ impl TokenText {
     pub fn reveal(&self) -> &str {
         &self.0
     }
-
-    pub(super) fn from_stored(text: String) -> Self {
-        Self(text)
-    }
 }
 
 impl fmt::Debug for TokenText {
@@ -109,17 +105,17 @@ impl fmt::Debug for TokenText {
 /// secret has 256 random bits. Looking a hash up takes a time that depends on the
 /// hash alone, from which nobody learns a token.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TokenHash(pub(super) [u8; 32]);
+pub(crate) struct TokenHash(pub(super) [u8; 32]);
 
 impl TokenHash {
-    pub fn of(text: &str) -> Self {
+    pub(crate) fn of(text: &str) -> Self {
         Self(Sha256::digest(text.as_bytes()).into())
     }
 }
 
 /// The token of `Authorization: Bearer …`; `None` when there is no such field,
 /// several, or one of another scheme.
-pub fn bearer(headers: &Headers) -> Option<&str> {
+pub(crate) fn bearer(headers: &Headers) -> Option<&str> {
     let mut fields = headers.get_all("authorization");
     let (Some(value), None) = (fields.next(), fields.next()) else {
         return None;

@@ -434,7 +434,8 @@ impl<'a> FromAgent<'a> {
 }
 
 impl<'a> Registration<'a> {
-    fn parse(payload: &Payload<'a>) -> Self {
+    /// Also of the HTTP body (control-channel.md §12.8), which has the same fields.
+    pub fn parse(payload: &Payload<'a>) -> Self {
         let string = |name| payload.string(name).unwrap_or_default();
         Self {
             agent_id: string("agent_id"),
@@ -449,7 +450,8 @@ impl<'a> Registration<'a> {
 }
 
 impl HeartbeatReport {
-    fn parse(payload: &Payload<'_>) -> Self {
+    /// Also of the HTTP body (control-channel.md §12.8), which has the same fields.
+    pub fn parse(payload: &Payload<'_>) -> Self {
         let metadata = payload.object("metadata").unwrap_or_default();
         let count = |name| {
             metadata

@@ -108,12 +108,13 @@ impl FrameReader {
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Refusal> {
         while !bytes.is_empty() && !self.closed {
-            let mut frame = match self.frame.take() {
-                Some(frame) => frame,
-                None => match self.next_frame(&mut bytes)? {
-                    Some(frame) => frame,
-                    None => break,
-                },
+            let mut frame = if let Some(frame) = self.frame.take() {
+                frame
+            } else {
+                let (frame, size) = self.next_frame(bytes)?;
+                bytes = &mut bytes[size..];
+                let Some(frame) = frame else { break };
+                frame
             };
             let here = frame.left().min(bytes.len());
             let (piece, rest) = bytes.split_at_mut(here);
@@ -134,36 +135,29 @@ impl FrameReader {
         Ok(())
     }
 
-    /// Takes a header from `bytes`, and from what was there of it before.
-    fn next_frame(&mut self, bytes: &mut &mut [u8]) -> Result<Option<Frame>, Refusal> {
-        let mut parsed = None;
-        if self.head_len == 0 {
-            parsed = Header::parse(bytes)?;
-            if let Some((_, size)) = parsed {
-                *bytes = &mut mem::take(bytes)[size..];
-            }
+    /// Takes a header from `bytes`, and from what was there of it before; and how
+    /// many of `bytes` were taken.
+    fn next_frame(&mut self, bytes: &[u8]) -> Result<(Option<Frame>, usize), Refusal> {
+        if self.head_len == 0
+            && let Some((header, size)) = Header::parse(bytes)?
+        {
+            return Ok((Some(self.admit(header)?), size));
         }
-        while parsed.is_none() {
-            let Some((byte, rest)) = mem::take(bytes).split_first_mut() else {
-                return Ok(None);
-            };
-            *bytes = rest;
+        for (i, byte) in bytes.iter().enumerate() {
             // A header is complete when all its bytes are there, so there is room.
             self.head[self.head_len] = *byte;
             self.head_len += 1;
-            parsed = Header::parse(&self.head[..self.head_len])?;
+            if let Some((header, _)) = Header::parse(&self.head[..self.head_len])? {
+                self.head_len = 0;
+                return Ok((Some(self.admit(header)?), i + 1));
+            }
         }
-        self.head_len = 0;
-        let Some((header, _)) = parsed else {
-            return Ok(None);
-        };
-        self.admit(&header)?;
-        Ok(Some(Frame { header, done: 0 }))
+        Ok((None, bytes.len()))
     }
 
     /// Everything that a header alone can be refused for, so that no memory is
     /// taken and nothing is waited for in vain.
-    fn admit(&self, header: &Header) -> Result<(), Refusal> {
+    fn admit(&self, header: Header) -> Result<Frame, Refusal> {
         match (self.role, header.mask) {
             (Role::Server, None) => return Err(Refusal::Unmasked),
             (Role::Client, Some(_)) => return Err(Refusal::Masked),
@@ -176,7 +170,7 @@ impl FrameReader {
             if header.len > MAX_CONTROL as u64 {
                 return Err(Refusal::LongControl(header.len));
             }
-            return Ok(());
+            return Ok(Frame { header, done: 0 });
         }
         match (header.opcode, &self.message) {
             (Opcode::Continuation, None) => return Err(Refusal::UnexpectedContinuation),
@@ -191,7 +185,7 @@ impl FrameReader {
                 limit: self.limit,
             });
         }
-        Ok(())
+        Ok(Frame { header, done: 0 })
     }
 
     fn control_payload(
@@ -353,7 +347,7 @@ impl Body {
 
 /// A message buffer up to this size is kept for the next message: the usual
 /// message of 32 KiB is cut by TLS records and shouldn't allocate each time.
-const KEPT: usize = 128 * 1024;
+const KEPT: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -32,7 +32,7 @@ fn a_frozen_peer_is_noticed_while_the_writer_is_stuck() {
         ..quiet(Role::Client)
     });
     let mut sent = 0;
-    while near.binary(&[7; 64 * 1024]).is_ok() {
+    while near.binary(&pattern(64 * 1024)).is_ok() {
         sent += 1;
     }
     assert!(sent > 0);
@@ -46,7 +46,7 @@ fn a_write_without_progress_ends_the_link() {
         write_limit: Duration::from_millis(50),
         ..quiet(Role::Client)
     });
-    while near.binary(&[7; 64 * 1024]).is_ok() {}
+    while near.binary(&pattern(64 * 1024)).is_ok() {}
     let ending = near.link.wait();
     assert_eq!(ending.by, EndedBy::Network);
     assert_eq!(ending.why, "write timed out");

@@ -119,14 +119,15 @@ fn decode(path: &str) -> Result<String, TargetError> {
 /// a Service or a node: a plain GET is enough to start them.
 pub(crate) fn is_connect_subresource(path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
-    let verb = match segments.as_slice() {
+    match segments.as_slice() {
         ["api", _, "namespaces", _, "pods" | "services", _, verb, ..]
-        | ["api", _, "nodes", _, verb, ..]
-        // The old way to watch and to proxy: the verb before the resource.
-        | ["api", _, verb @ "proxy", ..] => verb,
-        _ => return false,
-    };
-    ["proxy", "exec", "attach", "portforward"].contains(verb)
+        | ["api", _, "nodes", _, verb, ..] => {
+            ["proxy", "exec", "attach", "portforward"].contains(verb)
+        }
+        // The old way to proxy: the verb before the resource.
+        ["api", _, "proxy", ..] => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -230,12 +231,13 @@ mod tests {
     /// As a client (and the agent) encodes a path: everything but unreserved
     /// characters and the slash.
     fn encode(path: &str) -> String {
+        use std::fmt::Write;
         let mut text = String::new();
         for byte in path.bytes() {
             if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
                 text.push(char::from(byte));
             } else {
-                text.push_str(&format!("%{byte:02X}"));
+                let _ = write!(text, "%{byte:02X}");
             }
         }
         text

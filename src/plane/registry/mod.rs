@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-pub use record::{AgentInfo, Cluster, ServiceToken, Token, UnixTime, tidy};
+pub use record::{AgentInfo, Cluster, Token, UnixTime};
+pub(crate) use record::{ServiceToken, tidy};
 pub use store::RegistryError;
 pub(in crate::plane) use store::create_private_dir;
 
@@ -26,9 +27,9 @@ use super::token::{Grant, TokenHash, TokenText, hex};
 use store::{Store, delete_token, put_cluster, put_service_token, put_token};
 
 /// How old the lazily written facts on disk may be.
-pub const FLUSH: Duration = Duration::from_secs(30);
+pub(crate) const FLUSH: Duration = Duration::from_secs(30);
 
-pub struct Registry {
+pub(crate) struct Registry {
     store: Store,
     /// Held by whoever writes, over the commit; never taken for reading.
     writing: Mutex<()>,
@@ -49,7 +50,7 @@ struct State {
 impl Registry {
     /// Opens the registry in `directory`, or creates it. Takes the database's lock:
     /// a second process gets [`RegistryError::InUse`].
-    pub fn open(directory: &Path) -> Result<Self, RegistryError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, RegistryError> {
         let (store, loaded) = Store::open(directory)?;
         let clusters = loaded.clusters.into_iter();
         let state = State {
@@ -65,8 +66,13 @@ impl Registry {
         })
     }
 
+    /// True when there is a registry in `directory`.
+    pub(crate) fn exists(directory: &Path) -> bool {
+        store::path_in(directory).exists()
+    }
+
     /// Makes a token. Its text exists only in the answer.
-    pub fn create_token(
+    pub(crate) fn create_token(
         &self,
         grant: Grant,
         label: Option<String>,
@@ -87,14 +93,14 @@ impl Registry {
     }
 
     /// All tokens, oldest first.
-    pub fn tokens(&self) -> Vec<Token> {
+    pub(crate) fn tokens(&self) -> Vec<Token> {
         let mut tokens: Vec<Token> = self.state.lock().tokens.values().cloned().collect();
         tokens.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         tokens
     }
 
     /// Takes a token back; `None` when there is none of that id.
-    pub fn revoke_token(&self, id: &str) -> Result<Option<Token>, RegistryError> {
+    pub(crate) fn revoke_token(&self, id: &str) -> Result<Option<Token>, RegistryError> {
         let _writing = self.writing.lock();
         let found = {
             let state = self.state.lock();
@@ -111,7 +117,7 @@ impl Registry {
     }
 
     /// The token that has this text, marked as used now.
-    pub fn authenticate(&self, text: &str) -> Option<Token> {
+    pub(crate) fn authenticate(&self, text: &str) -> Option<Token> {
         let hash = TokenHash::of(text);
         let mut state = self.state.lock();
         let now = now();
@@ -127,7 +133,7 @@ impl Registry {
 
     /// Writes down that `agent` speaks for the cluster `name` now: a new cluster
     /// gets an id, a known one keeps its own. On disk when this returns.
-    pub fn register(
+    pub(crate) fn register(
         &self,
         name: &ClusterName,
         agent: AgentInfo,
@@ -186,7 +192,7 @@ impl Registry {
 
     /// Notes a sign of life; written with the next [`flush`](Self::flush). `counts`
     /// are nodes and pods.
-    pub fn seen(&self, name: &ClusterName, counts: Option<(u64, u64)>) {
+    pub(crate) fn seen(&self, name: &ClusterName, counts: Option<(u64, u64)>) {
         let mut state = self.state.lock();
         let Some(cluster) = state.clusters.get_mut(name) else {
             return;
@@ -198,22 +204,22 @@ impl Registry {
         state.unwritten_clusters.insert(name.clone());
     }
 
-    pub fn cluster(&self, name: &ClusterName) -> Option<Cluster> {
+    pub(crate) fn cluster(&self, name: &ClusterName) -> Option<Cluster> {
         self.state.lock().clusters.get(name).cloned()
     }
 
     /// All clusters, by name.
-    pub fn clusters(&self) -> Vec<Cluster> {
+    pub(crate) fn clusters(&self) -> Vec<Cluster> {
         self.state.lock().clusters.values().cloned().collect()
     }
 
     /// What the agent of that cluster handed over, for the requests of users.
-    pub fn service_token(&self, cluster_id: &str) -> Option<ServiceToken> {
+    pub(crate) fn service_token(&self, cluster_id: &str) -> Option<ServiceToken> {
         self.state.lock().service_tokens.get(cluster_id).cloned()
     }
 
     /// Writes what is written lazily.
-    pub fn flush(&self) -> Result<(), RegistryError> {
+    pub(crate) fn flush(&self) -> Result<(), RegistryError> {
         let _writing = self.writing.lock();
         let (clusters, tokens) = {
             let mut state = self.state.lock();

@@ -45,7 +45,7 @@ impl AgentInfo {
     /// Longest text, in bytes.
     pub const LIMIT: usize = 256;
 
-    pub fn new(id: &str, version: &str, kubernetes: &str, hostname: &str) -> Self {
+    pub(crate) fn new(id: &str, version: &str, kubernetes: &str, hostname: &str) -> Self {
         Self {
             id: tidy(id),
             version: tidy(version),
@@ -56,7 +56,7 @@ impl AgentInfo {
 }
 
 /// A stranger's text, fit to be shown on one line.
-pub fn tidy(text: &str) -> String {
+pub(crate) fn tidy(text: &str) -> String {
     let mut tidy = String::new();
     for c in text.chars() {
         let c = if c.is_control() { ' ' } else { c };
@@ -85,14 +85,14 @@ pub struct Token {
 
 /// A ServiceAccount token that an agent handed over. Never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ServiceToken(Arc<str>);
+pub(crate) struct ServiceToken(Arc<str>);
 
 impl ServiceToken {
     /// Longest one that is taken, in bytes: a JWT with many audiences has 2 KiB.
-    pub const LIMIT: usize = 16 * 1024;
+    pub(crate) const LIMIT: usize = 16 * 1024;
 
     /// `None` when it could not stand in a header field.
-    pub fn new(text: &str) -> Option<Self> {
+    pub(crate) fn new(text: &str) -> Option<Self> {
         let fit = !text.is_empty()
             && text.len() <= Self::LIMIT
             && text.bytes().all(|b| b.is_ascii_graphic());
@@ -100,7 +100,7 @@ impl ServiceToken {
     }
 
     /// For the `Authorization` field of a request to that cluster, and nothing else.
-    pub fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct Store {
 impl Store {
     /// Opens or creates the database in `directory`, which is created if missing.
     pub(super) fn open(directory: &Path) -> Result<(Self, Loaded), RegistryError> {
-        let path = directory.join(FILE);
+        let path = path_in(directory);
         let file = open_private(directory, &path).map_err(|cause| RegistryError::File {
             path: path.clone(),
             cause,
@@ -129,6 +129,10 @@ impl Store {
         change(&transaction)?;
         Ok(transaction.commit()?)
     }
+}
+
+pub(super) fn path_in(directory: &Path) -> PathBuf {
+    directory.join(FILE)
 }
 
 pub(super) fn put_cluster(to: &WriteTransaction, cluster: &Cluster) -> Result<(), RegistryError> {

@@ -204,3 +204,66 @@ fn writers_in_parallel_lose_nothing() {
     assert_eq!((after.clusters().len(), after.tokens().len()), (8, 8));
     assert!(after.tokens().iter().all(|token| token.last_used.is_some()));
 }
+
+/// The child of the test below: registers clusters and says so, until it is killed.
+#[test]
+fn child_that_is_killed() {
+    let Some(directory) = std::env::var_os(CHILD) else {
+        return;
+    };
+    let registry = Registry::open(Path::new(&directory)).expect("opens");
+    for i in 0.. {
+        let cluster = name(&format!("c{i}"));
+        let grant = Grant::Agent {
+            cluster: cluster.clone(),
+        };
+        let (token, _) = registry.create_token(grant, None).expect("made");
+        let id = registry
+            .register(&cluster, agent("1"), None)
+            .expect("new")
+            .id;
+        let line = format!("acknowledged {} {id}\n", token.id);
+        std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).expect("written");
+    }
+}
+
+const CHILD: &str = "PLANE_TEST_REGISTRY";
+
+#[test]
+fn nothing_acknowledged_is_lost_by_kill_9() {
+    use std::io::BufRead;
+    let dir = directory();
+    let mut acknowledged = 0;
+    for round in 1..=3 {
+        let mut child = std::process::Command::new(std::env::current_exe().expect("a binary"))
+            .args([
+                "--exact",
+                "--nocapture",
+                "plane::registry::tests::child_that_is_killed",
+            ])
+            .env(CHILD, dir.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("started");
+        let lines = std::io::BufReader::new(child.stderr.take().expect("piped")).lines();
+        let said: Vec<String> = lines
+            .map_while(Result::ok)
+            .filter(|line| line.starts_with("acknowledged"))
+            .take(7 * round)
+            .collect();
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+        assert_eq!(said.len(), 7 * round);
+        acknowledged += said.len();
+        let registry = open(&dir);
+        let (clusters, tokens) = (registry.clusters(), registry.tokens());
+        for line in said {
+            let mut words = line.split(' ').skip(1);
+            let (token, id) = (words.next().expect("token"), words.next().expect("id"));
+            assert!(tokens.iter().any(|t| t.id == token));
+            assert!(clusters.iter().any(|c| c.id == id));
+        }
+        assert!(tokens.len() >= acknowledged);
+    }
+}

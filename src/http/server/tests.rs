@@ -1,0 +1,577 @@
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use super::*;
+use crate::http::Headers;
+use crate::net::testing::{Ca, listen};
+use crate::net::{Halves, PemSource, ServerTlsSettings};
+
+/// A handler from a closure.
+struct Closure<F>(F);
+
+impl<F: Fn(Request, RequestBody, Responder) + Send + Sync + 'static> Handler for Closure<F> {
+    fn handle(&self, request: Request, body: RequestBody, responder: Responder) {
+        (self.0)(request, body, responder);
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        name: "test-http",
+        linger: FAR,
+        ..Settings::default()
+    }
+}
+
+fn serve_with(
+    settings: Settings,
+    handler: impl Fn(Request, RequestBody, Responder) + Send + Sync + 'static,
+) -> Server {
+    let (listener, _) = listen();
+    Server::start(listener, settings, Arc::new(Closure(handler))).expect("server")
+}
+
+fn serve(handler: impl Fn(Request, RequestBody, Responder) + Send + Sync + 'static) -> Server {
+    serve_with(settings(), handler)
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.address()).expect("connect");
+    stream.set_read_timeout(Some(FAR)).expect("limit");
+    stream
+}
+
+/// Sends `request`, half closes nothing, reads to the end of the connection.
+fn talk(server: &Server, request: &str) -> String {
+    let mut stream = connect(server);
+    stream.write_all(request.as_bytes()).expect("write");
+    rest(&mut stream)
+}
+
+fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("read");
+    String::from_utf8(answer).expect("text")
+}
+
+/// Reads a head, then `length` bytes.
+fn answer(reader: &mut BufReader<TcpStream>, length: usize) -> (String, Vec<u8>) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(reader.read_line(&mut head).expect("read"), 0, "{head}");
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("body");
+    (head, body)
+}
+
+fn echo(_: Request, mut body: RequestBody, responder: Responder) {
+    match body.read_all(1000) {
+        Ok(all) => drop(responder.respond(200, &Headers::new(), &all)),
+        Err(ReadAllError::TooLarge(_)) => drop(responder.respond(413, &Headers::new(), b"")),
+        Err(ReadAllError::Read(_)) => {}
+    }
+}
+
+#[test]
+fn requests_follow_each_other_on_one_connection() {
+    let server = serve(echo);
+    let mut stream = connect(&server);
+    // The second is pipelined behind the first, the third is chunked.
+    let requests = "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello\
+                    GET /b HTTP/1.1\r\nHost: x\r\n\r\n\
+                    POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+                    2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
+    stream.write_all(requests.as_bytes()).expect("write");
+    let mut reader = BufReader::new(stream);
+    for want in ["hello", "", "abc"] {
+        let (head, body) = answer(&mut reader, want.len());
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", want.len())));
+        assert!(!head.contains("Connection"), "{head}");
+        assert_eq!(body, want.as_bytes());
+    }
+}
+
+#[test]
+fn connection_close_is_honoured() {
+    let server = serve(echo);
+    let got = talk(
+        &server,
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    );
+    assert!(got.contains("\r\nConnection: close\r\n"), "{got}");
+    let got = talk(&server, "GET / HTTP/1.0\r\n\r\n");
+    assert!(got.starts_with("HTTP/1.1 200 OK"), "{got}");
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
+    let server = serve(echo);
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\nHost: x\n\n", "400"),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+            "501",
+        ),
+        ("\u{16}\u{3}\u{1}\r\n\r\n", "400"),
+    ] {
+        let got = talk(&server, request);
+        assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{got}");
+    }
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: x\r\n{}\r\n",
+        "a: b\r\n".repeat(300)
+    );
+    assert!(talk(&server, &many).starts_with("HTTP/1.1 431 "));
+    let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(70_000));
+    assert!(talk(&server, &long).starts_with("HTTP/1.1 431 "));
+}
+
+#[test]
+fn a_head_that_never_ends_is_given_up() {
+    let server = serve_with(
+        Settings {
+            head_limit: Duration::from_millis(20),
+            ..settings()
+        },
+        echo,
+    );
+    assert!(talk(&server, "GET / HTTP/1.1\r\nHo").starts_with("HTTP/1.1 408 "));
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let server = serve_with(
+        Settings {
+            idle_limit: Duration::from_millis(20),
+            ..settings()
+        },
+        echo,
+    );
+    assert_eq!(talk(&server, ""), "");
+}
+
+#[test]
+fn a_body_that_stops_coming_is_given_up() {
+    let server = serve_with(
+        Settings {
+            body_idle_limit: Some(Duration::from_millis(20)),
+            ..settings()
+        },
+        |_, mut body, responder| {
+            let error = body.read_all(10).expect_err("never whole");
+            let text = format!("{error}");
+            let _ = responder.respond(400, &Headers::new(), text.as_bytes());
+        },
+    );
+    let mut stream = connect(&server);
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe")
+        .expect("write");
+    let (head, _) = answer(&mut BufReader::new(stream), 0);
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+}
+
+#[test]
+fn a_client_that_expects_100_is_told_to_go_on() {
+    let server = serve(echo);
+    let mut stream = connect(&server);
+    stream
+        .write_all(
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+        )
+        .expect("write");
+    let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+    let (head, _) = answer(&mut reader, 0);
+    assert_eq!(head, "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hi").expect("write");
+    assert_eq!(answer(&mut reader, 2).1, b"hi");
+    // A body that nobody wants isn't asked for.
+    stream
+        .write_all(
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2000\r\n\r\n",
+        )
+        .expect("write");
+    let (head, _) = answer(&mut reader, 0);
+    assert!(head.starts_with("HTTP/1.1 413"), "{head}");
+    assert!(head.contains("Connection: close"), "{head}");
+}
+
+#[test]
+fn each_write_arrives_at_once() {
+    let (send, receive) = mpsc::channel::<&'static str>();
+    let receive = Mutex::new(receive);
+    let server = serve(move |_, _, responder| {
+        let mut writer = responder
+            .start(200, &Headers::new(), None)
+            .expect("started");
+        for piece in &*receive.lock() {
+            writer.write(piece.as_bytes()).expect("written");
+        }
+        writer.finish().expect("finished");
+    });
+    let mut stream = connect(&server);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("write");
+    let mut reader = BufReader::new(stream);
+    let (head, _) = answer(&mut reader, 0);
+    assert!(
+        head.contains("\r\nTransfer-Encoding: chunked\r\n"),
+        "{head}"
+    );
+    for piece in ["first", "second piece"] {
+        send.send(piece).expect("sent");
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("size");
+        assert_eq!(line, format!("{:x}\r\n", piece.len()));
+        let mut data = vec![0; piece.len() + 2];
+        reader.read_exact(&mut data).expect("data");
+        assert_eq!(data, format!("{piece}\r\n").as_bytes());
+    }
+    drop(send);
+    let mut end = [0; 5];
+    reader.read_exact(&mut end).expect("end");
+    assert_eq!(&end, b"0\r\n\r\n");
+}
+
+#[test]
+fn an_answer_that_was_cut_does_not_look_whole() {
+    let server = serve(|request, _, responder| {
+        let length = (request.target == "/length").then_some(10);
+        let mut writer = responder
+            .start(200, &Headers::new(), length)
+            .expect("started");
+        writer.write(b"hello").expect("written");
+    });
+    let got = talk(&server, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(got.ends_with("5\r\nhello\r\n"), "{got}");
+    let got = talk(&server, "GET /length HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(got.ends_with("\r\n\r\nhello"), "{got}");
+}
+
+#[test]
+fn a_length_is_enforced() {
+    let server = serve(|_, _, responder| {
+        let mut writer = responder
+            .start(200, &Headers::new(), Some(3))
+            .expect("started");
+        writer.write(b"hello").expect_err("too long");
+        writer.write(b"hel").expect("written");
+        writer.finish().expect("whole");
+    });
+    let mut stream = connect(&server);
+    for _ in 0..2 {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .expect("write");
+        let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+        assert_eq!(answer(&mut reader, 3).1, b"hel");
+    }
+}
+
+#[test]
+fn answers_without_a_body_have_none() {
+    let server = serve(|request, _, responder| {
+        let status = request.target[1..].parse().expect("a status");
+        let mut writer = responder
+            .start(status, &Headers::new(), Some(7))
+            .expect("started");
+        writer.write(b"ignored").expect("dropped");
+        writer.finish().expect("finished");
+    });
+    let mut stream = connect(&server);
+    let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+    for (method, status, said) in [
+        ("HEAD", "200", true),
+        ("GET", "204", false),
+        ("GET", "304", true),
+    ] {
+        write!(stream, "{method} /{status} HTTP/1.1\r\nHost: x\r\n\r\n").expect("write");
+        // Whatever came behind the head would be read as the next head.
+        let (head, _) = answer(&mut reader, 0);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert_eq!(head.contains("Content-Length: 7"), said, "{head}");
+    }
+}
+
+#[test]
+fn a_handler_cannot_break_the_framing() {
+    let server = serve(|_, _, responder| {
+        let headers: Headers = [
+            ("Content-Length", "100"),
+            ("transfer-encoding", "chunked"),
+            ("Connection", "upgrade"),
+            ("X-A", "b\r\nX-Smuggled: 1"),
+            ("X B", "c"),
+            ("X-Good", "1"),
+        ]
+        .into_iter()
+        .collect();
+        responder.respond(200, &headers, b"hi").expect("sent");
+    });
+    let mut stream = connect(&server);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("write");
+    let (head, _) = answer(&mut BufReader::new(stream), 2);
+    let fields: Vec<_> = head.lines().skip(2).collect();
+    assert_eq!(fields, ["X-Good: 1", "Content-Length: 2", ""], "{head}");
+}
+
+#[test]
+fn a_client_that_leaves_a_quiet_stream_is_noticed() {
+    let (send, receive) = mpsc::channel();
+    let server = serve(move |_, _, responder| {
+        let cancel = Cancel::new();
+        let _gone = responder.on_client_gone(&cancel).expect("watched");
+        let (wake, woken) = mpsc::channel();
+        let _guard = cancel
+            .on_wake(Arc::new(move || drop(wake.send(()))))
+            .expect("not yet");
+        let _writer = responder
+            .start(200, &Headers::new(), None)
+            .expect("started");
+        woken.recv_timeout(FAR).expect("the client left");
+        send.send(cancel.reason()).expect("sent");
+    });
+    let mut stream = connect(&server);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("write");
+    answer(&mut BufReader::new(stream.try_clone().expect("clone")), 0);
+    drop(stream);
+    let reason = receive.recv_timeout(FAR).expect("noticed");
+    assert_eq!(reason, Some(Reason::Cancelled));
+}
+
+#[test]
+fn an_early_answer_arrives_while_the_body_is_being_sent() {
+    let server = serve(|_, _, responder| {
+        responder
+            .respond(413, &Headers::new(), b"no")
+            .expect("sent");
+    });
+    let mut stream = connect(&server);
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+        .expect("write");
+    let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+    // The server takes and drops what comes, so that its answer isn't destroyed.
+    for _ in 0..100 {
+        stream.write_all(&[0; 100_000]).expect("taken");
+    }
+    let (head, body) = answer(&mut reader, 2);
+    assert!(head.starts_with("HTTP/1.1 413"), "{head}");
+    assert_eq!(body, b"no");
+}
+
+#[test]
+fn a_body_in_another_thread_does_not_keep_the_connection() {
+    let server = serve(|_, mut body, responder| {
+        threads::spawn("test-upload", Stack::Work, move || {
+            while body.chunk(1000).is_ok_and(|chunk| !chunk.is_empty()) {}
+        })
+        .expect("thread");
+        responder.respond(413, &Headers::new(), b"").expect("sent");
+    });
+    let mut stream = connect(&server);
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        .expect("write");
+    assert!(
+        answer(&mut BufReader::new(stream.try_clone().expect("clone")), 0)
+            .0
+            .contains("413")
+    );
+    drop(stream);
+    server.stop(FAR);
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn a_connection_is_taken_over_with_what_was_read_already() {
+    let (taken, takes) = mpsc::channel();
+    let server = serve(move |_, body, responder| {
+        let mut halves = responder.take_over(body).expect("taken over");
+        taken.send(()).expect("sent");
+        threads::spawn("test-taken", Stack::Work, move || {
+            let mut got = Vec::new();
+            while got.len() < 10 {
+                let bytes = halves.read.fill().expect("read").to_vec();
+                halves.read.consume(bytes.len());
+                got.extend_from_slice(&bytes);
+            }
+            halves
+                .write
+                .write_all(&[io::IoSlice::new(&got)])
+                .expect("written");
+        })
+        .expect("thread");
+    });
+    let mut stream = connect(&server);
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nearly")
+        .expect("write");
+    takes.recv_timeout(FAR).expect("taken over");
+    // The server no longer knows of it, so stopping it changes nothing.
+    while server.connections() > 0 {
+        std::thread::yield_now();
+    }
+    server.stop(Duration::ZERO);
+    stream.write_all(b"later").expect("write");
+    assert_eq!(rest(&mut stream), "earlylater");
+}
+
+#[test]
+fn a_handler_that_panics_answers_500() {
+    let server = serve(|_, _, _| panic!("on purpose"));
+    let got = talk(&server, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(got.starts_with("HTTP/1.1 500 "), "{got}");
+    let got = talk(&server, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(got.starts_with("HTTP/1.1 500 "), "{got}");
+}
+
+#[test]
+fn connections_beyond_the_limit_are_turned_away() {
+    let server = serve_with(
+        Settings {
+            max_connections: 1,
+            ..settings()
+        },
+        echo,
+    );
+    let mut first = connect(&server);
+    first
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("write");
+    answer(&mut BufReader::new(first.try_clone().expect("clone")), 0);
+    let mut second = BufReader::new(connect(&server));
+    assert!(answer(&mut second, 0).0.starts_with("HTTP/1.1 503 "));
+    drop(first);
+    while server.connections() > 0 {
+        std::thread::yield_now();
+    }
+    let got = talk(&server, "GET / HTTP/1.0\r\n\r\n");
+    assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+}
+
+#[test]
+fn stopping_lets_running_exchanges_finish_and_closes_idle_ones() {
+    let (entered, enters) = mpsc::channel();
+    let (go, goes) = mpsc::channel::<()>();
+    let goes = Mutex::new(goes);
+    let server = Arc::new(serve(move |_, _, responder| {
+        entered.send(()).expect("sent");
+        goes.lock().recv_timeout(FAR).expect("go");
+        responder
+            .respond(200, &Headers::new(), b"done")
+            .expect("sent");
+    }));
+    let mut idle = connect(&server);
+    let mut busy = connect(&server);
+    busy.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("write");
+    enters.recv_timeout(FAR).expect("entered");
+    let stops = server.clone();
+    let stopping = std::thread::spawn(move || stops.stop(FAR));
+    assert_eq!(rest(&mut idle), "");
+    go.send(()).expect("sent");
+    assert!(rest(&mut busy).ends_with("\r\n\r\ndone"));
+    stopping.join().expect("stopped");
+    assert!(TcpStream::connect(server.address()).is_err());
+}
+
+#[test]
+fn stopping_at_once_cuts_everything() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let counts = ended.clone();
+    let server = serve(move |_, mut body, _responder| {
+        let _ = body.read_all(100);
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
+    let mut stream = connect(&server);
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe")
+        .expect("write");
+    while !server
+        .service
+        .state
+        .lock()
+        .places
+        .values()
+        .any(|place| place.busy)
+    {
+        std::thread::yield_now();
+    }
+    server.stop(Duration::ZERO);
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn tls_and_a_client_that_never_shakes_hands() {
+    let ca = Ca::new();
+    let issued = ca.issue(&["127.0.0.1"]);
+    let tls = ServerTls::new(&ServerTlsSettings {
+        certificate: given(issued.certificate_pem),
+        key: given(issued.key_pem),
+        client_ca: None,
+    })
+    .expect("tls");
+    let server = serve_with(
+        Settings {
+            tls: Some(tls),
+            ..settings()
+        },
+        echo,
+    );
+    // The first says nothing: the accept loop must not wait for it.
+    let _silent = connect(&server);
+    let mut near = tls_client(&server, &ca);
+    near.write
+        .write_all(&[io::IoSlice::new(
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        )])
+        .expect("write");
+    let mut got = Vec::new();
+    loop {
+        let bytes = near.read.fill().expect("read");
+        if bytes.is_empty() {
+            break;
+        }
+        got.extend_from_slice(bytes);
+        let count = bytes.len();
+        near.read.consume(count);
+    }
+    assert!(got.starts_with(b"HTTP/1.1 200 OK"));
+}
+
+fn tls_client(server: &Server, ca: &Ca) -> Halves {
+    let config = ca.client_config(rustls::ALL_VERSIONS);
+    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").expect("name");
+    let session = rustls::ClientConnection::new(config, name).expect("client");
+    let socket = Socket::from(connect(server));
+    Halves::plain(socket)
+        .tls_client(session)
+        .expect("handshake")
+}
+
+fn given(pem: String) -> PemSource {
+    PemSource::Given {
+        name: "test".into(),
+        pem: pem.into_bytes(),
+    }
+}
+
+/// Only a hung test waits for so long.
+const FAR: Duration = Duration::from_secs(60);

@@ -1,0 +1,299 @@
+//! One request of a client, through the agent of its cluster and back.
+//!
+//! ```text
+//!  client ── body ──► this thread, or plane-upload ── chunks, as credit allows ──► agent
+//!         ◄── answer ── this thread ◄── Exchange ◄── link-reader ◄──────────────── agent
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::fields::{self, Answer};
+use super::status::Refusal;
+use crate::http::server::{RequestBody, Responder, ResponseWriter};
+use crate::http::{Headers, ReadError};
+use crate::net::{Guard, Reason};
+use crate::plane::exchange::{Exchange, Failure, Stopped};
+use crate::plane::hub::Hub;
+use crate::plane::name::ClusterName;
+use crate::plane::registry::ServiceToken;
+use crate::plane::session::{Opened, Outlet};
+use crate::threads::{self, Stack};
+use crate::wire::{MAX_CHUNK, to_agent};
+
+/// A request that has passed the door.
+pub(crate) struct Passed<'a> {
+    /// The id of the user's token.
+    pub(crate) token: &'a str,
+    pub(crate) cluster: &'a ClusterName,
+    pub(crate) method: &'a str,
+    /// Decoded.
+    pub(crate) path: &'a str,
+    pub(crate) query: &'a str,
+    pub(crate) headers: &'a Headers,
+    pub(crate) peer: SocketAddr,
+}
+
+/// Sends it to the agent and the answer to the client; returns when both are done.
+pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, responder: Responder) {
+    let (opened, headers) = match open(hub, request) {
+        Ok(opened) => opened,
+        Err(refusal) => return refuse(responder, &refusal),
+    };
+    let exchange = opened.exchange().clone();
+    // From here on a client that leaves, a token that is revoked and the plane's
+    // end all end the exchange, and with it whoever waits on it. Dropped before
+    // `opened`: its end must not cut a client that has its answer.
+    let Ok(_watch) = Watch::begin(&exchange, &responder) else {
+        return;
+    };
+    let sent = send(request, &headers, &opened, body);
+    let head = sent.and_then(|()| exchange.wait_head());
+    let answer = head
+        .map_err(|failure| refusal(request.cluster, &failure))
+        .and_then(|head| {
+            fields::to_client(request.cluster.as_str(), head.status, &head.headers)
+                .map_err(|error| Refusal::new(502, error.to_string()))
+        });
+    match answer {
+        Ok(answer) => {
+            let Answer {
+                status,
+                headers,
+                length,
+            } = answer;
+            if let Ok(writer) = responder.start(status, &headers, length) {
+                relay(&opened, writer);
+            }
+        }
+        Err(refusal) => refuse(responder, &refusal),
+    }
+}
+
+/// The exchange with the cluster's agent, and the fields that go there.
+fn open(hub: &Hub, request: &Passed<'_>) -> Result<(Opened, Headers), Refusal> {
+    let name = request.cluster;
+    let cluster = hub.registry.cluster(name).ok_or_else(|| {
+        let text = format!(
+            "cluster {:?} is not known: no agent has registered it",
+            name.as_str()
+        );
+        Refusal::new(404, text)
+    })?;
+    let credential = hub.registry.service_token(&cluster.id);
+    let credential = credential.as_ref().map(ServiceToken::reveal);
+    let headers = fields::to_agent(request.headers, credential, request.peer.ip())
+        .map_err(|error| Refusal::new(403, error.to_string()))?;
+    let opened = hub
+        .session(name)
+        .and_then(|session| session.open(request.token.to_owned()).ok())
+        .ok_or_else(|| {
+            let text = format!("the agent of cluster {:?} is not connected", name.as_str());
+            Refusal::new(503, text)
+        })?;
+    Ok((opened, headers))
+}
+
+/// Keeps an exchange and its client's connection tied together.
+struct Watch {
+    _wake: Guard,
+    _socket: Guard,
+    _gone: crate::http::server::Gone,
+}
+
+impl Watch {
+    fn begin(exchange: &Arc<Exchange>, responder: &Responder) -> Result<Self, ()> {
+        let cancel = exchange.cancel();
+        let weak = Arc::downgrade(exchange);
+        let wake = cancel.on_wake(Arc::new(move || {
+            if let Some(exchange) = weak.upgrade() {
+                let reason = exchange.cancel().reason().unwrap_or(Reason::Cancelled);
+                exchange.end(reason);
+            }
+        }));
+        let socket = cancel.on_socket(responder.socket());
+        match (wake, socket, responder.on_client_gone(cancel)) {
+            (Ok(wake), Ok(socket), Ok(gone)) => Ok(Self {
+                _wake: wake,
+                _socket: socket,
+                _gone: gone,
+            }),
+            (_, _, Err(error)) => {
+                log::warn!("a client can't be watched: {error}");
+                Err(())
+            }
+            _ => Err(()),
+        }
+    }
+}
+
+/// Sends the request and its body. A body that is short and announced is read
+/// here; any other gets a thread of its own, because the answer may come first.
+fn send(
+    request: &Passed<'_>,
+    headers: &Headers,
+    opened: &Opened,
+    mut body: RequestBody,
+) -> Result<(), Failure> {
+    let length = body.length();
+    let short = length.is_some_and(|length| length <= SHORT as u64);
+    let whole = if short {
+        match body.read_all(SHORT) {
+            Ok(whole) => Some(whole),
+            Err(_) => return Err(Failure::Ended(Reason::Cancelled)),
+        }
+    } else {
+        None
+    };
+    let message = to_agent::Request {
+        method: request.method,
+        path: request.path,
+        query: request.query,
+        headers,
+        streamed_body: length != Some(0),
+        stream_response: true,
+        scheme: "https",
+        timeout: None,
+    };
+    let outlet = opened.outlet();
+    outlet.send(REQUEST_SIZE, |buf, id| {
+        to_agent::proxy_request(buf, id, &message);
+    })?;
+    match whole {
+        // One that was announced as empty isn't streamed at all.
+        Some(_) if length == Some(0) => Ok(()),
+        Some(whole) => {
+            // The agent may have failed it already: its answer says so.
+            let _ = send_chunks(outlet, &whole).and_then(|()| send_end(outlet));
+            Ok(())
+        }
+        None => {
+            let outlet = outlet.clone();
+            threads::spawn("plane-upload", Stack::Work, move || upload(&outlet, body))
+                .map(drop)
+                .map_err(|error| {
+                    log::warn!("{error}");
+                    Failure::Protocol("the plane has no thread left for this upload")
+                })
+        }
+    }
+}
+
+fn upload(outlet: &Outlet, mut body: RequestBody) {
+    loop {
+        match body.chunk(MAX_CHUNK) {
+            Ok([]) => break,
+            Ok(bytes) => {
+                if send_chunks(outlet, bytes).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                let ReadError::Body(error) = error else {
+                    return outlet.exchange().end(Reason::Cancelled);
+                };
+                log::debug!("a client's body is broken: {error}");
+                return outlet.exchange().end(Reason::Cancelled);
+            }
+        }
+    }
+    // Given back before the answer can end: the connection serves on.
+    drop(body);
+    let _ = send_end(outlet);
+}
+
+fn send_chunks(outlet: &Outlet, bytes: &[u8]) -> Result<(), Stopped> {
+    for piece in bytes.chunks(MAX_CHUNK) {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            let taken = outlet.exchange().take_credit(rest.len())?;
+            let (now, later) = rest.split_at(taken);
+            outlet
+                .send(now.len() * 4 / 3 + ENVELOPE, |buf, id| {
+                    to_agent::proxy_request_chunk(buf, id, now);
+                })
+                .map_err(|_| Stopped)?;
+            rest = later;
+        }
+    }
+    Ok(())
+}
+
+fn send_end(outlet: &Outlet) -> Result<(), Stopped> {
+    outlet
+        .send(ENVELOPE, to_agent::proxy_request_stream_end)
+        .map_err(|_| Stopped)
+}
+
+/// The body of the answer, each piece as it comes. An answer that breaks off is cut
+/// off for the client too: dropping the writer does it.
+fn relay(opened: &Opened, mut writer: ResponseWriter) {
+    let exchange = opened.exchange();
+    loop {
+        match exchange.next() {
+            Ok(Some(piece)) => {
+                if writer.write(&piece).is_err() {
+                    return exchange.end(Reason::Cancelled);
+                }
+                if let Some(credit) = exchange.passed_on(piece.len()) {
+                    // Without the link the next piece is its loss.
+                    let _ = opened.outlet().send(ENVELOPE, |buf, id| {
+                        to_agent::proxy_flow(buf, id, credit);
+                    });
+                }
+            }
+            Ok(None) => {
+                if let Err(error) = writer.finish() {
+                    log::debug!("an answer ended badly: {error}");
+                }
+                return;
+            }
+            Err(failure) => {
+                log::debug!("an answer broke off: {failure}");
+                return;
+            }
+        }
+    }
+}
+
+/// What a client is told of a request that has no answer.
+fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
+    let name = cluster.as_str();
+    match failure {
+        Failure::Agent(text) if text.contains("busy") => {
+            Refusal::new(503, format!("the agent of cluster {name:?} says: {text}"))
+        }
+        Failure::Agent(text) => {
+            Refusal::new(502, format!("the agent of cluster {name:?} says: {text}"))
+        }
+        Failure::AgentGone => Refusal::new(
+            502,
+            format!("the connection to the agent of cluster {name:?} was lost"),
+        ),
+        Failure::Protocol(text) => Refusal::new(502, format!("cluster {name:?}: {text}")),
+        // Nobody reads it.
+        Failure::Ended(reason) => Refusal::new(503, reason.to_string()),
+    }
+}
+
+/// Answers with a `Status`. A client that is gone already hears nothing.
+pub(crate) fn refuse(responder: Responder, refusal: &Refusal) {
+    let mut headers = Headers::new();
+    headers.push("Content-Type", "application/json");
+    match refusal.code {
+        401 => headers.push("WWW-Authenticate", "Bearer realm=\"pipeops plane\""),
+        503 => headers.push("Retry-After", "1"),
+        _ => {}
+    }
+    let _ = responder.respond(refusal.code, &headers, &refusal.body());
+}
+
+/// A body up to this size is read before the request is sent, without a thread of
+/// its own: what `kubectl apply` sends, mostly. Well below the first credit.
+const SHORT: usize = 64 * 1024;
+
+/// Room for a `proxy_request`, in bytes.
+const REQUEST_SIZE: usize = 1024;
+
+/// Room for what stands around the data of a chunk.
+const ENVELOPE: usize = 192;

@@ -1,0 +1,5 @@
+//! The plane over real sockets and TLS, with an agent and clients played by hand.
+
+mod agents;
+mod front;
+mod house;
