@@ -27,7 +27,7 @@ use crate::server::HealthState;
 
 /// Only a hung test reaches it.
 fn far() -> Deadline {
-    Deadline::after(Duration::from_secs(60))
+    Deadline::after(Duration::from_mins(1))
 }
 
 struct Peer {
@@ -55,7 +55,7 @@ impl Peer {
     fn stream(&self) -> TcpStream {
         let (stream, _) = self.listener.accept().expect("accept");
         stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
+            .set_read_timeout(Some(Duration::from_mins(1)))
             .expect("set");
         stream
     }
@@ -657,10 +657,7 @@ fn stopping_while_nobody_answers_is_quick_and_orderly() {
 #[test]
 fn what_runs_is_drained_before_the_close() {
     /// Says when it is asked to drain, and waits for permission.
-    struct Slow(
-        crossbeam_channel::Sender<()>,
-        crossbeam_channel::Receiver<()>,
-    );
+    struct Slow(Sender<()>, crossbeam_channel::Receiver<()>);
     impl Proxying for Slow {
         fn connection(
             &self,
