@@ -27,7 +27,7 @@ use crate::server::HealthState;
 
 /// Only a hung test reaches it.
 fn far() -> Deadline {
-    Deadline::after(Duration::from_secs(60))
+    Deadline::after(Duration::from_mins(1))
 }
 
 struct Peer {
@@ -55,7 +55,7 @@ impl Peer {
     fn stream(&self) -> TcpStream {
         let (stream, _) = self.listener.accept().expect("accept");
         stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
+            .set_read_timeout(Some(Duration::from_mins(1)))
             .expect("set");
         stream
     }
@@ -173,6 +173,8 @@ impl Conn {
         };
         self.socket.close(Some(frame)).expect("a close frame");
         self.closed();
+        // The server's part is to end the connection.
+        let _ = self.socket.get_ref().shutdown(Shutdown::Both);
     }
 
     fn cut(self) {
@@ -238,6 +240,8 @@ fn on_gateway(peer: &Peer) -> (Agent, Arc<MemoryStore>, Conn) {
 fn stop(agent: Agent, mut last: Conn) {
     agent.stop();
     assert_eq!(last.closed(), Some(1000));
+    // A server closes the socket when both have said goodbye.
+    drop(last);
     agent.wait().expect("an orderly end");
 }
 
@@ -271,6 +275,7 @@ fn registration_switch_heartbeat_and_an_orderly_end() {
         "payload": {"cluster_id": "c-1", "cluster_uuid": "u-1", "gateway_ws_url": peer.gateway_url()},
     }));
     assert_eq!(controller.closed(), Some(1000));
+    drop(controller);
     // Stored before the gateway is dialled (it waits in accept).
     let stored = parts_store.identity();
     assert_eq!(stored.cluster_id.as_deref(), Some("c-1"));
@@ -501,6 +506,7 @@ fn t10_a_gateway_that_forgot_us_sends_us_to_the_controller() {
     let (agent, _, mut gateway) = on_gateway(&peer);
     gateway.send(&json!({"type": "error", "payload": {"error": "Cluster not registered"}}));
     assert_eq!(gateway.closed(), Some(1000));
+    drop(gateway);
     let register = peer.register(Some(&peer.gateway_url()));
     assert_eq!(register["payload"]["cluster_id"], "c-1");
     let mut gateway = peer.accept();
@@ -651,10 +657,7 @@ fn stopping_while_nobody_answers_is_quick_and_orderly() {
 #[test]
 fn what_runs_is_drained_before_the_close() {
     /// Says when it is asked to drain, and waits for permission.
-    struct Slow(
-        crossbeam_channel::Sender<()>,
-        crossbeam_channel::Receiver<()>,
-    );
+    struct Slow(Sender<()>, crossbeam_channel::Receiver<()>);
     impl Proxying for Slow {
         fn connection(
             &self,
@@ -683,6 +686,7 @@ fn what_runs_is_drained_before_the_close() {
     gateway.expect("pong");
     allow.send(()).expect("allowed");
     assert_eq!(gateway.closed(), Some(1000));
+    drop(gateway);
     agent.wait().expect("an orderly end");
 }
 

@@ -3,31 +3,16 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::args::{DemoArgs, PlaneCommand};
 use crate::config::Config;
 use crate::net::Cancel;
-use crate::server::{HealthState, LocalServer};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// Runs the agent until `stop` is cancelled. (Stub: the local server alone.)
+/// Runs the agent until `stop` is cancelled.
 pub(super) fn agent(config: &Arc<Config>, stop: &Cancel) -> Outcome {
-    let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
-    let server = LocalServer::start(&config.agent, health)?;
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    let waker = Arc::new(move || {
-        // One place in the channel, one call of the waker.
-        let _ = sender.try_send(());
-    });
-    // Already cancelled: nothing to wait for.
-    if let Ok(guard) = stop.on_wake(waker) {
-        receiver.recv()?;
-        drop(guard);
-    }
-    server.stop(Duration::from_secs(10));
-    Ok(())
+    Ok(crate::agent::run(config, stop)?)
 }
 
 /// Runs the demo. (Stub.)
