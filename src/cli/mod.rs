@@ -18,7 +18,7 @@ use std::sync::Arc;
 use clap::ArgMatches;
 use log::info;
 
-pub use args::{Clusters, CreateToken, DemoArgs, Grant, PlaneCommand, PlaneRun};
+pub use args::DemoArgs;
 
 use crate::config::{Config, Process, docs};
 use crate::net::Cancel;
@@ -139,9 +139,8 @@ fn other(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             rooms::demo(&DemoArgs::from(matches), &stop).map_err(Failure::Command)
         }
         "plane" => {
-            let command = PlaneCommand::from(matches).map_err(Failure::Usage)?;
             let stop = stoppable()?;
-            rooms::plane(&command, &stop).map_err(Failure::Command)
+            rooms::plane(matches, &stop)
         }
         other => Err(Failure::Usage(format!("unknown command {other:?}"))),
     }
