@@ -133,8 +133,9 @@ impl Walk<'_> {
     fn leaf(&mut self, key: &'static Key, value: &Value, exact: &mut Vec<String>) {
         let input = match (value, &key.kind) {
             (Value::Null, _) => return,
-            (_, Kind::Opaque) => Input::Structure,
-            (Value::Sequence(_) | Value::Mapping(_), Kind::JsonList(_)) => Input::Structure,
+            (_, Kind::Opaque) | (Value::Sequence(_) | Value::Mapping(_), Kind::JsonList(_)) => {
+                Input::Structure
+            }
             (Value::Mapping(mapping), Kind::Map(_)) => {
                 let mut map = BTreeMap::new();
                 for (name, value) in mapping {
@@ -277,8 +278,8 @@ mod tests {
         read(Path::new("config.yaml"), text, &|_| None).expect("readable")
     }
 
-    fn text(value: &str) -> Option<Input> {
-        Some(Input::Text(value.to_owned()))
+    fn text(value: &str) -> Input {
+        Input::Text(value.to_owned())
     }
 
     #[test]
@@ -286,7 +287,7 @@ mod tests {
         let out = document(
             "Agent:\n  Cluster_Name: Prod\n  labels:\n    App.Kubernetes.io/Name: X\n    version: 1.10\n    flag: True\n    n: 0755\n    empty:\n",
         );
-        assert_eq!(out.values.get("agent.cluster_name").cloned(), text("Prod"));
+        assert_eq!(out.values["agent.cluster_name"], text("Prod"));
         let Some(Input::Map(labels)) = out.values.get("agent.labels") else {
             panic!("{out:?}");
         };
@@ -302,12 +303,9 @@ mod tests {
         let out = document(
             "agent: {cluster_name: 1e3, port: 9090}\npipeops: {token: 0123456789012345678901}",
         );
-        assert_eq!(out.values.get("agent.cluster_name").cloned(), text("1e3"));
-        assert_eq!(out.values.get("agent.port").cloned(), text("9090"));
-        assert_eq!(
-            out.values.get("pipeops.token").cloned(),
-            text("0123456789012345678901")
-        );
+        assert_eq!(out.values["agent.cluster_name"], text("1e3"));
+        assert_eq!(out.values["agent.port"], text("9090"));
+        assert_eq!(out.values["pipeops.token"], text("0123456789012345678901"));
     }
 
     #[test]
@@ -373,14 +371,14 @@ mod tests {
     #[test]
     fn merge_keys_and_json_work() {
         let out = document("x-base: &b {port: 7}\nagent:\n  <<: *b\n");
-        assert_eq!(out.values.get("agent.port").cloned(), text("7"));
+        assert_eq!(out.values["agent.port"], text("7"));
         let out = read(
             Path::new("c.json"),
             "{\n\t\"agent\": {\"port\": 7, \"labels\": {\"a\": \"b\"}}}",
             &|_| None,
         )
         .expect("readable");
-        assert_eq!(out.values.get("agent.port").cloned(), text("7"));
+        assert_eq!(out.values["agent.port"], text("7"));
     }
 
     #[test]
@@ -392,7 +390,7 @@ mod tests {
             &var,
         )
         .expect("readable");
-        assert_eq!(out.values.get("agent.cluster_name").cloned(), text("a-y"));
+        assert_eq!(out.values["agent.cluster_name"], text("a-y"));
         assert!(!out.values.contains_key("agent.id"));
         assert_eq!(out.undefined, [("agent.id", "NOPE".to_owned())]);
         assert_eq!(out.unknown, ["agent.${x}"]);
@@ -404,7 +402,7 @@ mod tests {
         for level in 1..12 {
             let below = format!("*a{}", level - 1);
             let row = vec![below; 10].join(",");
-            text.push_str(&format!("a{level}: &a{level} [{row}]\n"));
+            text.extend([&format!("a{level}: &a{level} [{row}]"), "\n"]);
         }
         assert!(read(Path::new("bomb.yaml"), &text, &|_| None).is_err());
     }

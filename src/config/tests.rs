@@ -458,6 +458,21 @@ fn a_json_list_that_is_none_is_fatal() {
     assert!(refused(&args, &world()).contains("--gateway-gwapi-listeners-json"));
 }
 
+/// Lower case only was ignored by half of the programs that an operator knows.
+#[test]
+fn proxies_are_read_from_every_usual_name() {
+    let world = world()
+        .var("https_proxy", "http://small:1")
+        .var("NO_PROXY", "a.test, .b.test");
+    let proxy = load(&world).0.pipeops.proxy;
+    assert_eq!(proxy.var("HTTPS_PROXY").as_deref(), Some("http://small:1"));
+    assert_eq!(proxy.var("HTTP_PROXY"), None);
+    assert_eq!(proxy.var("NO_PROXY").as_deref(), Some("a.test,.b.test"));
+    let world = world.var("HTTPS_PROXY", "http://large:1");
+    let proxy = load(&world).0.pipeops.proxy;
+    assert_eq!(proxy.var("HTTPS_PROXY").as_deref(), Some("http://large:1"));
+}
+
 proptest! {
     #[test]
     fn any_file_is_loaded_or_refused(text in "\\PC{0,120}", json in any::<bool>()) {

@@ -103,6 +103,19 @@ pub struct OutboundProxy {
     pub no_proxy: Vec<String>,
 }
 
+impl OutboundProxy {
+    /// The value under its usual variable's name: what `net::ProxyRules::from_env`
+    /// asks for.
+    pub fn var(&self, name: &str) -> Option<String> {
+        match name {
+            "HTTPS_PROXY" => self.https.as_ref().map(|url| url.expose().to_owned()),
+            "HTTP_PROXY" => self.http.as_ref().map(|url| url.expose().to_owned()),
+            "NO_PROXY" => Some(self.no_proxy.join(",")),
+            _ => None,
+        }
+    }
+}
+
 /// `kubernetes.*` (§3.3).
 #[derive(Clone, Debug, Default)]
 pub struct Kubernetes {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
+pub(crate) use agent_id::hostname;
 pub use agent_id::{Machine, agent_id};
 pub use file::{FileStore, StateFile, state_file};
 pub use memory::MemoryStore;

@@ -202,10 +202,6 @@ impl Lanes {
         Some((Lane::Bulk, message))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.control.queue.is_empty() && self.bulk.queue.is_empty()
-    }
-
     /// Drops everything that is queued.
     pub(super) fn abandon(&mut self) {
         self.control = Control::default();
@@ -239,7 +235,7 @@ mod tests {
         assert!(lanes.control.push(message(2)));
         assert!(matches!(lanes.pop(), Some((Lane::Control, m)) if m.len() == 2));
         assert!(matches!(lanes.pop(), Some((Lane::Bulk, m)) if m.len() == 1));
-        assert!(lanes.is_empty());
+        assert!(lanes.pop().is_none());
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) fn run(shared: &Shared) {
     let mut liveness = Liveness::new(&shared.settings, Instant::now());
     let mut life = shared.life.lock();
     while life.running > 1 {
-        if life.cut {
+        if shared.is_cut() {
             shared.changed.wait(&mut life);
             continue;
         }
@@ -102,7 +102,7 @@ impl Liveness {
 }
 
 const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_secs(86_400);
+const LONGEST: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
 mod tests {

@@ -56,6 +56,11 @@ impl Message {
         self.len() == 0
     }
 
+    /// True when it goes out in several frames.
+    pub(super) fn is_fragmented(&self) -> bool {
+        self.len() > FRAGMENT
+    }
+
     /// Headroom and payload, for the writer, which masks the payload where it lies.
     pub(super) fn into_buf(self) -> Vec<u8> {
         self.buf
@@ -64,3 +69,8 @@ impl Message {
 
 /// Room in front of the payload for the largest header.
 pub(super) const HEADROOM: usize = MAX_HEADER;
+
+/// The largest payload of a frame that we send. Between two frames of a message a
+/// ping or pong may go, so it must not be much; with its header of 8 bytes a frame
+/// fills four TLS records.
+pub(super) const FRAGMENT: usize = 64 * 1024 - 8;

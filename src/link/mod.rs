@@ -187,7 +187,8 @@ impl Link {
         !self.0.is_closing()
     }
 
-    /// Waits until its threads have ended and says how it went.
+    /// Waits until its threads have ended and says how it went. Not from a
+    /// receiver: that is one of the threads.
     pub fn wait(&self) -> Ending {
         self.0.wait()
     }
@@ -220,7 +221,11 @@ fn set_up(halves: &Halves, settings: &Settings) -> io::Result<()> {
     let socket = &halves.socket;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    if socket.tcp_user_timeout()?.is_none() {
+        // Accepted, not dialled: the dialer has set its own.
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    }
+    Ok(())
 }
 
 /// Unsent bytes in the kernel, beyond which writing waits: what is queued there

@@ -332,7 +332,12 @@ impl State {
                 break;
             };
             bytes += message.len();
+            let fragmented = message.is_fragmented();
             messages.push((lane, message));
+            if fragmented {
+                // Nothing but control frames may stand between its frames.
+                break;
+            }
         }
     }
 }

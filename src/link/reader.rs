@@ -27,6 +27,9 @@ pub(super) fn run(shared: &Shared, mut read: ReadHalf, receiver: impl Receiver) 
                 refused = true;
             }
         }
+        if shared.is_cut() {
+            return;
+        }
         if shared.is_closing() {
             // Whoever hangs on this connection learns that it is over.
             receiver = None;

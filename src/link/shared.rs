@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) traffic: Traffic,
     /// What is received now is of no interest any more.
     closing: AtomicBool,
+    /// The connection was cut: nothing is read or written any more.
+    cut: AtomicBool,
     pub(super) life: Mutex<Life>,
     /// Something in `life` changed: for the clock, and for those who wait for the
     /// end.
@@ -39,7 +41,6 @@ pub(super) struct Life {
     pub(super) drain_until: Option<Instant>,
     /// When the connection is cut, whatever state the closing is in.
     pub(super) cut_at: Option<Instant>,
-    pub(super) cut: bool,
     /// The writer ends by itself, after the close frame.
     finishing: bool,
     write_error: Option<String>,
@@ -59,13 +60,13 @@ impl Shared {
             settings,
             traffic: Traffic::new(),
             closing: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             life: Mutex::new(Life {
                 socket: Some(socket),
                 running: 0,
                 verdict: None,
                 drain_until: None,
                 cut_at: None,
-                cut: false,
                 finishing: false,
                 write_error: None,
                 ending: None,
@@ -86,7 +87,7 @@ impl Shared {
     pub(super) fn close(&self, code: u16, reason: &str) {
         let close = CloseFrame::new(code, reason);
         let mut life = self.life.lock();
-        if life.verdict.is_some() {
+        if life.verdict.is_some() || life.write_error.is_some() {
             return;
         }
         let why = match reason {
@@ -189,6 +190,10 @@ impl Shared {
         self.closing.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Waits until all threads have ended.
     pub(super) fn wait(&self) -> Ending {
         let mut life = self.life.lock();
@@ -209,10 +214,14 @@ impl Shared {
     }
 
     fn cut(&self, life: &mut Life) {
-        life.cut = true;
+        self.cut.store(true, Ordering::Relaxed);
         self.outbox.stop();
         if let Some(socket) = &life.socket {
-            // Fails when the peer has cut it before.
+            // A reset when it is closed, and nothing kept for a peer that doesn't
+            // read: without it, one that is blocked in a write to us isn't told
+            // (seen: it hung for 107 s), and the kernel holds what we have written.
+            // Both calls fail when the peer has cut it before.
+            let _ = socket.set_linger(Some(Duration::ZERO));
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -352,7 +361,7 @@ impl Traffic {
 
 /// `limit` from now; an absurd one is a day.
 fn after(limit: Duration) -> Instant {
-    Instant::now() + limit.min(Duration::from_secs(86_400))
+    Instant::now() + limit.min(Duration::from_hours(24))
 }
 
 /// How long a peer may take to close the TCP connection when nothing is left to

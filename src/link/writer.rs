@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::frame::{CloseFrame, Header, Opcode, mask};
 use super::lanes::OVERHEAD;
-use super::message::{HEADROOM, Kind, Message};
+use super::message::{FRAGMENT, HEADROOM, Kind, Message};
 use super::outbox::{Batch, GATHER_MESSAGES, Jobs, Step};
 use super::shared::Shared;
 use super::{Lane, Role};
@@ -110,6 +110,7 @@ impl Writer {
             self.write.flush()?;
         }
         self.outgoing.retain(|outgoing| !outgoing.is_complete());
+        debug_assert!(self.outgoing.len() <= 1, "frames of messages are mixed");
         Ok(sent)
     }
 
@@ -225,8 +226,3 @@ impl Keys {
 }
 
 const POOL: usize = 256;
-
-/// The largest payload of a frame. Between two frames of a message a ping or pong
-/// may go, so it must not be much; with its header of 8 bytes a frame fills four
-/// TLS records.
-const FRAGMENT: usize = 64 * 1024 - 8;

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use socket2::Socket;
@@ -74,7 +75,12 @@ impl Cancel {
                 match registered {
                     // Under the lock, so that a socket whose guard was dropped
                     // (and which now serves somebody else) is never shut down.
-                    Registered::Socket(socket) => drop(socket.shutdown(Shutdown::Both)),
+                    Registered::Socket(socket) => {
+                        // So that closing it resets it: an end behind unsent data
+                        // would never reach a peer that doesn't read.
+                        let _ = socket.set_linger(Some(Duration::ZERO));
+                        let _ = socket.shutdown(Shutdown::Both);
+                    }
                     Registered::Waker(waker) => wakers.push(waker),
                 }
             }

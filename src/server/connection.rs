@@ -14,17 +14,17 @@ use crate::net::Deadline;
 
 /// Serves one request and closes. Probes open a connection each time anyway, and a
 /// connection that is never idle needs no idle limit.
-pub(super) fn serve(socket: Arc<Socket>, shared: &Shared) -> io::Result<()> {
+pub(super) fn serve(socket: &Arc<Socket>, shared: &Shared) -> io::Result<()> {
     let guard = shared
         .cancel
         .on_socket(socket.clone())
         .map_err(|reason| io::Error::other(reason.to_string()))?;
     socket.set_tcp_nodelay(true)?;
     socket.set_write_timeout(Some(shared.limits.write))?;
-    let request = match read_head(&socket, &shared.limits)? {
+    let request = match read_head(socket, &shared.limits)? {
         Ok(request) => request,
         Err(refusal) => {
-            return send(&socket, &refusal, Version::Http11, true);
+            return send(socket, &refusal, Version::Http11, true);
         }
     };
     let answer = routes::answer(
@@ -34,7 +34,7 @@ pub(super) fn serve(socket: Arc<Socket>, shared: &Shared) -> io::Result<()> {
         shared.readiness,
         SystemTime::now(),
     );
-    send(&socket, &answer, request.version, request.method != "HEAD")?;
+    send(socket, &answer, request.version, request.method != "HEAD")?;
     drop(guard);
     Ok(())
 }

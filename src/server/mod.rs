@@ -209,7 +209,7 @@ fn admit(socket: Socket, from: IpAddr, shared: &Arc<Shared>) {
         return;
     };
     let spawned = threads::spawn("local-http", Stack::Work, move || {
-        if let Err(error) = connection::serve(Arc::new(socket), &place.shared) {
+        if let Err(error) = connection::serve(&Arc::new(socket), &place.shared) {
             debug!(from:% = from, error:% = error; "local connection ended early");
         }
     });

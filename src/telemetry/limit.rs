@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(limit.pass_at(now), Some(0));
         assert_eq!(limit.pass_at(now), None);
         assert_eq!(limit.pass_at(now + Duration::from_secs(59)), None);
-        assert_eq!(limit.pass_at(now + Duration::from_secs(60)), Some(2));
-        assert_eq!(limit.pass_at(now + Duration::from_secs(60)), Some(0));
+        assert_eq!(limit.pass_at(now + Duration::from_mins(1)), Some(2));
+        assert_eq!(limit.pass_at(now + Duration::from_mins(1)), Some(0));
     }
 }

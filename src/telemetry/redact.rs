@@ -82,11 +82,11 @@ fn secret_at(text: &str, at: usize) -> Option<(usize, usize)> {
     let begins_word = at == 0 || !is_word(bytes[at - 1]);
     let rest = &text[at..];
     // `https://user:password@host`
-    if rest.starts_with("://") {
-        let authority = rest[3..]
+    if let Some(after) = rest.strip_prefix("://") {
+        let authority = after
             .find(|c: char| c == '/' || c == '"' || c.is_whitespace())
-            .map_or(rest.len(), |end| end + 3);
-        let userinfo = rest[3..authority].rfind('@')?;
+            .unwrap_or(after.len());
+        let userinfo = after[..authority].rfind('@')?;
         return (userinfo > 0).then_some((at + 3, at + 3 + userinfo));
     }
     if !begins_word {

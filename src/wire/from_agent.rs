@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -110,6 +111,18 @@ pub struct Heartbeat<'a> {
     pub status: &'a str,
     /// `connected`, `disconnected`.
     pub tunnel_status: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker_join: Option<&'a WorkerJoin>,
+}
+
+/// How another machine joins a k3s cluster. Secret: it carries the join token.
+#[derive(Clone, Serialize)]
+pub struct WorkerJoin {
+    pub commands: [String; 2],
+    pub env: BTreeMap<&'static str, String>,
+    pub generated_at: String,
+    pub provider: &'static str,
+    pub server_url: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -124,6 +137,14 @@ pub struct HeartbeatMetadata<'a> {
     pub k8s_version: &'a str,
     /// A constant of the wire: `0%`.
     pub memory_usage: &'a str,
+}
+
+impl fmt::Debug for WorkerJoin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerJoin")
+            .field("server_url", &self.server_url)
+            .finish_non_exhaustive()
+    }
 }
 
 pub fn heartbeat(buf: &mut Vec<u8>, payload: &Heartbeat<'_>) {

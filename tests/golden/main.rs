@@ -147,6 +147,7 @@ fn heartbeat_has_the_recorded_shape() {
         },
         status: "healthy",
         tunnel_status: "connected",
+        worker_join: None,
     };
     assert_shape(
         &ours(|buf| from_agent::heartbeat(buf, &heartbeat)),

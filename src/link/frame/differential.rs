@@ -183,6 +183,47 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// What stands right at a border.
+fn border(masked: bool) -> impl Strategy<Value = Vec<u8>> {
+    let key = any::<[u8; 4]>().prop_map(move |key| masked.then_some(key));
+    let codes = vec![
+        999u16, 1000, 1003, 1004, 1006, 1007, 1013, 1014, 1015, 1016, 2999, 3000, 4999, 5000,
+    ];
+    let close = (prop::sample::select(codes), key.clone())
+        .prop_map(|(code, key)| build(Opcode::Close, true, key, code.to_be_bytes().to_vec()));
+    let control = prop_oneof![Just(Opcode::Ping), Just(Opcode::Pong), Just(Opcode::Close)];
+    let control = (control, any::<bool>(), 123usize..128, key.clone())
+        .prop_map(|(opcode, fin, len, key)| build(opcode, fin, key, vec![3; len]));
+    // Fragments whose sum is the limit, or a little less or more.
+    let sum = (
+        LIMIT - 2..LIMIT + 3,
+        0..LIMIT - 2,
+        any::<bool>(),
+        key.clone(),
+    );
+    let sum = sum.prop_map(|(sum, first, text, key)| {
+        let opcode = if text { Opcode::Text } else { Opcode::Binary };
+        let first_frame = build(opcode, false, key, vec![b'a'; first]);
+        let rest = build(Opcode::Continuation, true, key, vec![b'b'; sum - first]);
+        [first_frame, rest].concat()
+    });
+    // A length in more bytes than it needs.
+    let long = (0..LIMIT + 3, any::<bool>(), key).prop_map(|(len, longest, key)| {
+        let mut head = vec![0x82, u8::from(key.is_some()) << 7];
+        if longest {
+            head[1] |= 0x7f;
+            head.extend((len as u64).to_be_bytes());
+        } else {
+            head[1] |= 0x7e;
+            head.extend((len as u16).to_be_bytes());
+        }
+        head.extend(key.into_iter().flatten());
+        head.extend(vec![7; len]);
+        head
+    });
+    prop_oneof![close, control, sum, long]
+}
+
 /// A valid message in fragments that are cut anywhere, also inside characters, with
 /// control frames in between.
 fn message(masked: bool) -> impl Strategy<Value = Vec<u8>> {
@@ -218,7 +259,8 @@ fn stream(role: Role) -> impl Strategy<Value = Vec<u8>> {
     let masked = role == Role::Server;
     let part = prop_oneof![
         6 => message(masked),
-        3 => frame(masked),
+        2 => frame(masked),
+        2 => border(masked),
         1 => frame(!masked),
     ];
     let parts = prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat());

@@ -108,12 +108,13 @@ impl FrameReader {
         on: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), Refusal> {
         while !bytes.is_empty() && !self.closed {
-            let mut frame = match self.frame.take() {
-                Some(frame) => frame,
-                None => match self.next_frame(&mut bytes)? {
-                    Some(frame) => frame,
-                    None => break,
-                },
+            let mut frame = if let Some(frame) = self.frame.take() {
+                frame
+            } else {
+                let (frame, size) = self.next_frame(bytes)?;
+                bytes = &mut bytes[size..];
+                let Some(frame) = frame else { break };
+                frame
             };
             let here = frame.left().min(bytes.len());
             let (piece, rest) = bytes.split_at_mut(here);
@@ -134,36 +135,29 @@ impl FrameReader {
         Ok(())
     }
 
-    /// Takes a header from `bytes`, and from what was there of it before.
-    fn next_frame(&mut self, bytes: &mut &mut [u8]) -> Result<Option<Frame>, Refusal> {
-        let mut parsed = None;
-        if self.head_len == 0 {
-            parsed = Header::parse(bytes)?;
-            if let Some((_, size)) = parsed {
-                *bytes = &mut mem::take(bytes)[size..];
-            }
+    /// Takes a header from `bytes`, and from what was there of it before; and how
+    /// many of `bytes` were taken.
+    fn next_frame(&mut self, bytes: &[u8]) -> Result<(Option<Frame>, usize), Refusal> {
+        if self.head_len == 0
+            && let Some((header, size)) = Header::parse(bytes)?
+        {
+            return Ok((Some(self.admit(header)?), size));
         }
-        while parsed.is_none() {
-            let Some((byte, rest)) = mem::take(bytes).split_first_mut() else {
-                return Ok(None);
-            };
-            *bytes = rest;
+        for (i, byte) in bytes.iter().enumerate() {
             // A header is complete when all its bytes are there, so there is room.
             self.head[self.head_len] = *byte;
             self.head_len += 1;
-            parsed = Header::parse(&self.head[..self.head_len])?;
+            if let Some((header, _)) = Header::parse(&self.head[..self.head_len])? {
+                self.head_len = 0;
+                return Ok((Some(self.admit(header)?), i + 1));
+            }
         }
-        self.head_len = 0;
-        let Some((header, _)) = parsed else {
-            return Ok(None);
-        };
-        self.admit(&header)?;
-        Ok(Some(Frame { header, done: 0 }))
+        Ok((None, bytes.len()))
     }
 
     /// Everything that a header alone can be refused for, so that no memory is
     /// taken and nothing is waited for in vain.
-    fn admit(&self, header: &Header) -> Result<(), Refusal> {
+    fn admit(&self, header: Header) -> Result<Frame, Refusal> {
         match (self.role, header.mask) {
             (Role::Server, None) => return Err(Refusal::Unmasked),
             (Role::Client, Some(_)) => return Err(Refusal::Masked),
@@ -176,7 +170,7 @@ impl FrameReader {
             if header.len > MAX_CONTROL as u64 {
                 return Err(Refusal::LongControl(header.len));
             }
-            return Ok(());
+            return Ok(Frame { header, done: 0 });
         }
         match (header.opcode, &self.message) {
             (Opcode::Continuation, None) => return Err(Refusal::UnexpectedContinuation),
@@ -191,7 +185,7 @@ impl FrameReader {
                 limit: self.limit,
             });
         }
-        Ok(())
+        Ok(Frame { header, done: 0 })
     }
 
     fn control_payload(
@@ -353,151 +347,7 @@ impl Body {
 
 /// A message buffer up to this size is kept for the next message: the usual
 /// message of 32 KiB is cut by TLS records and shouldn't allocate each time.
-const KEPT: usize = 128 * 1024;
+const KEPT: usize = 64 * 1024;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(role: Role, limit: usize, slices: &[&[u8]]) -> Result<Vec<String>, Refusal> {
-        let mut reader = FrameReader::new(role, limit);
-        let mut events = Vec::new();
-        for slice in slices {
-            reader.read(&mut slice.to_vec(), &mut |event| {
-                events.push(format!("{event:?}"));
-            })?;
-        }
-        Ok(events)
-    }
-
-    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![first, payload.len() as u8];
-        bytes.extend_from_slice(payload);
-        bytes
-    }
-
-    fn refused(bytes: &[u8]) -> Refusal {
-        read(Role::Client, 1000, &[bytes]).expect_err("refused")
-    }
-
-    #[test]
-    fn a_frame_in_one_slice_is_handed_out_where_it_lies() {
-        let mut reader = FrameReader::new(Role::Client, 100);
-        let mut bytes = frame(0x82, b"abc");
-        let lies = bytes[2..].as_ptr();
-        let mut seen = None;
-        reader
-            .read(&mut bytes, &mut |event| {
-                if let Event::Binary(payload) = event {
-                    seen = Some(payload.as_ptr());
-                }
-            })
-            .expect("valid");
-        assert_eq!(seen, Some(lies));
-    }
-
-    #[test]
-    fn control_frames_between_fragments() {
-        let stream = [
-            frame(0x01, "a\u{20ac}".as_bytes().split_at(2).0),
-            frame(0x89, b"p"),
-            frame(0x00, "a\u{20ac}".as_bytes().split_at(2).1),
-            frame(0x8a, b""),
-            frame(0x80, b"!"),
-            frame(0x82, b""),
-        ]
-        .concat();
-        let expected = [
-            "Ping([112])",
-            "Pong([])",
-            "Text(\"a\u{20ac}!\")",
-            "Binary([])",
-        ];
-        for cut in 0..stream.len() {
-            let (one, two) = stream.split_at(cut);
-            assert_eq!(
-                read(Role::Client, 100, &[one, two]).expect("valid"),
-                expected
-            );
-        }
-    }
-
-    #[test]
-    fn what_the_rfc_forbids_is_refused() {
-        assert_eq!(refused(&frame(0xc1, b"")), Refusal::ReservedBits);
-        assert_eq!(refused(&frame(0x87, b"")), Refusal::Opcode(7));
-        assert_eq!(refused(&frame(0x09, b"")), Refusal::FragmentedControl);
-        assert_eq!(refused(&[0x89, 126, 0, 126]), Refusal::LongControl(126));
-        assert_eq!(refused(&frame(0x80, b"")), Refusal::UnexpectedContinuation);
-        let nested = [frame(0x01, b"a"), frame(0x81, b"b")].concat();
-        assert_eq!(refused(&nested), Refusal::ExpectedContinuation);
-        assert_eq!(refused(&[0x81, 0x80, 1, 2, 3, 4]), Refusal::Masked);
-        let unmasked = read(Role::Server, 100, &[&frame(0x81, b"a")]);
-        assert_eq!(unmasked, Err(Refusal::Unmasked));
-    }
-
-    #[test]
-    fn the_right_close_code_for_each_refusal() {
-        assert_eq!(refused(&frame(0x81, b"\xff")).code(), 1007);
-        assert_eq!(refused(&[0x82, 126, 0x10, 0]).code(), 1009);
-        assert_eq!(refused(&frame(0xc1, b"")).code(), 1002);
-    }
-
-    #[test]
-    fn a_message_too_long_is_refused_by_its_header() {
-        // T31: nothing but the header has arrived, no memory has been taken.
-        let huge = [0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
-        let mut reader = FrameReader::new(Role::Client, 1000);
-        let refusal = reader.read(&mut huge.clone(), &mut |_| {});
-        assert!(matches!(
-            refusal,
-            Err(Refusal::TooLong { size: u64::MAX, .. })
-        ));
-        let sum = [frame(0x02, &[0; 100]), frame(0x80, &[0; 100])].concat();
-        assert_eq!(
-            read(Role::Client, 199, &[&sum]),
-            Err(Refusal::TooLong {
-                size: 200,
-                limit: 199
-            })
-        );
-        assert!(read(Role::Client, 200, &[&sum]).is_ok());
-    }
-
-    #[test]
-    fn memory_grows_with_what_arrived_and_is_given_back() {
-        let mib = 1024 * 1024;
-        let mut reader = FrameReader::new(Role::Client, 64 * mib);
-        let mut head = [0x82, 127, 0, 0, 0, 0, 0x03, 0, 0, 0]; // 48 MiB
-        reader.read(&mut head, &mut |_| {}).expect("valid");
-        let mut piece = vec![7; mib];
-        let mut arrived = 0;
-        let mut whole = 0;
-        while arrived < 48 {
-            reader
-                .read(&mut piece, &mut |event| {
-                    if let Event::Binary(bytes) = event {
-                        whole = bytes.len();
-                    }
-                })
-                .expect("valid");
-            arrived += 1;
-            let taken = reader.message.as_ref().map_or(0, Body::capacity);
-            assert!(taken <= 2 * arrived * mib, "{taken} after {arrived} MiB");
-        }
-        assert_eq!(whole, 48 * mib);
-        assert!(reader.message.is_none() && reader.spare.capacity() <= KEPT);
-    }
-
-    #[test]
-    fn nothing_comes_after_a_close() {
-        let stream = [
-            frame(0x88, &[0x03, 0xe8, b'b', b'y', b'e']),
-            frame(0x81, b"x"),
-        ]
-        .concat();
-        let events = read(Role::Client, 100, &[&stream, &stream]).expect("valid");
-        assert_eq!(events.len(), 1);
-        assert!(events[0].contains("1000") && events[0].contains("bye"));
-    }
-}
+mod tests;

@@ -225,3 +225,16 @@ fn a_handle_holds_no_descriptor_of_an_ended_link() {
         far.write_all(b"x").is_err()
     });
 }
+
+#[test]
+fn a_peer_that_breaks_tls_gets_the_alert() {
+    let (near, mut far) = tls_pair(&TLS13);
+    let near = Watched::start(near, quiet(Role::Client));
+    far.socket
+        .send(b"plain text on a TLS connection")
+        .expect("send");
+    let ending = near.link.wait();
+    assert_eq!(ending.by, EndedBy::Network, "{ending}");
+    let error = far.read.fill().expect_err("an alert");
+    assert!(error.to_string().contains("alert"), "{error}");
+}

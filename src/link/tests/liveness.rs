@@ -32,7 +32,7 @@ fn a_frozen_peer_is_noticed_while_the_writer_is_stuck() {
         ..quiet(Role::Client)
     });
     let mut sent = 0;
-    while near.binary(&[7; 64 * 1024]).is_ok() {
+    while near.binary(&pattern(64 * 1024)).is_ok() {
         sent += 1;
     }
     assert!(sent > 0);
@@ -46,7 +46,7 @@ fn a_write_without_progress_ends_the_link() {
         write_limit: Duration::from_millis(50),
         ..quiet(Role::Client)
     });
-    while near.binary(&[7; 64 * 1024]).is_ok() {}
+    while near.binary(&pattern(64 * 1024)).is_ok() {}
     let ending = near.link.wait();
     assert_eq!(ending.by, EndedBy::Network);
     assert_eq!(ending.why, "write timed out");
@@ -81,4 +81,35 @@ fn pings_go_out_and_pongs_keep_it_alive() {
         assert!(near.link.is_open() && far.link.is_open());
         frames(&near) > 100
     });
+}
+
+/// control-channel.md T5: in the original the pinger and the reader of a lost
+/// connection act on the one that came after it.
+#[test]
+fn t5_a_lost_link_does_nothing_to_the_next_one() {
+    let (old, old_far) = against_raw(Settings {
+        ping_interval: Duration::from_millis(5),
+        ..quiet(Role::Client)
+    });
+    let (new, mut new_far) = against_raw(quiet(Role::Client));
+    drop(old_far);
+    let ending = old.link.wait();
+    assert_eq!(old.next(), Seen::Gone);
+    // Late orders of the old one's owner, too.
+    old.link.close(1000, "late");
+    old.link.abort("late");
+    assert_eq!(old.text(Lane::Control, "late"), Err(SendError::Closed));
+    assert_eq!(old.link.wait().why, ending.why);
+
+    new.text(Lane::Control, "well").expect("open");
+    new.link.close(1000, "");
+    let mut events = Vec::new();
+    while events.len() < 2 {
+        assert!(new_far.read(&mut |event| events.push(format!("{event:?}"))));
+    }
+    assert_eq!(events[0], "Text(\"well\")");
+    assert!(
+        events[1].starts_with("Close"),
+        "no ping, nothing: {events:?}"
+    );
 }

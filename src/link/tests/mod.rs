@@ -58,7 +58,7 @@ impl Watched {
 
     fn next(&self) -> Seen {
         self.seen
-            .recv_timeout(Duration::from_secs(60))
+            .recv_timeout(Duration::from_mins(1))
             .expect("something in time")
     }
 
@@ -76,9 +76,9 @@ impl Watched {
 /// Settings by which nothing happens by itself for the length of a test.
 fn quiet(role: Role) -> Settings {
     Settings {
-        ping_interval: Duration::from_secs(600),
-        read_limit: Duration::from_secs(600),
-        write_limit: Duration::from_secs(600),
+        ping_interval: Duration::from_mins(10),
+        read_limit: Duration::from_mins(10),
+        write_limit: Duration::from_mins(10),
         ..Settings::new(role)
     }
 }
@@ -151,7 +151,7 @@ impl Raw {
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + Duration::from_mins(1);
     while !condition() {
         assert!(Instant::now() < limit, "{what}");
         thread::sleep(Duration::from_millis(1));

@@ -118,13 +118,12 @@ fn excerpt(bytes: &[u8]) -> String {
 
 /// `Retry-After` in its two forms (RFC 9110 §10.2.3).
 fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let wait = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let at = jiff::fmt::rfc2822::parse(value).ok()?;
-            let at = SystemTime::from(at.timestamp());
-            at.duration_since(now).unwrap_or_default()
-        }
+    let wait = if let Ok(seconds) = value.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let at = jiff::fmt::rfc2822::parse(value).ok()?;
+        let at = SystemTime::from(at.timestamp());
+        at.duration_since(now).unwrap_or_default()
     };
     Some(wait.min(MAX_RETRY_AFTER))
 }
@@ -138,7 +137,7 @@ const BODY_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of the excerpt.
 const MAX_EXCERPT: usize = 200;
 
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
 mod tests {

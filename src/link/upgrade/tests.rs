@@ -232,7 +232,7 @@ fn a_refusal_says_who_refused_and_when_to_come_back() {
     );
     assert_eq!(answer.status, 401);
     assert!(answer.is_json());
-    assert_eq!(answer.retry_after, Some(Duration::from_secs(60)));
+    assert_eq!(answer.retry_after, Some(Duration::from_mins(1)));
     assert_eq!(answer.excerpt, "{\"error\": \"token expired\"}");
     let text = UpgradeError::Refused(Box::new(answer)).to_string();
     assert!(text.contains("status 401"), "{text}");

@@ -1,0 +1,387 @@
+//! Every message of the peer finds its place (control-channel.md §2.6, §4).
+//!
+//! This runs on the `link-reader` thread and never waits: requests go to the proxy,
+//! what concerns the life cycle goes to the conductor, and the few answers that are
+//! given here are queued.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::channel::{Channel, printable};
+use super::late::LateAnswers;
+use super::refusals::Refusals;
+use super::session::Generation;
+use crate::link::{Lane, Message, Receiver};
+use crate::net::Cancel;
+use crate::proxy::Requests;
+use crate::telemetry::RateLimit;
+use crate::wire::to_agent::Registered;
+use crate::wire::{Envelope, EnvelopeError, ProxyRequest, ToAgent, from_agent};
+
+/// What the conductor hears of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    RegisterSuccess {
+        request_id: Option<String>,
+        registered: Box<Registered>,
+    },
+    RegisterInProgress,
+    HeartbeatAck,
+    Error {
+        request_id: Option<String>,
+        text: String,
+    },
+}
+
+/// The requests of one connection: [`Requests`], or a stand-in of a test. None of
+/// its methods may block.
+pub trait RequestSink: Send {
+    fn request(&mut self, id: &str, request: ProxyRequest<'_>);
+    fn binary(&mut self, message: &[u8]) -> bool;
+    fn text_arrived(&mut self);
+    fn chunk(&mut self, id: &str, data: Option<&str>);
+    fn end(&mut self, id: &str);
+    fn cancel(&mut self, id: &str);
+    fn use_flow_control(&mut self);
+    fn credit(&mut self, id: &str, bytes: u64);
+}
+
+impl<R: RequestSink + ?Sized> RequestSink for Box<R> {
+    fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
+        (**self).request(id, request);
+    }
+
+    fn binary(&mut self, message: &[u8]) -> bool {
+        (**self).binary(message)
+    }
+
+    fn text_arrived(&mut self) {
+        (**self).text_arrived();
+    }
+
+    fn chunk(&mut self, id: &str, data: Option<&str>) {
+        (**self).chunk(id, data);
+    }
+
+    fn end(&mut self, id: &str) {
+        (**self).end(id);
+    }
+
+    fn cancel(&mut self, id: &str) {
+        (**self).cancel(id);
+    }
+
+    fn use_flow_control(&mut self) {
+        (**self).use_flow_control();
+    }
+
+    fn credit(&mut self, id: &str, bytes: u64) {
+        (**self).credit(id, bytes);
+    }
+}
+
+impl RequestSink for Requests {
+    fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
+        Self::request(self, id, request);
+    }
+
+    fn binary(&mut self, message: &[u8]) -> bool {
+        Self::binary(self, message)
+    }
+
+    fn text_arrived(&mut self) {
+        Self::text_arrived(self);
+    }
+
+    fn chunk(&mut self, id: &str, data: Option<&str>) {
+        Self::chunk(self, id, data);
+    }
+
+    fn end(&mut self, id: &str) {
+        Self::end(self, id);
+    }
+
+    fn cancel(&mut self, id: &str) {
+        Self::cancel(self, id);
+    }
+
+    fn use_flow_control(&mut self) {
+        Self::use_flow_control(self);
+    }
+
+    fn credit(&mut self, id: &str, bytes: u64) {
+        Self::credit(self, id, bytes);
+    }
+}
+
+/// Routes the messages of one connection.
+pub struct Dispatch<R> {
+    generation: Generation,
+    channel: Arc<dyn Channel>,
+    requests: R,
+    /// Must not block.
+    hear: Box<dyn Fn(Heard) + Send>,
+    late: Arc<LateAnswers>,
+    refusals: Refusals,
+    /// Unknown types, and how often each came.
+    unknown: HashMap<Box<str>, u64>,
+    /// No message was read yet.
+    fresh: bool,
+    gateway_hello_seen: bool,
+}
+
+impl<R: RequestSink> Dispatch<R> {
+    pub fn new(
+        generation: Generation,
+        channel: Arc<dyn Channel>,
+        requests: R,
+        late: Arc<LateAnswers>,
+        hear: Box<dyn Fn(Heard) + Send>,
+    ) -> Self {
+        let bulk = channel.clone();
+        Self {
+            generation,
+            refusals: Refusals::new(move |message| bulk.send(Lane::Bulk, message, &Cancel::new())),
+            channel,
+            requests,
+            hear,
+            late,
+            unknown: HashMap::new(),
+            fresh: true,
+            gateway_hello_seen: false,
+        }
+    }
+
+    fn message(&mut self, text: &str) {
+        let first = std::mem::replace(&mut self.fresh, false);
+        match Envelope::parse(text) {
+            Ok(envelope) => self.dispatch(&envelope, first),
+            Err(error) => self.undecodable(&error),
+        }
+    }
+
+    fn dispatch(&mut self, envelope: &Envelope<'_>, first: bool) {
+        let id = envelope.request_id.as_deref();
+        match ToAgent::parse(envelope) {
+            ToAgent::RegisterSuccess(registered) => (self.hear)(Heard::RegisterSuccess {
+                request_id: id.map(str::to_owned),
+                registered: Box::new(registered),
+            }),
+            ToAgent::RegisterInProgress => (self.hear)(Heard::RegisterInProgress),
+            ToAgent::HeartbeatAck => (self.hear)(Heard::HeartbeatAck),
+            ToAgent::Ping => self.control(|buf| from_agent::pong(buf, id)),
+            ToAgent::Error(text) => self.error(id, &text),
+            ToAgent::GatewayHello(hello) => {
+                if !std::mem::replace(&mut self.gateway_hello_seen, true) {
+                    log::info!(
+                        "the gateway offers tunnels (yamux {}), which this version does not take up",
+                        if hello.use_yamux { "on" } else { "off" }
+                    );
+                }
+            }
+            ToAgent::PlaneHello { features } => self.plane_hello(&features, first),
+            ToAgent::ProxyFlow { credit } => {
+                if let Some(id) = known("proxy_flow", id) {
+                    self.requests.credit(id, credit);
+                }
+            }
+            ToAgent::ProxyRequest(request) => {
+                if let Some(id) = known("proxy_request", id) {
+                    self.late.used(self.generation, id);
+                    self.requests.request(id, *request);
+                }
+            }
+            ToAgent::ProxyRequestChunk { data } => {
+                if let Some(id) = known("proxy_request_chunk", id) {
+                    self.requests.chunk(id, data.as_deref());
+                }
+            }
+            ToAgent::ProxyRequestStreamEnd => {
+                if let Some(id) = known("proxy_request_stream_end", id) {
+                    self.requests.end(id);
+                }
+            }
+            ToAgent::ProxyCancel => {
+                if let Some(id) = known("proxy_cancel", id) {
+                    self.requests.cancel(id);
+                }
+            }
+            ToAgent::WebSocketStart { stream_id } => {
+                self.refuse_stream(id, stream_id.as_deref());
+            }
+            ToAgent::TcpTunnelStart => {
+                if let Some(id) = known("tcp_tunnel_start", id) {
+                    self.refuse(|buf| {
+                        let text = "TCP tunnels are not supported by this agent";
+                        from_agent::tcp_tunnel_close(buf, id, "registration_failed", text);
+                    });
+                }
+            }
+            ToAgent::UdpTunnelData => {
+                // There is no negative answer to a datagram.
+                static UDP: RateLimit = RateLimit::new(1, Duration::from_mins(10));
+                if let Some(skipped) = UDP.pass() {
+                    log::warn!(skipped; "datagram dropped: UDP tunnels are not supported");
+                }
+            }
+            // Nobody asked, or they belong to streams that were refused.
+            ToAgent::Pong
+            | ToAgent::WebSocketData
+            | ToAgent::WebSocketClose
+            | ToAgent::TcpTunnelData
+            | ToAgent::TcpTunnelClose => {}
+            ToAgent::Unknown => self.unknown(&envelope.kind, id),
+        }
+    }
+
+    /// The features that both know. A hello that isn't the first message comes too
+    /// late for features: requests may run without them already.
+    fn plane_hello(&mut self, features: &[String], first: bool) {
+        let common: Vec<&str> = FEATURES
+            .iter()
+            .copied()
+            .filter(|ours| first && features.iter().any(|theirs| theirs == ours))
+            .collect();
+        // Answers wait for credit before the ack tells the peer to give any.
+        if common.contains(&FLOW) {
+            self.requests.use_flow_control();
+        }
+        self.control(|buf| from_agent::plane_hello_ack(buf, &common));
+    }
+
+    fn error(&mut self, id: Option<&str>, text: &str) {
+        static ERRORS: RateLimit = RateLimit::new(5, Duration::from_mins(1));
+        let text = printable(text);
+        if let Some(skipped) = ERRORS.pass() {
+            log::warn!(skipped; "the control plane reports an error: {text}");
+        }
+        (self.hear)(Heard::Error {
+            request_id: id.map(str::to_owned),
+            text,
+        });
+    }
+
+    /// The refusal of a WebSocket stream: the error, and the close that peers wait for.
+    fn refuse_stream(&mut self, id: Option<&str>, stream_id: Option<&str>) {
+        let Some(id) = known("proxy_websocket_start", id.or(stream_id)) else {
+            return;
+        };
+        let text = "WebSocket streams are not supported by this agent";
+        self.refuse(|buf| from_agent::proxy_stream_error(buf, id, text));
+        let stream_id = stream_id.unwrap_or(id);
+        self.refuse(|buf| from_agent::proxy_websocket_close(buf, stream_id));
+    }
+
+    /// control-channel.md §4.3: answered once per type and connection.
+    fn unknown(&mut self, kind: &str, id: Option<&str>) {
+        if let Some(count) = self.unknown.get_mut(kind) {
+            *count = count.saturating_add(1);
+            return;
+        }
+        if self.unknown.len() >= MAX_UNKNOWN || kind.len() > MAX_UNKNOWN_LENGTH {
+            static MORE: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+            if let Some(skipped) = MORE.pass() {
+                log::warn!(skipped; "message of an unknown type dropped: {}", printable(kind));
+            }
+            return;
+        }
+        log::warn!("message of an unknown type: {}", printable(kind));
+        self.unknown.insert(kind.into(), 1);
+        self.control(|buf| from_agent::protocol_fallback(buf, kind, id));
+    }
+
+    /// T15: whoever waits for an answer gets one whenever the id can be read.
+    fn undecodable(&mut self, error: &EnvelopeError) {
+        static UNDECODABLE: RateLimit = RateLimit::new(5, Duration::from_mins(1));
+        if let Some(skipped) = UNDECODABLE.pass() {
+            let error = printable(&error.to_string());
+            log::warn!(skipped; "undecodable message dropped: {error}");
+        }
+        if let EnvelopeError::BadPayload {
+            kind,
+            request_id: Some(id),
+        } = error
+            && kind == "proxy_request"
+        {
+            let text = "the request's payload is not an object";
+            self.refuse(|buf| from_agent::proxy_error(buf, id, text));
+        }
+    }
+
+    /// For what belongs to no request.
+    fn control(&self, encode: impl FnOnce(&mut Vec<u8>)) {
+        // A link that is gone needs no answer.
+        let message = Message::text(SMALL, encode);
+        let _ = self.channel.send(Lane::Control, message, &Cancel::new());
+    }
+
+    fn refuse(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        if !self.refusals.send(Message::text(SMALL, encode)) {
+            let why = "the peer provokes refusals and does not take them";
+            self.channel.abort(why);
+        }
+    }
+}
+
+impl<R: RequestSink> Receiver for Dispatch<R> {
+    fn text(&mut self, message: &str) {
+        self.requests.text_arrived();
+        self.message(message);
+    }
+
+    /// A request's body, or JSON in a binary message, which the controller sends.
+    fn binary(&mut self, message: &[u8]) {
+        if self.requests.binary(message) {
+            self.fresh = false;
+            return;
+        }
+        let begins_an_object = message.trim_ascii_start().first() == Some(&b'{');
+        match str::from_utf8(message) {
+            Ok(text) if begins_an_object => self.message(text),
+            _ => {
+                static BINARY: RateLimit = RateLimit::new(5, Duration::from_mins(1));
+                if let Some(skipped) = BINARY.pass() {
+                    let length = message.len();
+                    log::warn!(skipped, length; "binary message dropped: nobody waits for one");
+                }
+            }
+        }
+    }
+}
+
+impl<R> Drop for Dispatch<R> {
+    /// Before the requests are dropped, so that their answers wait for the next
+    /// connection.
+    fn drop(&mut self) {
+        self.late.lost(self.generation);
+    }
+}
+
+fn known<'a>(kind: &str, id: Option<&'a str>) -> Option<&'a str> {
+    if id.is_none() {
+        static NO_ID: RateLimit = RateLimit::new(5, Duration::from_mins(1));
+        if let Some(skipped) = NO_ID.pass() {
+            log::warn!(skipped; "{kind} without a request_id dropped");
+        }
+    }
+    id
+}
+
+/// Credit for streamed bodies (decisions.md §6.2).
+const FLOW: &str = "flow";
+
+/// The features of `plane_hello` that we know.
+const FEATURES: &[&str] = &[FLOW];
+
+/// Unknown types that are answered and remembered per connection.
+const MAX_UNKNOWN: usize = 64;
+
+/// A longer one is nobody's message type.
+const MAX_UNKNOWN_LENGTH: usize = 128;
+
+/// What the messages that are written here need, in bytes.
+const SMALL: usize = 256;
+
+#[cfg(test)]
+mod tests;
