@@ -7,9 +7,10 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::budget::Budget;
+use super::inbox::Registration;
 use super::name::ClusterName;
 use super::registry::{Cluster, Registry, RegistryError, UnixTime};
-use super::session::{Registration, Session};
+use super::session::Session;
 use super::token::{Grant, TokenText};
 use crate::net::Reason;
 
