@@ -46,6 +46,10 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     // It follows the status, which has come to its end.
     let _ = follower.join();
     server.stop(SERVER_GRACE);
+    if matches!(outcome, Err(AgentError::Panicked)) {
+        // A panic of the conductor ends the process as one (exit code 2).
+        std::panic::resume_unwind(Box::new("the conductor panicked"));
+    }
     outcome
 }
 
