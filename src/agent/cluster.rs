@@ -34,11 +34,11 @@ pub fn find_cluster(settings: &config::Kubernetes) -> Result<Option<Credentials>
     .load()
 }
 
-/// What talks to the cluster: requests and facts. Without one both are stand-ins.
-pub fn reach(
-    credentials: Option<Credentials>,
-    config: &Config,
-) -> Result<(Arc<dyn Proxying>, Arc<dyn ClusterFacts>), AgentError> {
+/// What talks to the cluster: requests, and facts.
+pub type Reach = (Arc<dyn Proxying>, Arc<dyn ClusterFacts>);
+
+/// Both for this cluster; without one both are stand-ins.
+pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach, AgentError> {
     let Some(credentials) = credentials else {
         return Ok((Arc::new(NoProxy), Arc::new(NoCluster)));
     };
