@@ -220,10 +220,6 @@ fn start(peer: &Peer) -> (Agent, Arc<MemoryStore>) {
     (agent, store)
 }
 
-fn is_connected(status: &Status) -> bool {
-    status.state == ConnectionState::Connected
-}
-
 /// On the gateway, heartbeat acknowledged.
 fn on_gateway(peer: &Peer) -> (Agent, Arc<MemoryStore>, Conn) {
     let (agent, store) = start(peer);
@@ -453,7 +449,9 @@ fn t01_a_controller_that_is_not_there_yet_is_waited_for() {
     controller.close(1000);
     assert_eq!(agent.status().state, ConnectionState::Connecting);
     peer.register(None);
-    agent.wait_until(far(), is_connected).expect("registered");
+    agent
+        .wait_until(far(), |status| status.connections == 1)
+        .expect("registered");
     agent.stop();
     agent.wait().expect("an orderly end");
 }
