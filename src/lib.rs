@@ -1,8 +1,11 @@
 //! The library behind `pipeops-agent`.
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod control;
+#[cfg(feature = "plane")]
+pub mod demo;
 pub mod http;
 pub mod identity;
 pub mod kube;

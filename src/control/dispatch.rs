@@ -47,6 +47,40 @@ pub trait RequestSink: Send {
     fn credit(&mut self, id: &str, bytes: u64);
 }
 
+impl<R: RequestSink + ?Sized> RequestSink for Box<R> {
+    fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
+        (**self).request(id, request);
+    }
+
+    fn binary(&mut self, message: &[u8]) -> bool {
+        (**self).binary(message)
+    }
+
+    fn text_arrived(&mut self) {
+        (**self).text_arrived();
+    }
+
+    fn chunk(&mut self, id: &str, data: Option<&str>) {
+        (**self).chunk(id, data);
+    }
+
+    fn end(&mut self, id: &str) {
+        (**self).end(id);
+    }
+
+    fn cancel(&mut self, id: &str) {
+        (**self).cancel(id);
+    }
+
+    fn use_flow_control(&mut self) {
+        (**self).use_flow_control();
+    }
+
+    fn credit(&mut self, id: &str, bytes: u64) {
+        (**self).credit(id, bytes);
+    }
+}
+
 impl RequestSink for Requests {
     fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
         Self::request(self, id, request);
@@ -105,9 +139,10 @@ impl<R: RequestSink> Dispatch<R> {
         late: Arc<LateAnswers>,
         hear: Box<dyn Fn(Heard) + Send>,
     ) -> Self {
+        let bulk = channel.clone();
         Self {
             generation,
-            refusals: Refusals::new(channel.clone()),
+            refusals: Refusals::new(move |message| bulk.send(Lane::Bulk, message, &Cancel::new())),
             channel,
             requests,
             hear,
@@ -136,7 +171,6 @@ impl<R: RequestSink> Dispatch<R> {
             ToAgent::RegisterInProgress => (self.hear)(Heard::RegisterInProgress),
             ToAgent::HeartbeatAck => (self.hear)(Heard::HeartbeatAck),
             ToAgent::Ping => self.control(|buf| from_agent::pong(buf, id)),
-            ToAgent::Pong => {}
             ToAgent::Error(text) => self.error(id, &text),
             ToAgent::GatewayHello(hello) => {
                 if !std::mem::replace(&mut self.gateway_hello_seen, true) {
@@ -191,8 +225,9 @@ impl<R: RequestSink> Dispatch<R> {
                     log::warn!(skipped; "datagram dropped: UDP tunnels are not supported");
                 }
             }
-            // They belong to streams that were refused.
-            ToAgent::WebSocketData
+            // Nobody asked, or they belong to streams that were refused.
+            ToAgent::Pong
+            | ToAgent::WebSocketData
             | ToAgent::WebSocketClose
             | ToAgent::TcpTunnelData
             | ToAgent::TcpTunnelClose => {}
@@ -282,7 +317,10 @@ impl<R: RequestSink> Dispatch<R> {
     }
 
     fn refuse(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.refusals.send(Message::text(SMALL, encode));
+        if !self.refusals.send(Message::text(SMALL, encode)) {
+            let why = "the peer provokes refusals and does not take them";
+            self.channel.abort(why);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ pub mod heartbeat;
 pub mod host;
 pub mod http_mode;
 pub mod late;
-mod refusals;
+pub(crate) mod refusals;
 pub mod registration;
 pub mod session;
 pub mod urls;

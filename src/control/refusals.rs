@@ -7,53 +7,53 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
-use super::channel::Channel;
-use crate::link::{Lane, Message};
-use crate::net::Cancel;
+use crate::link::{Message, SendError};
 use crate::threads::{self, Stack};
+
+/// Sends a message and may wait for room.
+type Send = dyn Fn(Message) -> Result<(), SendError> + std::marker::Send + Sync;
 
 /// The refusals of one connection. Dropping it ends the thread when it has sent
 /// what it has, or the connection is gone.
-pub(super) struct Refusals {
-    channel: Arc<dyn Channel>,
+pub(crate) struct Refusals {
+    send: Arc<Send>,
     queue: Option<Sender<Message>>,
 }
 
 impl Refusals {
-    pub(super) fn new(channel: Arc<dyn Channel>) -> Self {
+    pub(crate) fn new(
+        send: impl Fn(Message) -> Result<(), SendError> + std::marker::Send + Sync + 'static,
+    ) -> Self {
         Self {
-            channel,
+            send: Arc::new(send),
             queue: None,
         }
     }
 
-    /// Never waits. A peer that provokes thousands and takes none loses the
-    /// connection.
-    pub(super) fn send(&mut self, message: Message) {
+    /// Queues a refusal, without ever waiting. False: too many wait already, or there
+    /// is no thread to be had; a peer that provokes that should lose the connection.
+    #[must_use]
+    pub(crate) fn send(&mut self, message: Message) -> bool {
         let queue = match &self.queue {
             Some(queue) => queue,
             None => match self.start() {
                 Ok(queue) => self.queue.insert(queue),
-                Err(error) => return self.channel.abort(&error.to_string()),
+                Err(error) => {
+                    log::error!("{error}");
+                    return false;
+                }
             },
         };
-        match queue.try_send(message) {
-            // Disconnected: the connection is gone.
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(_)) => {
-                let why = "the peer provokes refusals and does not take them";
-                self.channel.abort(why);
-            }
-        }
+        // Disconnected: the connection is gone, and so is who was refused.
+        !matches!(queue.try_send(message), Err(TrySendError::Full(_)))
     }
 
     fn start(&self) -> Result<Sender<Message>, threads::SpawnError> {
-        let (queue, messages) = bounded::<Message>(MAX_WAITING);
-        let channel = self.channel.clone();
+        let (queue, messages) = bounded(MAX_WAITING);
+        let send = self.send.clone();
         threads::spawn("control-refusals", Stack::Copy, move || {
-            let never = Cancel::new();
             for message in messages {
-                if channel.send(Lane::Bulk, message, &never).is_err() {
+                if send(message).is_err() {
                     return;
                 }
             }

@@ -114,7 +114,7 @@ pub fn allows_body(status: u16) -> bool {
 /// Appends the head of a request, the empty line included. `headers` must not
 /// have a field that says how long the body is; one that can't be written is left
 /// out, and so is any `Host` of theirs.
-pub fn write_request(
+pub(super) fn write_request(
     out: &mut Vec<u8>,
     method: &str,
     target: &str,
@@ -167,7 +167,7 @@ pub(super) fn write_framing(out: &mut Vec<u8>, framing: Framing) {
 /// Looks for the end of a head in bytes that come piece by piece; what was looked
 /// at once isn't looked at again.
 #[derive(Debug, Default)]
-pub struct HeadScanner {
+pub(super) struct HeadScanner {
     seen: usize,
     /// Bytes since the last line feed, apart from a CR.
     in_line: bool,
@@ -178,7 +178,7 @@ impl HeadScanner {
     /// Looks at the next bytes. The length of the head from its beginning, once
     /// its empty line is there. Empty lines in front of it are allowed
     /// (RFC 9112 §2.2).
-    pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadError> {
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadError> {
         for &byte in bytes {
             self.seen += 1;
             match byte {
@@ -198,7 +198,7 @@ impl HeadScanner {
     }
 
     /// Something but empty lines has been seen.
-    pub fn has_begun(&self) -> bool {
+    pub(super) fn has_begun(&self) -> bool {
         self.any
     }
 }

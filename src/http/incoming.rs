@@ -83,19 +83,12 @@ impl Incoming {
         }
     }
 
-    /// The next bytes of the body, where they lie, `max` at most; waits for some.
-    /// Empty at the end.
-    pub(super) fn chunk(&mut self, max: usize) -> Result<&[u8], ReadError> {
-        self.advance(max)?;
-        Ok(self.lent())
-    }
-
-    /// What the last [`advance`](Self::advance) found.
+    /// What the last [`advance`](Self::advance) found; empty at the end.
     pub(super) fn lent(&mut self) -> &[u8] {
         &self.read.buffered()[..self.lent]
     }
 
-    /// As [`chunk`](Self::chunk), but only finds the bytes.
+    /// Finds the next bytes of the body, `max` at most; waits for some.
     pub(super) fn advance(&mut self, max: usize) -> Result<(), ReadError> {
         self.read.consume(std::mem::take(&mut self.lent));
         while !self.decoder.is_done() {

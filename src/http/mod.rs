@@ -8,15 +8,19 @@
 //! [`Client`] and [`Server`] are the shells around them.
 
 mod body;
+pub mod client;
 mod head;
 mod headers;
 mod incoming;
 pub mod server;
 mod target;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use body::{BodyError, CHUNK_END, Decoder, Framing, LAST_CHUNK, Step, chunk_head};
+pub use client::Client;
 pub use head::{HeadError, MAX_FIELDS, MAX_HEAD, RequestHead, ResponseHead, allows_body};
 pub use headers::{Headers, canonical_name, is_field_value, is_token};
 pub use incoming::ReadError;
 pub use server::Server;
-pub use target::{encode_path, encode_query};
+pub use target::{decode_query, encode_path, encode_query, percent_decode};

@@ -32,6 +32,33 @@ fn encode(target: &mut String, text: &str, keep: impl Fn(u8) -> bool) {
     }
 }
 
+/// Undoes percent-encoding; `None` when a `%` isn't followed by two hex digits.
+pub fn percent_decode(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+            let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
+            decoded.push((high * 16 + low) as u8);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    Some(decoded)
+}
+
+/// The parameters of a query as forms are encoded (`+` is a space). What can't be
+/// decoded is left out.
+pub fn decode_query(query: &str) -> Vec<(String, String)> {
+    let decode = |text: &str| String::from_utf8(percent_decode(&text.replace('+', " "))?).ok();
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs
+        .filter_map(|(name, value)| Some((decode(name)?, decode(value)?)))
+        .collect()
+}
+
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 #[cfg(test)]
@@ -53,6 +80,16 @@ mod tests {
     #[test]
     fn t33_an_encoded_path_is_encoded_again() {
         assert_eq!(path("/a%2Fb"), "/a%252Fb");
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        let want = [("a b", "1&2"), ("flag", ""), ("x", "é")];
+        let want = want.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(
+            decode_query("a+b=1%262&flag&x=%C3%a9&&bad=%zz&cut=%1"),
+            want
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ impl Place {
     /// Takes one for the holder of an agent's token, before the upgrade is answered.
     pub(crate) fn take(hub: &Arc<Hub>, token: &str) -> Result<Self, TooMany> {
         let now = jiff::Timestamp::now().as_second();
-        let session = Arc::new(Session::new(token.to_owned(), now));
+        let session = Arc::new(Session::new(token.to_owned(), now, hub.budget.clone()));
         hub.enter(&session)?;
         Ok(Self {
             hub: hub.clone(),

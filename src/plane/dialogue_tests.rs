@@ -3,6 +3,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::link::{Lane, Message};
 use crate::net::Cancel;
+use crate::plane::budget::Budget;
 use crate::plane::registry::{AgentInfo, Registry};
 use crate::plane::session::Wire;
 
@@ -56,7 +57,7 @@ impl House {
     }
 
     fn dial(&self, endpoint: Endpoint) -> (Dialogue, Sent) {
-        let session = Arc::new(Session::new("token".into(), 0));
+        let session = Arc::new(Session::new("token".into(), 0, Budget::new(0)));
         let sent = Sent::default();
         session.connect(Box::new(sent.clone()));
         self.hub.enter(&session).expect("room");
@@ -317,7 +318,7 @@ fn revoking_a_token_ends_its_connection() {
     let house = House::new();
     let grant = crate::plane::token::Grant::Agent { cluster: name() };
     let (token, _) = house.hub.create_token(grant, None).expect("made");
-    let session = Arc::new(Session::new(token.id.clone(), 0));
+    let session = Arc::new(Session::new(token.id.clone(), 0, Budget::new(0)));
     let sent = Sent::default();
     session.connect(Box::new(sent.clone()));
     house.hub.enter(&session).expect("room");
@@ -334,7 +335,7 @@ fn revoking_a_token_ends_its_connection() {
 #[test]
 fn a_token_has_a_limited_number_of_connections() {
     let house = House::new();
-    let session = || Arc::new(Session::new("one".into(), 0));
+    let session = || Arc::new(Session::new("one".into(), 0, Budget::new(0)));
     let first = session();
     house.hub.enter(&first).expect("room");
     while house.hub.enter(&session()).is_ok() {}

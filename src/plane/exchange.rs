@@ -7,9 +7,11 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
+use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::budget::Budget;
 use super::flow::{Receiving, Sending, UNMETERED_LIMIT};
 use crate::http::Headers;
 use crate::net::{Cancel, Reason};
@@ -59,8 +61,12 @@ struct State {
     queue: VecDeque<Vec<u8>>,
     /// The queue is one gzipped body (form B).
     gzipped: bool,
+    /// What all exchanges together may hold; bytes in `queue` are taken from it.
+    budget: Arc<Budget>,
     receiving: Receiving,
     sending: Sending,
+    /// The agent has been told of the request.
+    announced: bool,
     /// The answer is over; what is queued is still to be taken.
     end: Option<Result<(), Failure>>,
     /// The agent has ended it, or is gone: it needs no `proxy_cancel`.
@@ -69,7 +75,7 @@ struct State {
 
 impl Exchange {
     /// `metered`: the agent knows credit.
-    pub(crate) fn new(id: String, token: String, metered: bool) -> Self {
+    pub(crate) fn new(id: String, token: String, metered: bool, budget: Arc<Budget>) -> Self {
         let (receiving, sending) = if metered {
             (Receiving::metered(), Sending::metered())
         } else {
@@ -84,8 +90,10 @@ impl Exchange {
                 head_came: false,
                 queue: VecDeque::new(),
                 gzipped: false,
+                budget,
                 receiving,
                 sending,
+                announced: false,
                 end: None,
                 agent_done: false,
             }),
@@ -208,6 +216,11 @@ impl Exchange {
 
     // What the client's threads call.
 
+    /// The request goes to the agent now: if it ends early, the agent must hear it.
+    pub(crate) fn announce(&self) {
+        self.state.lock().announced = true;
+    }
+
     /// Waits for the head of the answer.
     pub(crate) fn wait_head(&self) -> Result<Head, Failure> {
         let mut state = self.state.lock();
@@ -236,7 +249,7 @@ impl Exchange {
             if state.gzipped {
                 return Self::inflate(state);
             }
-            if let Some(piece) = state.queue.pop_front() {
+            if let Some(piece) = state.pop() {
                 return Ok(Some(piece));
             }
             if let Some(end) = &state.end {
@@ -272,7 +285,8 @@ impl Exchange {
 
     /// True when the agent still works on it.
     pub(crate) fn needs_cancel(&self) -> bool {
-        !self.state.lock().agent_done
+        let state = self.state.lock();
+        state.announced && !state.agent_done
     }
 
     /// Nobody takes the answer any more; who still sends stops.
@@ -295,7 +309,7 @@ impl Exchange {
     /// The whole of a gzipped body; nobody else waits for this thread.
     fn inflate(mut state: MutexGuard<'_, State>) -> Result<Option<Vec<u8>>, Failure> {
         state.gzipped = false;
-        let Some(packed) = state.queue.pop_front() else {
+        let Some(packed) = state.pop() else {
             return Ok(None);
         };
         drop(state);
@@ -319,6 +333,12 @@ impl State {
         self.end.is_some()
     }
 
+    fn pop(&mut self) -> Option<Vec<u8>> {
+        let piece = self.queue.pop_front()?;
+        self.budget.give_back(piece.len());
+        Some(piece)
+    }
+
     fn break_off(&mut self, why: &'static str) {
         self.end = Some(Err(Failure::Protocol(why)));
     }
@@ -330,6 +350,9 @@ impl State {
         };
         if self.receiving.receive(length as u64).is_err() {
             return self.break_off("the agent sent more than the client could take");
+        }
+        if !self.budget.take(length) {
+            return self.break_off("the plane holds as many answers for slow clients as it may");
         }
         // Small pieces share a buffer: a million of one byte must not take a
         // million allocations.
@@ -343,9 +366,18 @@ impl State {
         let Some(buffer) = self.queue.back_mut() else {
             return;
         };
+        let before = buffer.len();
         if base64.decode_append(data.as_bytes(), buffer).is_err() {
+            buffer.truncate(before);
+            self.budget.give_back(length);
             self.break_off("the agent sent a body that is not base64");
         }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
     }
 }
 
@@ -374,7 +406,9 @@ mod tests {
     use crate::plane::flow::WINDOW;
 
     fn exchange(metered: bool) -> Exchange {
-        Exchange::new("r-1".into(), "t".into(), metered)
+        let exchange = Exchange::new("r-1".into(), "t".into(), metered, Budget::new(1 << 30));
+        exchange.announce();
+        exchange
     }
 
     fn base64(bytes: &[u8]) -> String {
@@ -478,6 +512,40 @@ mod tests {
         no_base64.on_head(200, Headers::new());
         no_base64.on_chunk("a*==");
         assert!(protocol(body(&no_base64).map(drop)));
+    }
+
+    #[test]
+    fn all_together_hold_no_more_than_their_budget() {
+        let budget = Budget::new(1000);
+        let new = || Exchange::new("r-1".into(), "t".into(), true, budget.clone());
+        let (one, two) = (new(), new());
+        for exchange in [&one, &two] {
+            exchange.on_head(200, Headers::new());
+            exchange.on_chunk(&base64(&[1; 400]));
+        }
+        two.on_chunk(&base64(&[1; 400]));
+        assert_eq!(
+            two.next().map(|piece| piece.map(|p| p.len())),
+            Ok(Some(400))
+        );
+        assert!(matches!(two.next(), Err(Failure::Protocol(_))));
+        one.on_chunk(&base64(&[1; 400]));
+        one.on_chunk("a*==");
+        assert_eq!(
+            one.next().map(|piece| piece.map(|p| p.len())),
+            Ok(Some(800))
+        );
+        one.on_end();
+        drop((one, two));
+        assert!(budget.take(1000), "all of it has come back");
+    }
+
+    #[test]
+    fn a_request_that_the_agent_never_heard_of_needs_no_cancel() {
+        let unheard = Exchange::new("r-1".into(), "t".into(), true, Budget::new(1));
+        assert!(!unheard.needs_cancel());
+        unheard.announce();
+        assert!(unheard.needs_cancel());
     }
 
     #[test]

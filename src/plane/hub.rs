@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::budget::Budget;
 use super::name::ClusterName;
 use super::registry::{Cluster, Registry, RegistryError, UnixTime};
 use super::session::{Registration, Session};
@@ -14,6 +15,8 @@ use crate::net::Reason;
 
 pub(crate) struct Hub {
     pub(crate) registry: Registry,
+    /// For the answers that wait for slow clients.
+    pub(crate) budget: Arc<Budget>,
     table: Mutex<Table>,
     /// A session has left.
     left: Condvar,
@@ -71,6 +74,7 @@ impl Hub {
     pub(crate) fn new(registry: Registry) -> Self {
         Self {
             registry,
+            budget: Budget::new(MEMORY_LIMIT),
             table: Mutex::default(),
             left: Condvar::new(),
         }
@@ -255,6 +259,10 @@ impl Hub {
             .collect()
     }
 }
+
+/// What all answers that wait for their clients may hold, in bytes: the agent's
+/// `proxy.memory_limit` has the same default.
+const MEMORY_LIMIT: usize = 256 * 1024 * 1024;
 
 /// One for use, one that is dead and not noticed yet, and a few for an agent that
 /// changes between controller and gateway.

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::Mutex;
 
+use super::budget::Budget;
 use super::exchange::{Exchange, Failure};
 use super::registry::{AgentInfo, ServiceToken, UnixTime, tidy};
 use crate::link::{Lane, Link, Message, Receiver, SendError};
@@ -41,6 +42,7 @@ pub(crate) struct Session {
     token: String,
     since: UnixTime,
     wire: OnceLock<Box<dyn Wire>>,
+    budget: Arc<Budget>,
     state: Mutex<State>,
 }
 
@@ -54,13 +56,14 @@ struct State {
 }
 
 impl Session {
-    pub(crate) fn new(token: String, since: UnixTime) -> Self {
+    pub(crate) fn new(token: String, since: UnixTime, budget: Arc<Budget>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             token,
             since,
             wire: OnceLock::new(),
+            budget,
             state: Mutex::default(),
         }
     }
@@ -98,7 +101,8 @@ impl Session {
         }
         state.next += 1;
         let id = format!("px-{}-{}", self.id, state.next);
-        let exchange = Arc::new(Exchange::new(id.clone(), token, state.metered));
+        let budget = self.budget.clone();
+        let exchange = Arc::new(Exchange::new(id.clone(), token, state.metered, budget));
         state.requests.insert(id, exchange.clone());
         drop(state);
         Ok(Opened {

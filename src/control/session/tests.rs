@@ -173,6 +173,8 @@ fn dials_gateway(actions: &[Action]) -> bool {
     actions.iter().any(is)
 }
 
+/// `Some(None)`: a registration without an id.
+#[allow(clippy::option_option)]
 fn register_id(actions: &[Action]) -> Option<Option<&str>> {
     actions.iter().find_map(|action| match action {
         Action::SendRegister { cluster_id, .. } | Action::HttpRegister { cluster_id, .. } => {
@@ -742,7 +744,7 @@ fn arbitrary_event(choice: u8, generation: Generation, status: u16) -> Event {
         _ => Failure::Unusable("x".into()),
     };
     let answers = [Answers::Register, Answers::Nobody, Answers::Other][usize::from(choice % 3)];
-    let id = (choice % 5 != 0).then_some("c-9");
+    let id = (!choice.is_multiple_of(5)).then_some("c-9");
     let gateway = [None, Some(GATEWAY), Some("ws://plain"), Some("::")][usize::from(choice % 4)];
     match choice / 16 {
         0 => Event::Start,
@@ -760,9 +762,11 @@ fn arbitrary_event(choice: u8, generation: Generation, status: u16) -> Event {
             generation,
             [None, Some(1000), Some(1008)][usize::from(choice % 3)],
         ),
-        12 if choice % 2 == 0 => Event::HttpRegister(generation, Ok(registered(id, gateway))),
+        12 if choice.is_multiple_of(2) => {
+            Event::HttpRegister(generation, Ok(registered(id, gateway)))
+        }
         12 => Event::HttpRegister(generation, Err(failure)),
-        13 if choice % 2 == 0 => Event::HttpHeartbeat(generation, Ok(())),
+        13 if choice.is_multiple_of(2) => Event::HttpHeartbeat(generation, Ok(())),
         13 => Event::HttpHeartbeat(generation, Err(failure)),
         _ => Event::Tick,
     }

@@ -93,10 +93,23 @@ impl Store {
             changed: Condvar::new(),
         };
         for namespace in ["default", "kube-system", "shop"] {
-            store.put(Kind::Namespace, "", namespace, json!({ "status": { "phase": "Active" } }));
+            store.put(
+                Kind::Namespace,
+                "",
+                namespace,
+                json!({ "status": { "phase": "Active" } }),
+            );
         }
-        for (i, role) in ["control-plane", "worker", "worker"].into_iter().enumerate() {
-            store.put(Kind::Node, "", &format!("sample-{}", i + 1), node(role, i + 1));
+        for (i, role) in ["control-plane", "worker", "worker"]
+            .into_iter()
+            .enumerate()
+        {
+            store.put(
+                Kind::Node,
+                "",
+                &format!("sample-{}", i + 1),
+                node(role, i + 1),
+            );
         }
         for (namespace, name, node) in [
             ("kube-system", "coredns-0", "sample-1"),
@@ -128,16 +141,28 @@ impl Store {
         if !namespace.is_empty() {
             metadata["namespace"] = json!(namespace);
         }
-        metadata["uid"] = json!(format!("5a3b1e00-0000-4000-8000-{:012x}", hash(kind, namespace, name)));
+        metadata["uid"] = json!(format!(
+            "5a3b1e00-0000-4000-8000-{:012x}",
+            hash(kind, namespace, name)
+        ));
         metadata["resourceVersion"] = json!(version.to_string());
         metadata["creationTimestamp"] = json!(CREATED);
         let key = (kind, namespace.to_owned(), name.to_owned());
-        let what = if state.objects.contains_key(&key) { "MODIFIED" } else { "ADDED" };
+        let what = if state.objects.contains_key(&key) {
+            "MODIFIED"
+        } else {
+            "ADDED"
+        };
         state.objects.insert(key, object.clone());
         if state.history.len() == HISTORY {
             state.history.pop_front();
         }
-        state.history.push_back(Change { version, kind, what, object });
+        state.history.push_back(Change {
+            version,
+            kind,
+            what,
+            object,
+        });
         drop(state);
         self.changed.notify_all();
     }
@@ -145,8 +170,13 @@ impl Store {
     /// The objects of a kind, of one namespace or all, and the version of the list.
     pub(super) fn list(&self, kind: Kind, namespace: Option<&str>) -> (u64, Vec<Value>) {
         let state = self.state.lock();
-        let wanted = |(k, ns, _): &&(Kind, String, String)| *k == kind && namespace.is_none_or(|n| n == ns);
-        let items = state.objects.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| object.clone());
+        let wanted =
+            |(k, ns, _): &&(Kind, String, String)| *k == kind && namespace.is_none_or(|n| n == ns);
+        let items = state
+            .objects
+            .iter()
+            .filter(|(key, _)| wanted(key))
+            .map(|(_, object)| object.clone());
         (state.version, items.collect())
     }
 
@@ -163,16 +193,26 @@ impl Store {
             if state.closed {
                 return Changes::Closed;
             }
-            let oldest = state.history.front().map_or(state.version + 1, |change| change.version);
+            let oldest = state
+                .history
+                .front()
+                .map_or(state.version + 1, |change| change.version);
             if version + 1 < oldest {
                 return Changes::Gone;
             }
-            let new = state.history.iter().filter(|change| change.version > version && change.kind == kind);
+            let new = state
+                .history
+                .iter()
+                .filter(|change| change.version > version && change.kind == kind);
             let new: Vec<Change> = new.cloned().collect();
             if !new.is_empty() {
                 return Changes::Some(new);
             }
-            if self.changed.wait_until(&mut state, deadline.instant()).timed_out() {
+            if self
+                .changed
+                .wait_until(&mut state, deadline.instant())
+                .timed_out()
+            {
                 return Changes::None;
             }
         }
@@ -247,13 +287,24 @@ mod tests {
     fn a_change_is_seen_after_the_version_of_the_list() {
         let store = Store::new();
         let (version, _) = store.list(Kind::Pod, None);
-        assert!(matches!(store.after(version, Kind::Pod, SOON), Changes::None));
+        assert!(matches!(
+            store.after(version, Kind::Pod, SOON),
+            Changes::None
+        ));
         store.tick(7);
-        let Changes::Some(changes) = store.after(version, Kind::Pod, SOON) else { panic!("nothing came") };
+        let Changes::Some(changes) = store.after(version, Kind::Pod, SOON) else {
+            panic!("nothing came")
+        };
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].what, "MODIFIED");
-        assert_eq!(changes[0].object["metadata"]["annotations"]["sample/tick"], "7");
-        assert!(matches!(store.after(version, Kind::Node, SOON), Changes::None));
+        assert_eq!(
+            changes[0].object["metadata"]["annotations"]["sample/tick"],
+            "7"
+        );
+        assert!(matches!(
+            store.after(version, Kind::Node, SOON),
+            Changes::None
+        ));
     }
 
     #[test]
@@ -263,13 +314,19 @@ mod tests {
         for count in 0..=HISTORY as u64 {
             store.tick(count);
         }
-        assert!(matches!(store.after(version, Kind::Pod, SOON), Changes::Gone));
+        assert!(matches!(
+            store.after(version, Kind::Pod, SOON),
+            Changes::Gone
+        ));
     }
 
     #[test]
     fn closing_ends_a_watch() {
         let store = Store::new();
         store.close();
-        assert!(matches!(store.after(u64::MAX - 1, Kind::Pod, SOON), Changes::Closed));
+        assert!(matches!(
+            store.after(u64::MAX - 1, Kind::Pod, SOON),
+            Changes::Closed
+        ));
     }
 }

@@ -45,14 +45,28 @@ pub(super) fn list(kind: Kind, version: u64, items: &[Value], remaining: Option<
 /// A `meta.k8s.io/v1` Table, which kubectl asks for to print columns.
 pub(super) fn table(kind: Kind, version: u64, items: &[Value], remaining: Option<u64>) -> Value {
     let columns: &[(&str, &str)] = match kind {
-        Kind::Node => &[("Name", "name"), ("Status", ""), ("Roles", ""), ("Age", ""), ("Version", "")],
+        Kind::Node => &[
+            ("Name", "name"),
+            ("Status", ""),
+            ("Roles", ""),
+            ("Age", ""),
+            ("Version", ""),
+        ],
         Kind::Namespace => &[("Name", "name"), ("Status", ""), ("Age", "")],
-        Kind::Pod => &[("Name", "name"), ("Ready", ""), ("Status", ""), ("Restarts", ""), ("Age", "")],
+        Kind::Pod => &[
+            ("Name", "name"),
+            ("Ready", ""),
+            ("Status", ""),
+            ("Restarts", ""),
+            ("Age", ""),
+        ],
     };
     let columns = columns.iter().map(|(name, format)| {
         json!({ "name": name, "type": "string", "format": format, "description": "", "priority": 0 })
     });
-    let rows = items.iter().map(|item| json!({ "cells": cells(kind, item), "object": partial(item) }));
+    let rows = items
+        .iter()
+        .map(|item| json!({ "cells": cells(kind, item), "object": partial(item) }));
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": list_metadata(version, remaining),
         "columnDefinitions": columns.collect::<Vec<_>>(), "rows": rows.collect::<Vec<_>>(),
@@ -74,13 +88,24 @@ fn partial(item: &Value) -> Value {
 
 fn cells(kind: Kind, item: &Value) -> Value {
     let name = &item["metadata"]["name"];
-    let age = age(item["metadata"]["creationTimestamp"].as_str().unwrap_or_default());
+    let age = age(item["metadata"]["creationTimestamp"]
+        .as_str()
+        .unwrap_or_default());
     match kind {
         Kind::Node => {
             let labels = item["metadata"]["labels"].as_object();
-            let roles = labels.into_iter().flatten().filter_map(|(l, _)| l.strip_prefix("node-role.kubernetes.io/"));
+            let roles = labels
+                .into_iter()
+                .flatten()
+                .filter_map(|(l, _)| l.strip_prefix("node-role.kubernetes.io/"));
             let roles = roles.collect::<Vec<_>>().join(",");
-            json!([name, "Ready", roles, age, item["status"]["nodeInfo"]["kubeletVersion"]])
+            json!([
+                name,
+                "Ready",
+                roles,
+                age,
+                item["status"]["nodeInfo"]["kubeletVersion"]
+            ])
         }
         Kind::Namespace => json!([name, item["status"]["phase"], age]),
         Kind::Pod => json!([name, "1/1", item["status"]["phase"], 0, age]),
@@ -88,7 +113,9 @@ fn cells(kind: Kind, item: &Value) -> Value {
 }
 
 fn age(created: &str) -> String {
-    let Ok(created) = created.parse::<jiff::Timestamp>() else { return "<unknown>".to_owned() };
+    let Ok(created) = created.parse::<jiff::Timestamp>() else {
+        return "<unknown>".to_owned();
+    };
     let seconds = (jiff::Timestamp::now().as_second() - created.as_second()).max(0);
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -126,7 +153,14 @@ mod tests {
 
     #[test]
     fn a_cut_list_says_how_many_remain() {
-        assert_eq!(list(Kind::Pod, 1, &[], Some(4))["metadata"]["remainingItemCount"], 4);
-        assert!(list(Kind::Pod, 1, &[], Some(0))["metadata"].get("remainingItemCount").is_none());
+        assert_eq!(
+            list(Kind::Pod, 1, &[], Some(4))["metadata"]["remainingItemCount"],
+            4
+        );
+        assert!(
+            list(Kind::Pod, 1, &[], Some(0))["metadata"]
+                .get("remainingItemCount")
+                .is_none()
+        );
     }
 }

@@ -172,6 +172,15 @@ impl ReadHalf {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Gives back what buffers hold no unread bytes: for a connection that will be
+    /// idle. The next read takes new ones.
+    pub fn shrink(&mut self) {
+        match &mut self.0 {
+            Read::Tcp(reader) => reader.shrink(),
+            Read::Tls(reader) => reader.shrink(),
+        }
+    }
+
     /// True when reading has provoked something that the write half must send
     /// (a TLS key update, an alert).
     pub fn wants_flush(&self) -> bool {

@@ -48,6 +48,13 @@ impl Reader {
         self.deadline = deadline;
     }
 
+    pub(super) fn shrink(&mut self) {
+        if self.start == self.end {
+            self.buf = Vec::new();
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
     /// Reads something unless something is unread; nothing at the end.
     pub(super) fn fill(&mut self, wait: Wait) -> io::Result<()> {
         if self.start < self.end {

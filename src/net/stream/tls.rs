@@ -117,6 +117,14 @@ impl Reader {
         &mut self.lower
     }
 
+    pub(super) fn shrink(&mut self) {
+        if self.read == self.plain.len() {
+            self.plain = Vec::new();
+            self.read = 0;
+        }
+        self.lower.shrink();
+    }
+
     pub(super) fn fill(&mut self, wait: Wait) -> io::Result<()> {
         while self.read == self.plain.len() {
             self.plain.clear();

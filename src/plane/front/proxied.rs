@@ -156,6 +156,7 @@ fn send(
         timeout: None,
     };
     let outlet = opened.outlet();
+    outlet.exchange().announce();
     outlet.send(REQUEST_SIZE, |buf, id| {
         to_agent::proxy_request(buf, id, &message);
     })?;

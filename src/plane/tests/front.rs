@@ -1,6 +1,7 @@
 //! Users: what the front door lets through, and how it comes back.
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -142,6 +143,51 @@ fn an_upload_follows_the_agents_credit() {
     assert_eq!(client.head().status, 200);
     client.get("/clusters/edge/next", &token);
     assert_eq!(agent.expect("proxy_request")["path"], "/next");
+}
+
+#[test]
+fn an_upload_goes_on_while_the_client_does_not_read_its_answer() {
+    let house = House::new();
+    let (mut agent, token) = (house.registered("edge"), house.user_token());
+    let mut client = house.client();
+    client.ask(
+        "PUT",
+        "/clusters/edge/both",
+        &token,
+        "Content-Length: 200000\r\n",
+    );
+    client.send([b'x'; 100]);
+    let id = agent.request();
+    let mut got = unchunk(&agent.expect("proxy_request_chunk")).len();
+    agent.header(&id, 200, json!({}));
+    // More than the window and the kernels take: somebody in the plane waits for
+    // the client now.
+    let mut credit = WINDOW;
+    let data = vec![b'y'; 32 * 1024];
+    let mut without_a_grant = 0;
+    while without_a_grant < 30 {
+        while credit >= data.len() as u64 {
+            agent.chunk(&id, &data);
+            credit -= data.len() as u64;
+        }
+        match agent.grants(&id) {
+            // That nothing more will come can't be waited for. Too short a time
+            // makes this test weaker, not wrong.
+            0 => {
+                without_a_grant += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            granted => {
+                without_a_grant = 0;
+                credit += granted;
+            }
+        }
+    }
+    client.send(vec![b'x'; 199_900]);
+    while got < 200_000 {
+        got += unchunk(&agent.expect("proxy_request_chunk")).len();
+    }
+    agent.expect("proxy_request_stream_end");
 }
 
 #[test]

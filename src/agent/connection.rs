@@ -1,0 +1,166 @@
+//! One connection: a thread that dials, then waits for its end.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, TrySendError};
+
+use super::background::Report;
+use super::conductor::Input;
+use super::parts::Parts;
+use crate::config::Secret;
+use crate::control::dispatch::Dispatch;
+use crate::control::late::LateAnswers;
+use crate::control::session::{Failure, Generation};
+use crate::control::urls::Url;
+use crate::link::upgrade::{self, UpgradeError};
+use crate::link::{Ending, Lane, Link, Message};
+use crate::net::{Cancel, Deadline};
+use crate::telemetry::RateLimit;
+use crate::threads::{self, SpawnError, Stack};
+
+/// What a connection's thread says. The last is `Failed` or `Lost`, always.
+#[derive(Debug)]
+pub(super) enum News {
+    Up(Link),
+    Failed(Failure),
+    Lost(Ending),
+}
+
+/// What to dial, and how.
+pub(super) struct Order {
+    pub(super) generation: Generation,
+    pub(super) url: Url,
+    pub(super) token: Secret,
+    /// Goes out before anything that the peer says is read.
+    pub(super) first: Option<Message>,
+    pub(super) limit: Duration,
+}
+
+/// A connection of the conductor.
+pub(super) struct Connection {
+    pub(super) url: Url,
+    pub(super) cancel: Cancel,
+    pub(super) link: Option<Link>,
+    pub(super) thread: JoinHandle<Option<()>>,
+}
+
+impl Connection {
+    pub(super) fn start(
+        order: Order,
+        parts: Arc<Parts>,
+        late: Arc<LateAnswers>,
+        sender: Sender<Input>,
+    ) -> Result<Self, SpawnError> {
+        let cancel = Cancel::new();
+        let url = order.url.clone();
+        let thread = threads::spawn(format!("conn-{}", order.generation), Stack::Work, {
+            let cancel = cancel.clone();
+            move || run(order, &parts, &late, &sender, &cancel)
+        })?;
+        Ok(Self {
+            url,
+            cancel,
+            link: None,
+            thread,
+        })
+    }
+}
+
+fn run(
+    order: Order,
+    parts: &Parts,
+    late: &Arc<LateAnswers>,
+    sender: &Sender<Input>,
+    cancel: &Cancel,
+) {
+    let generation = order.generation;
+    let panicked = Failure::Other("the connection's thread panicked".to_owned());
+    let mut last = Report::new(
+        sender.clone(),
+        Input::Connection(generation, News::Failed(panicked)),
+    );
+    match connect(order, parts, late, sender, cancel) {
+        Ok(link) => {
+            let up = Input::Connection(generation, News::Up(link.clone()));
+            if sender.send(up).is_err() {
+                link.abort("the agent has ended");
+            }
+            late.flush(generation);
+            let ending = link.wait();
+            last.set(Input::Connection(generation, News::Lost(ending)));
+        }
+        Err(failure) => last.set(Input::Connection(generation, News::Failed(failure))),
+    }
+}
+
+/// The dial chain and the upgrade under one deadline, then the link's threads.
+fn connect(
+    order: Order,
+    parts: &Parts,
+    late: &Arc<LateAnswers>,
+    sender: &Sender<Input>,
+    cancel: &Cancel,
+) -> Result<Link, Failure> {
+    let Order {
+        generation,
+        url,
+        token,
+        first,
+        limit,
+    } = order;
+    let deadline = Deadline::after(limit);
+    let halves = parts
+        .dialer
+        .dial(&url.endpoint(), deadline, cancel)
+        .map_err(|error| Failure::Other(error.to_string()))?;
+    let target = url.target();
+    let request = upgrade::Request {
+        host: &url.host,
+        port: url.port,
+        tls: url.tls,
+        target: &target,
+        token: Some(token.expose()),
+    };
+    let halves = upgrade::upgrade(halves, &request, deadline, cancel).map_err(upgrade_failure)?;
+    // Late answers go to the same endpoint, query included.
+    let endpoint = format!("{url}?{}", url.query.as_deref().unwrap_or_default());
+    let link = Link::start(halves, parts.link.clone(), |link| {
+        if let Some(first) = first {
+            // A link that just began has room.
+            let _ = link.send(Lane::Control, first, &Cancel::new());
+        }
+        let channel = Arc::new(link.clone());
+        let outlet = late.connected(generation, &endpoint, channel.clone());
+        let requests = parts.proxy.connection(outlet);
+        let sender = sender.clone();
+        let hear = Box::new(move |heard| {
+            if let Err(TrySendError::Full(_)) = sender.try_send(Input::Heard(generation, heard)) {
+                static FULL: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+                if let Some(skipped) = FULL.pass() {
+                    log::warn!(skipped; "message dropped: the peer speaks faster than we can listen");
+                }
+            }
+        });
+        Dispatch::new(generation, channel, requests, late.clone(), hear)
+    });
+    link.map_err(|error| Failure::Other(error.to_string()))
+}
+
+fn upgrade_failure(error: UpgradeError) -> Failure {
+    let UpgradeError::Refused(answer) = error else {
+        return Failure::Other(error.to_string());
+    };
+    // A page for people comes from a box in between: whatever it forbids, it is not
+    // the control plane that refuses us (decisions.md §6.1).
+    let is_page = answer.content_type.as_deref() == Some("text/html");
+    if is_page && matches!(answer.status, 401 | 403) {
+        return Failure::Other(format!("something in between answered: {answer}"));
+    }
+    Failure::Status {
+        code: answer.status,
+        retry_after: answer.retry_after,
+        text: answer.excerpt,
+    }
+}

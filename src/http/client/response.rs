@@ -1,0 +1,174 @@
+//! An answer, and what becomes of its connection afterwards.
+
+use std::net::Shutdown;
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use super::upload::Upload;
+use super::{CallError, Inner};
+use crate::http::Headers;
+use crate::http::body::Framing;
+use crate::http::incoming::Incoming;
+use crate::net::{Cancel, Guard, Halves, WriteHalf};
+
+/// An answer of which the head has come.
+pub struct Response {
+    pub status: u16,
+    pub headers: Headers,
+    pub body: ResponseBody,
+}
+
+/// The body of an answer. When it was read to its end, its connection can be used
+/// again; when it is dropped before, the connection is closed.
+pub struct ResponseBody {
+    framing: Framing,
+    /// Gone when the body has ended.
+    rest: Option<Rest>,
+    client: Arc<Inner>,
+    cancel: Cancel,
+}
+
+pub(super) struct Rest {
+    pub(super) incoming: Incoming,
+    pub(super) sending: Sending,
+    pub(super) socket: Arc<Socket>,
+    /// The server is willing to answer another request.
+    pub(super) keep: bool,
+    /// Closes the socket when the call is cancelled.
+    pub(super) guard: Guard,
+}
+
+/// The half that wrote the request, or is writing it.
+pub(super) enum Sending {
+    Done(WriteHalf),
+    Running(Upload),
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        framing: Framing,
+        mut rest: Rest,
+        client: Arc<Inner>,
+        cancel: Cancel,
+    ) -> Self {
+        rest.keep &= framing != Framing::UntilClose;
+        let mut body = Self {
+            framing,
+            rest: Some(rest),
+            client,
+            cancel,
+        };
+        if framing == Framing::Length(0) {
+            body.end();
+        }
+        body
+    }
+
+    /// The length, if it was said.
+    pub fn length(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        }
+    }
+
+    /// The next bytes, where they lie, `max` at most; waits for some. Empty at the
+    /// end.
+    pub fn chunk(&mut self, max: usize) -> Result<&[u8], CallError> {
+        let Some(rest) = &mut self.rest else {
+            return Ok(&[]);
+        };
+        match rest.incoming.advance(max) {
+            Ok(()) if rest.incoming.lent().is_empty() => {
+                self.end();
+                Ok(&[])
+            }
+            Ok(()) => match &mut self.rest {
+                Some(rest) => Ok(rest.incoming.lent()),
+                None => Ok(&[]),
+            },
+            Err(error) => {
+                let blame = rest.sending.blame();
+                self.rest = None;
+                Err(match (self.cancel.reason(), blame) {
+                    (Some(reason), _) => CallError::Cancelled(reason),
+                    (None, Some(error)) => CallError::Upload(error),
+                    (None, None) => CallError::Body(error),
+                })
+            }
+        }
+    }
+
+    /// The whole body, if it has at most `limit` bytes.
+    pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, CallError> {
+        let said = self.length().unwrap_or(0);
+        if said > limit as u64 {
+            return Err(CallError::TooLarge(limit));
+        }
+        let mut all = Vec::with_capacity((said as usize).min(64 * 1024));
+        loop {
+            let chunk = self.chunk(usize::MAX)?;
+            if chunk.is_empty() {
+                return Ok(all);
+            }
+            if chunk.len() > limit - all.len() {
+                return Err(CallError::TooLarge(limit));
+            }
+            all.extend_from_slice(chunk);
+        }
+    }
+
+    /// Gives the connection back, if it is good for another exchange.
+    fn end(&mut self) {
+        let Some(rest) = self.rest.take() else {
+            return;
+        };
+        // A half-sent request, or a server that won't: dropping it closes it.
+        let Some(halves) = rest.into_halves() else {
+            return;
+        };
+        self.client.pool.put(halves);
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if self.rest.as_ref().is_some_and(|r| r.incoming.is_done()) {
+            self.end();
+        } else if let Some(rest) = &self.rest {
+            // The upload may hold the socket a moment longer.
+            let _ = rest.socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Rest {
+    fn into_halves(self) -> Option<Halves> {
+        if !self.keep {
+            return None;
+        }
+        let write = match self.sending {
+            Sending::Done(write) => write,
+            Sending::Running(upload) => upload.finish()?,
+        };
+        // From here on the connection may serve somebody else.
+        drop(self.guard);
+        let mut halves = Halves {
+            read: self.incoming.into_read(),
+            write,
+            socket: self.socket,
+        };
+        halves.set_deadline(None);
+        Some(halves)
+    }
+}
+
+impl Sending {
+    pub(super) fn blame(&self) -> Option<super::UploadError> {
+        match self {
+            Self::Done(_) => None,
+            Self::Running(upload) => upload.blame(),
+        }
+    }
+}
