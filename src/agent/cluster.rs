@@ -4,8 +4,9 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{self, Secret};
-use crate::control::facts::{ClusterFacts, Facts};
+use super::{AgentError, NoProxy, Proxying};
+use crate::config::{self, Config, Secret};
+use crate::control::facts::{ClusterFacts, Facts, NoCluster};
 use crate::kube::{self, ApiError, ApiServer, Credentials, KubeError, Search};
 use crate::net::{Cancel, Deadline};
 
@@ -31,6 +32,20 @@ pub fn find_cluster(settings: &config::Kubernetes) -> Result<Option<Credentials>
         context: settings.context.clone(),
     }
     .load()
+}
+
+/// What talks to the cluster: requests, and facts.
+pub type Reach = (Arc<dyn Proxying>, Arc<dyn ClusterFacts>);
+
+/// Both for this cluster; without one both are stand-ins.
+pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach, AgentError> {
+    let Some(credentials) = credentials else {
+        return Ok((Arc::new(NoProxy), Arc::new(NoCluster)));
+    };
+    let api = Arc::new(ApiServer::new(credentials)?);
+    log::info!(api_server = api.authority().as_str(); "the cluster");
+    let facts = KubeFacts::new(api, &config.kubernetes);
+    Ok((Arc::new(NoProxy), Arc::new(facts)))
 }
 
 /// What the messages say about the cluster, asked of its API server.

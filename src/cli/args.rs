@@ -4,36 +4,21 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
-#[cfg(feature = "plane")]
+use crate::demo;
 use crate::plane::GatewayUrl;
-#[cfg(feature = "plane")]
 use crate::plane::cli::{Command, CreateToken, Role, RunArgs};
 
 /// `pipeops-agent demo`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DemoArgs {
-    /// End after the steps, with 0 or 1.
-    pub once: bool,
-    /// A real cluster instead of the built-in sample.
-    pub kubeconfig: Option<PathBuf>,
-    pub context: Option<String>,
-    /// Leave the temporary folder in place.
-    pub keep: bool,
-}
-
-impl DemoArgs {
-    pub(super) fn from(matches: &ArgMatches) -> Self {
-        Self {
-            once: matches.get_flag("once"),
-            kubeconfig: matches.get_one::<PathBuf>("kubeconfig").cloned(),
-            context: matches.get_one::<String>("context").cloned(),
-            keep: matches.get_flag("keep"),
-        }
+pub(super) fn demo(matches: &ArgMatches) -> demo::Options {
+    demo::Options {
+        once: matches.get_flag("once"),
+        kubeconfig: matches.get_one::<PathBuf>("kubeconfig").cloned(),
+        context: one(matches, "context"),
+        keep: matches.get_flag("keep"),
     }
 }
 
 /// `pipeops-agent plane …`.
-#[cfg(feature = "plane")]
 pub(super) fn plane(matches: &ArgMatches) -> Result<Command, String> {
     Ok(match matches.subcommand() {
         None => Command::Run(run(matches)?),
@@ -56,7 +41,6 @@ pub(super) fn plane(matches: &ArgMatches) -> Result<Command, String> {
     })
 }
 
-#[cfg(feature = "plane")]
 fn run(matches: &ArgMatches) -> Result<RunArgs, String> {
     let file = |name| matches.get_one::<PathBuf>(name).cloned();
     Ok(RunArgs {
@@ -79,7 +63,6 @@ fn run(matches: &ArgMatches) -> Result<RunArgs, String> {
     })
 }
 
-#[cfg(feature = "plane")]
 fn create_token(matches: &ArgMatches) -> Result<CreateToken, String> {
     let mut clusters = many(matches, "cluster");
     let all = matches.get_flag("all");
@@ -110,7 +93,6 @@ fn create_token(matches: &ArgMatches) -> Result<CreateToken, String> {
     })
 }
 
-#[cfg(feature = "plane")]
 fn data(matches: &ArgMatches) -> PathBuf {
     matches
         .get_one::<PathBuf>("data")
@@ -118,12 +100,10 @@ fn data(matches: &ArgMatches) -> PathBuf {
         .expect("the argument has a default")
 }
 
-#[cfg(feature = "plane")]
 fn one(matches: &ArgMatches, name: &str) -> Option<String> {
     matches.get_one::<String>(name).cloned()
 }
 
-#[cfg(feature = "plane")]
 fn many(matches: &ArgMatches, name: &str) -> Vec<String> {
     matches
         .get_many::<String>(name)

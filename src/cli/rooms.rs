@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 
-use super::args::DemoArgs;
 use super::failure::Failure;
 use crate::agent;
 use crate::config::Config;
@@ -20,8 +19,9 @@ pub(super) fn agent(config: &Arc<Config>, stop: &Cancel) -> Outcome {
 
 /// Runs the demo.
 #[cfg(feature = "plane")]
-pub(super) fn demo(_args: &DemoArgs, _stop: &Cancel) -> Outcome {
-    Err("the demo is not built yet".into())
+pub(super) fn demo(matches: &ArgMatches, stop: &Cancel) -> Result<(), Failure> {
+    let outcome = crate::demo::run(&super::args::demo(matches), stop);
+    outcome.map_err(|error| Failure::Command(error.into()))
 }
 
 /// Runs a command of the control plane.
@@ -32,8 +32,8 @@ pub(super) fn plane(matches: &ArgMatches, stop: &Cancel) -> Result<(), Failure> 
 }
 
 #[cfg(not(feature = "plane"))]
-pub(super) fn demo(_args: &DemoArgs, _stop: &Cancel) -> Outcome {
-    Err(SLIM.into())
+pub(super) fn demo(_matches: &ArgMatches, _stop: &Cancel) -> Result<(), Failure> {
+    Err(Failure::Command(SLIM.into()))
 }
 
 #[cfg(not(feature = "plane"))]

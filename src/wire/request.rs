@@ -302,19 +302,19 @@ mod tests {
     #[test]
     fn the_body_in_all_its_forms() {
         with(r#"{"body":"YQ==","body_encoding":"Base64"}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Base64(_)))
+            assert!(matches!(r.body, RequestBody::Base64(_)));
         });
         with(r#"{"body":"YQ==","encoding":"base64"}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Base64(_)))
+            assert!(matches!(r.body, RequestBody::Base64(_)));
         });
         with(r#"{"body":"YQ=="}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Text(t) if t == "YQ=="))
+            assert!(matches!(r.body, RequestBody::Text(t) if t == "YQ=="));
         });
         with(r#"{"body":""}"#, |r| {
-            assert!(matches!(r.body, RequestBody::None))
+            assert!(matches!(r.body, RequestBody::None));
         });
         with(r#"{"body":7}"#, |r| {
-            assert!(matches!(r.body, RequestBody::None))
+            assert!(matches!(r.body, RequestBody::None));
         });
         with(r#"{"body":"x","body_binary":true}"#, |r| {
             assert!(r.wants_binary_body())

@@ -29,6 +29,7 @@ use crate::control::session::{
 use crate::control::urls::{self, Url};
 use crate::identity::{Identity, credentials_hash};
 use crate::net::{Cancel, Deadline, Reason};
+use crate::telemetry;
 
 /// What reaches the conductor.
 #[derive(Debug)]
@@ -82,7 +83,9 @@ impl Conductor {
         }
         let now = Instant::now();
         let identity = parts.store.identity();
+        // Without one the first dial says what is wrong.
         let token = parts.token.read().unwrap_or_default();
+        telemetry::register(&token);
         let hash = credentials_hash(&endpoint(&controller), token.expose());
         let resumable = identity.credentials_hash.as_deref() == Some(hash.as_str());
         let stored = Ids {
