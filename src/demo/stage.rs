@@ -223,9 +223,9 @@ impl Stage {
     fn stuck(&self, what: &str) -> DemoError {
         let status = self.agent.status();
         DemoError::Step(format!(
-            "{what} within {} s; the agent is {:?}",
+            "{what} within {} s; the agent is {}",
             STEP_LIMIT.as_secs(),
-            status.state
+            status.state.as_str()
         ))
     }
 

@@ -290,7 +290,8 @@ fn the_agent_understands_every_message_of_the_original_peer() {
             None => match String::from_utf8(unhex(entry["hex"].as_str().expect("text or hex"))) {
                 Ok(text) if text.starts_with('{') => text,
                 other => {
-                    let bytes = other.map_or_else(|e| e.into_bytes(), String::into_bytes);
+                    let bytes = other
+                        .map_or_else(std::string::FromUtf8Error::into_bytes, String::into_bytes);
                     let body = parse_binary_body(&bytes).expect("a request body");
                     assert_eq!((line, body.request_id), (387, "bb-31"));
                     continue;

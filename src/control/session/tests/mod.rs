@@ -17,13 +17,7 @@ struct Sim {
 impl Sim {
     fn new(settings: Settings, stored: Ids, resumable: bool) -> Self {
         let now = Instant::now();
-        let session = Session::new(
-            settings,
-            stored,
-            resumable,
-            Rng::with_seed(3),
-            now,
-        );
+        let session = Session::new(settings, stored, resumable, Rng::with_seed(3), now);
         Self { session, now }
     }
 
