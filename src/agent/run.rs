@@ -103,7 +103,7 @@ pub fn parts(
             cluster_name: config.agent.cluster_name.clone(),
             labels: config.agent.labels.clone(),
             host: Host::read(),
-            has_cluster: false,
+            has_cluster: facts.exists(),
         },
         is_private: config.tunnels.force_tunnel_mode,
         report_worker_join: config.agent.report_worker_join,

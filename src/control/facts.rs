@@ -13,6 +13,11 @@ use crate::threads::{self, SpawnError, Stack};
 
 /// Reads facts from the cluster; implemented over `kube`, and by stand-ins.
 pub trait ClusterFacts: Send + Sync {
+    /// Whether there is a cluster at all.
+    fn exists(&self) -> bool {
+        true
+    }
+
     /// Blocks until there is an answer, `deadline` passes or `cancel` fires. What
     /// can't be read is zero or empty (control-channel.md §7.3).
     fn read(&self, deadline: Deadline, cancel: &Cancel) -> Facts;
@@ -26,6 +31,10 @@ pub trait ClusterFacts: Send + Sync {
 pub struct NoCluster;
 
 impl ClusterFacts for NoCluster {
+    fn exists(&self) -> bool {
+        false
+    }
+
     fn read(&self, _deadline: Deadline, _cancel: &Cancel) -> Facts {
         Facts::default()
     }

@@ -20,7 +20,7 @@ use crate::net::{Cancel, TlsError};
 use crate::plane::PlaneError;
 use crate::server::ServerError;
 use stage::Stage;
-use steps::Steps;
+use steps::{Steps, say};
 
 /// What the demo is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,10 +68,10 @@ pub fn run(options: &Options, stop: &Cancel) -> Result<(), DemoError> {
         .tempdir()
         .map_err(DemoError::Folder)?;
     let mut steps = Steps::begin();
-    steps.headline(options);
+    Steps::headline(options);
     let outcome = show(options, folder.path(), &mut steps, stop);
     if options.keep {
-        steps.say(&format!("left in place: {}", folder.keep().display()));
+        say(&format!("left in place: {}", folder.keep().display()));
     }
     match outcome {
         // Ctrl-C before the last step is no failure of the demo's, unless the
@@ -94,12 +94,11 @@ fn show(
     let stage = Stage::set(options, folder, steps)?;
     stage.play(steps, stop)?;
     let files = Files::write(&stage, folder).map_err(DemoError::Folder)?;
-    if !options.once {
-        steps.say(&files.hints(&stage));
-        stage.wait(stop)?;
-        steps.say("ending");
+    if options.once {
+        return stage.end(None);
     }
-    stage.strike()
+    say(&files.hints(&stage));
+    stage.end(Some(stop))
 }
 
 /// What the lines to paste need. Secrets stay in files that only we can read.

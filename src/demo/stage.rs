@@ -5,14 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
 use serde_json::Value;
 
 use super::sample::SampleCluster;
 use super::steps::Steps;
 use super::{DemoError, Options};
 use crate::agent::{self, Agent};
-use crate::config::{ApiUrl, Config, Secret, StateBackend, TokenSource};
+use crate::config::{ApiUrl, Config, OutboundProxy, Secret, StateBackend, TokenSource};
 use crate::http::Headers;
 use crate::http::client::{Body, Call, Client, Response, Settings};
 use crate::kube::{Auth, Credentials, Search, ServerUrl};
@@ -80,11 +79,11 @@ impl Stage {
         let (_, user_token) = plane.create_token(grant)?;
 
         let mut config = Config::defaults();
-        config.agent.cluster_name = CLUSTER.to_owned();
+        CLUSTER.clone_into(&mut config.agent.cluster_name);
         config.pipeops.api_url = ApiUrl::parse(&plane.url()).map_err(DemoError::Step)?;
         config.pipeops.token = TokenSource::Literal(Secret::new(agent_token.reveal()));
         config.pipeops.tls.ca_file = Some(plane.certificate_path().to_owned());
-        config.pipeops.proxy = Default::default(); // loopback needs none
+        config.pipeops.proxy = OutboundProxy::default(); // loopback needs none
         config.state.backend = StateBackend::File;
         config.state.file = folder.join("agent").join("state.yaml");
         // A kubeconfig often has a client certificate and no token to hand over
@@ -224,32 +223,26 @@ impl Stage {
     fn stuck(&self, what: &str) -> DemoError {
         let status = self.agent.status();
         DemoError::Step(format!(
-            "{what} within {} s; the agent is {:?}",
+            "{what} within {} s; the agent is {}",
             STEP_LIMIT.as_secs(),
-            status.state
+            status.state.as_str()
         ))
     }
 
-    /// Stays up until somebody ends it, or the agent does.
-    pub(super) fn wait(&self, stop: &Cancel) -> Result<(), DemoError> {
-        let (sender, stopped) = bounded(1);
-        let waker = Arc::new(move || {
-            // Full: it has been told already.
-            let _ = sender.try_send(());
+    /// Stays up until `stop` is cancelled or the agent ends, then ends everything
+    /// in order.
+    pub(super) fn end(self, stop: Option<&Cancel>) -> Result<(), DemoError> {
+        let stopper = self.agent.stopper();
+        let guard = stop.map(|stop| {
+            let stopper = stopper.clone();
+            stop.on_wake(Arc::new(move || stopper.stop()))
         });
-        if let Ok(_guard) = stop.on_wake(waker) {
-            // The sender lives as long as the guard.
-            let _ = stopped.recv();
+        if !matches!(guard, Some(Ok(_))) {
+            stopper.stop();
         }
-        Ok(())
-    }
-
-    /// Ends everything in order.
-    pub(super) fn strike(self) -> Result<(), DemoError> {
-        self.agent.stop();
-        self.agent.wait()?;
+        let outcome = self.agent.wait();
         self.plane.stop();
-        Ok(())
+        Ok(outcome?)
     }
 
     pub(super) fn ca_pem(&self) -> &str {

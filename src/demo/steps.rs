@@ -23,16 +23,16 @@ impl Steps {
         }
     }
 
-    pub(super) fn headline(&self, options: &Options) {
+    pub(super) fn headline(options: &Options) {
         let cluster = if options.kubeconfig.is_none() && options.context.is_none() {
             "a sample cluster"
         } else {
             "the cluster that you named"
         };
-        self.say(&format!(
+        say(&format!(
             "A control plane and an agent in one process, over TLS on loopback; behind the agent {cluster}.\n"
         ));
-        self.say("   since start    step");
+        say("   since start    step");
     }
 
     /// One step that is done.
@@ -42,24 +42,17 @@ impl Steps {
         self.last = now;
         let tick = self.paint("32", "ok");
         let took = took.as_secs_f64() * 1e3;
-        self.say(&format!(
+        say(&format!(
             "{tick} {:8.1} ms {took:7.1} ms  {what}",
             since.as_secs_f64() * 1e3
         ));
     }
 
     pub(super) fn failed(&self) {
-        self.say(&format!(
+        say(&format!(
             "{} the steps end here",
             self.paint("31", "failed")
         ));
-    }
-
-    pub(super) fn say(&self, text: &str) {
-        // Who closed the pipe doesn't want to read on; the steps go on.
-        let mut out = io::stdout().lock();
-        let _ = writeln!(out, "{text}");
-        let _ = out.flush();
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
@@ -69,4 +62,11 @@ impl Steps {
             text.to_owned()
         }
     }
+}
+
+pub(super) fn say(text: &str) {
+    // Who closed the pipe doesn't want to read on; the steps go on.
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
 }

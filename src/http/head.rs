@@ -403,7 +403,7 @@ mod tests {
         }
         assert!(refused);
         assert_eq!(
-            HeadScanner::default().scan(&[b'\n'; MAX_HEAD]),
+            HeadScanner::default().scan(&vec![b'\n'; MAX_HEAD]),
             Err(HeadError::TooLarge)
         );
     }

@@ -314,7 +314,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::http::server::{Handler, Request, RequestBody, Responder, Server};
+    use crate::http::server::{self, Handler, Request, RequestBody, Responder, Server};
     use crate::kube::Auth;
     use crate::net::testing::far_deadline;
 
@@ -352,7 +352,8 @@ mod tests {
     fn start(auth: Auth) -> (Server, Arc<Fake>, ApiServer) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         let fake = Arc::new(Fake::default());
-        let server = Server::start(listener, Default::default(), fake.clone()).expect("a server");
+        let server =
+            Server::start(listener, server::Settings::default(), fake.clone()).expect("a server");
         let url = format!("http://{}/base", server.address());
         let credentials = Credentials {
             server: ServerUrl::parse(&url).expect("a URL"),

@@ -35,7 +35,7 @@ impl Conductor {
             };
             match self.inbox.recv_deadline(until) {
                 Ok(Input::Connection(generation, News::Up(link))) => {
-                    link.abort("the agent has ended");
+                    link.close(CLOSE_NORMAL, "");
                     if let Some(connection) = self.connections.get_mut(&generation) {
                         connection.link = Some(link);
                     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use crate::server::ConnectionState;
 use crate::wire::to_agent::Registered;
 
 /// The rules' figures. The defaults are those of decisions.md.
@@ -179,17 +180,6 @@ pub enum Action {
 pub enum Transport {
     WebSocket,
     Http,
-}
-
-/// The names and numbers of control-channel.md §1, the meaning of T16: the socket
-/// and a confirmed registration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ConnectionState {
-    #[default]
-    Disconnected = 0,
-    Connecting = 1,
-    Connected = 2,
-    Reconnecting = 3,
 }
 
 /// How the life cycle ended.

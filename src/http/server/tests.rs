@@ -368,7 +368,7 @@ fn an_early_answer_arrives_while_the_body_is_being_sent() {
     let mut reader = BufReader::new(stream.try_clone().expect("clone"));
     // The server takes and drops what comes, so that its answer isn't destroyed.
     for _ in 0..100 {
-        stream.write_all(&[0; 100_000]).expect("taken");
+        stream.write_all(&vec![0; 100_000]).expect("taken");
     }
     let (head, body) = answer(&mut reader, 2);
     assert!(head.starts_with("HTTP/1.1 413"), "{head}");

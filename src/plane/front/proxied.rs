@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::fields::{self, Answer};
-use super::status::Refusal;
+use super::status::{Refusal, is_discovery};
 use crate::http::server::{RequestBody, Responder, ResponseWriter};
 use crate::http::{Headers, ReadError};
 use crate::net::{Guard, Reason};
@@ -38,7 +38,7 @@ pub(crate) struct Passed<'a> {
 pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, responder: Responder) {
     let (opened, headers) = match open(hub, request) {
         Ok(opened) => opened,
-        Err(refusal) => return refuse(responder, &refusal),
+        Err(refusal) => return refuse(responder, request.headers, &refusal),
     };
     let exchange = opened.exchange().clone();
     // From here on a client that leaves, a token that is revoked and the plane's
@@ -66,7 +66,7 @@ pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, respon
                 relay(&opened, writer);
             }
         }
-        Err(refusal) => refuse(responder, &refusal),
+        Err(refusal) => refuse(responder, request.headers, &refusal),
     }
 }
 
@@ -261,8 +261,9 @@ fn relay(opened: &Opened, mut writer: ResponseWriter) {
 fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
     let name = cluster.as_str();
     match failure {
-        Failure::Agent(text) if text.contains("busy") => {
-            Refusal::new(503, format!("the agent of cluster {name:?} says: {text}"))
+        // decisions.md §6.2 "At once": it may be tried again.
+        Failure::Agent(text) if text.contains("agent busy") => {
+            Refusal::new(503, format!("the agent of cluster {name:?} says: {text}")).passing()
         }
         Failure::Agent(text) => {
             Refusal::new(502, format!("the agent of cluster {name:?} says: {text}"))
@@ -277,16 +278,24 @@ fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
     }
 }
 
-/// Answers with a `Status`. A client that is gone already hears nothing.
-pub(crate) fn refuse(responder: Responder, refusal: &Refusal) {
+/// Answers with a `Status`. `request` are the headers of what is answered. A client
+/// that is gone already hears nothing.
+pub(crate) fn refuse(responder: Responder, request: &Headers, refusal: &Refusal) {
     let mut headers = Headers::new();
-    headers.push("Content-Type", "application/json");
-    match refusal.code {
-        401 => headers.push("WWW-Authenticate", "Bearer realm=\"pipeops plane\""),
-        503 => headers.push("Retry-After", "1"),
-        _ => {}
+    if refusal.code == 401 {
+        headers.push("WWW-Authenticate", "Bearer realm=\"pipeops plane\"");
     }
-    let _ = responder.respond(refusal.code, &headers, &refusal.body());
+    if refusal.passing {
+        headers.push("Retry-After", "1");
+    }
+    let (code, kind, body) = if is_discovery(request) {
+        let refusal = refusal.for_discovery();
+        (refusal.code, "text/plain", refusal.message.into_bytes())
+    } else {
+        (refusal.code, "application/json", refusal.body())
+    };
+    headers.push("Content-Type", kind);
+    let _ = responder.respond(code, &headers, &body);
 }
 
 /// A body up to this size is read before the request is sent, without a thread of

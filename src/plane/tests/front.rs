@@ -435,6 +435,26 @@ fn the_answers_of_the_door_itself() {
 }
 
 #[test]
+fn kubectls_discovery_gets_words_that_it_prints() {
+    let house = House::new();
+    let token = house.user_token();
+    let mut client = house.client();
+    let more =
+        "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,x/y\r\n";
+    client.ask("GET", "/clusters/nobody/api", &token, more);
+    let head = client.head();
+    assert_eq!(
+        (head.status, head.field("content-type")),
+        (502, Some("text/plain"))
+    );
+    let text = client.body(&head).expect("a body");
+    assert_eq!(
+        text,
+        b"cluster \"nobody\" is not known: no agent has registered it"
+    );
+}
+
+#[test]
 fn the_list_shows_what_the_token_reaches() {
     let house = House::new();
     let _agents = [house.registered("a"), house.registered("b")];

@@ -2,4 +2,4 @@
 
 mod agents;
 mod front;
-mod house;
+pub(super) mod house;
