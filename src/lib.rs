@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "plane")]
 pub mod demo;
+pub mod duration;
 pub mod http;
 pub mod identity;
 pub mod kube;

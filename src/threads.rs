@@ -67,13 +67,11 @@ where
         .stack_size(stack.bytes())
         .spawn(move || {
             let _live = Live::enter();
-            match catch_unwind(AssertUnwindSafe(body)) {
-                Ok(value) => Some(value),
-                Err(_) => {
-                    PANICS.fetch_add(1, Ordering::Relaxed);
-                    None
-                }
+            let value = catch_unwind(AssertUnwindSafe(body)).ok();
+            if value.is_none() {
+                PANICS.fetch_add(1, Ordering::Relaxed);
             }
+            value
         })
         .map_err(|cause| SpawnError { name, cause })
 }

@@ -83,10 +83,6 @@ fn run(
     );
     match connect(order, parts, late, sender, cancel) {
         Ok(link) => {
-            let up = Input::Connection(generation, News::Up(link.clone()));
-            if sender.send(up).is_err() {
-                link.abort("the agent has ended");
-            }
             late.flush(generation);
             let ending = link.wait();
             last.set(Input::Connection(generation, News::Lost(ending)));
@@ -127,6 +123,12 @@ fn connect(
     // Late answers go to the same endpoint, query included.
     let endpoint = format!("{url}?{}", url.query.as_deref().unwrap_or_default());
     let link = Link::start(halves, parts.link.clone(), |link| {
+        // Before anything of the peer's can be heard: the first ack must not arrive
+        // at a conductor that knows of no connection yet.
+        let up = Input::Connection(generation, News::Up(link.clone()));
+        if sender.send(up).is_err() {
+            link.abort("the agent has ended");
+        }
         if let Some(first) = first {
             // A link that just began has room.
             let _ = link.send(Lane::Control, first, &Cancel::new());

@@ -2,6 +2,7 @@
 
 use crate::control::urls::UrlError;
 use crate::identity::StoreError;
+use crate::kube::KubeError;
 use crate::net::{ProxyError, TlsError};
 use crate::server::ServerError;
 use crate::threads::SpawnError;
@@ -20,6 +21,8 @@ pub enum AgentError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    #[error("the cluster: {0}")]
+    Kube(#[from] KubeError),
     #[error(transparent)]
     State(#[from] StoreError),
     #[error(transparent)]

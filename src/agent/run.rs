@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use super::cluster::{find_cluster, reach};
 use super::error::AgentError;
-use super::parts::{NoProxy, Parts, Proxying};
+use super::parts::{Parts, Proxying};
 use super::status::{Status, Watch};
 use super::{Agent, agent_id, open_store};
 use crate::config::{Config, Transport};
-use crate::control::facts::{ClusterFacts, NoCluster};
+use crate::control::facts::ClusterFacts;
 use crate::control::host::Host;
 use crate::control::registration::Registrant;
 use crate::control::session::ConnectionState;
@@ -27,8 +28,7 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
     // The port is open before the first dial, so that probes get an answer.
     let server = LocalServer::start(&config.agent, health.clone())?;
-    let proxy: Arc<dyn Proxying> = Arc::new(NoProxy);
-    let facts: Arc<dyn ClusterFacts> = Arc::new(NoCluster);
+    let (proxy, facts) = reach(find_cluster(&config.kubernetes)?, config)?;
     let parts = parts(config, health, proxy, facts)?;
     let agent = Agent::start(parts)?;
     notify(&[NotifyState::Ready]);
@@ -46,6 +46,10 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     // It follows the status, which has come to its end.
     let _ = follower.join();
     server.stop(SERVER_GRACE);
+    if matches!(outcome, Err(AgentError::Panicked)) {
+        // A panic of the conductor ends the process as one (exit code 2).
+        std::panic::resume_unwind(Box::new("the conductor panicked"));
+    }
     outcome
 }
 
@@ -99,7 +103,7 @@ pub fn parts(
             cluster_name: config.agent.cluster_name.clone(),
             labels: config.agent.labels.clone(),
             host: Host::read(),
-            has_cluster: false,
+            has_cluster: facts.exists(),
         },
         is_private: config.tunnels.force_tunnel_mode,
         report_worker_join: config.agent.report_worker_join,

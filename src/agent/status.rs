@@ -37,7 +37,7 @@ struct Shared {
 impl Watch {
     pub(super) fn new(agent_id: &str) -> Self {
         let watch = Self(Arc::default());
-        watch.0.status.lock().agent_id = agent_id.to_owned();
+        agent_id.clone_into(&mut watch.0.status.lock().agent_id);
         watch
     }
 

@@ -1,134 +1,96 @@
 //! What the subcommands get: typed arguments, no clap in them.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::ArgMatches;
 
+use crate::demo;
+use crate::plane::GatewayUrl;
+use crate::plane::cli::{Command, CreateToken, Role, RunArgs};
+
 /// `pipeops-agent demo`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DemoArgs {
-    /// End after the steps, with 0 or 1.
-    pub once: bool,
-    /// A real cluster instead of the built-in sample.
-    pub kubeconfig: Option<PathBuf>,
-    pub context: Option<String>,
-    /// Leave the temporary folder in place.
-    pub keep: bool,
+pub(super) fn demo(matches: &ArgMatches) -> demo::Options {
+    demo::Options {
+        once: matches.get_flag("once"),
+        kubeconfig: matches.get_one::<PathBuf>("kubeconfig").cloned(),
+        context: one(matches, "context"),
+        keep: matches.get_flag("keep"),
+    }
 }
 
 /// `pipeops-agent plane …`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlaneCommand {
-    Run(PlaneRun),
-    CreateToken(CreateToken),
-    Clusters { data: PathBuf },
-}
-
-/// `pipeops-agent plane [run]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlaneRun {
-    pub listen: SocketAddr,
-    /// Folder of the registry and of a generated certificate.
-    pub data: PathBuf,
-    /// Certificate chain and key (PEM); generated when not given.
-    pub tls: Option<(PathBuf, PathBuf)>,
-    /// Names for the generated certificate, besides the address.
-    pub names: Vec<String>,
-}
-
-/// `pipeops-agent plane token create`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CreateToken {
-    pub data: PathBuf,
-    pub grant: Grant,
-}
-
-/// What a new token allows (decisions.md §6.4).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Grant {
-    /// Registers one cluster under this name.
-    Agent { cluster: String },
-    /// Reaches these clusters, or all.
-    User { clusters: Clusters, read_only: bool },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Clusters {
-    All,
-    Named(Vec<String>),
-}
-
-impl DemoArgs {
-    pub(super) fn from(matches: &ArgMatches) -> Self {
-        Self {
-            once: matches.get_flag("once"),
-            kubeconfig: matches.get_one::<PathBuf>("kubeconfig").cloned(),
-            context: matches.get_one::<String>("context").cloned(),
-            keep: matches.get_flag("keep"),
-        }
-    }
-}
-
-impl PlaneCommand {
-    pub(super) fn from(matches: &ArgMatches) -> Result<Self, String> {
-        match matches.subcommand() {
-            None => Ok(Self::Run(PlaneRun::from(matches))),
-            Some(("run", matches)) => Ok(Self::Run(PlaneRun::from(matches))),
-            Some(("clusters", matches)) => Ok(Self::Clusters {
+pub(super) fn plane(matches: &ArgMatches) -> Result<Command, String> {
+    Ok(match matches.subcommand() {
+        None => Command::Run(run(matches)?),
+        Some(("run", matches)) => Command::Run(run(matches)?),
+        Some(("clusters", matches)) => Command::Clusters {
+            data: data(matches),
+        },
+        Some(("token", matches)) => match matches.subcommand() {
+            Some(("create", matches)) => Command::CreateToken(create_token(matches)?),
+            Some(("list", matches)) => Command::ListTokens {
                 data: data(matches),
-            }),
-            Some(("token", matches)) => match matches.subcommand() {
-                Some(("create", matches)) => CreateToken::from(matches).map(Self::CreateToken),
-                _ => Err("plane token needs a subcommand: create".to_owned()),
             },
-            Some((other, _)) => Err(format!("unknown command {other:?}")),
-        }
-    }
+            Some(("revoke", matches)) => Command::RevokeToken {
+                data: data(matches),
+                id: one(matches, "id").unwrap_or_default(),
+            },
+            _ => return Err("plane token needs a subcommand: create, list or revoke".to_owned()),
+        },
+        Some((other, _)) => return Err(format!("unknown command {other:?}")),
+    })
 }
 
-impl PlaneRun {
-    fn from(matches: &ArgMatches) -> Self {
-        let file = |name| matches.get_one::<PathBuf>(name).cloned();
-        Self {
-            listen: *matches
-                .get_one("listen")
-                .expect("the argument has a default"),
-            data: data(matches),
-            tls: file("tls-cert").zip(file("tls-key")),
-            names: many(matches, "tls-name"),
-        }
-    }
+fn run(matches: &ArgMatches) -> Result<RunArgs, String> {
+    let file = |name| matches.get_one::<PathBuf>(name).cloned();
+    Ok(RunArgs {
+        listen: *matches
+            .get_one("listen")
+            .expect("the argument has a default"),
+        data: data(matches),
+        tls: file("tls-cert").zip(file("tls-key")),
+        names: many(matches, "tls-name"),
+        gateway: match one(matches, "gateway-url").as_deref() {
+            None => GatewayUrl::SameHost,
+            Some("none") => GatewayUrl::Stay,
+            Some(url) if url.starts_with("wss://") => GatewayUrl::Fixed(url.to_owned()),
+            Some(url) => {
+                return Err(format!(
+                    "--gateway-url {url:?}: write wss://HOST[:PORT]/ws, or none"
+                ));
+            }
+        },
+    })
 }
 
-impl CreateToken {
-    fn from(matches: &ArgMatches) -> Result<Self, String> {
-        let mut clusters = many(matches, "cluster");
-        let all = matches.get_flag("all");
-        let role = matches.get_one::<String>("role").map(String::as_str);
-        let grant = if role == Some("agent") {
-            let one = clusters.pop().filter(|_| clusters.is_empty() && !all);
-            let cluster = one.ok_or("an agent token is for exactly one --cluster")?;
-            if matches.get_flag("read-only") {
-                return Err("--read-only is for user tokens".to_owned());
-            }
-            Grant::Agent { cluster }
-        } else {
-            let clusters = match (all, clusters.is_empty()) {
-                (true, true) => Clusters::All,
-                (false, false) => Clusters::Named(clusters),
-                _ => return Err("a user token needs either --cluster or --all".to_owned()),
-            };
-            Grant::User {
-                clusters,
-                read_only: matches.get_flag("read-only"),
-            }
+fn create_token(matches: &ArgMatches) -> Result<CreateToken, String> {
+    let mut clusters = many(matches, "cluster");
+    let all = matches.get_flag("all");
+    let read_only = matches.get_flag("read-only");
+    let role = if one(matches, "role").as_deref() == Some("agent") {
+        let cluster = clusters.pop().filter(|_| clusters.is_empty() && !all);
+        if read_only {
+            return Err("--read-only is for user tokens".to_owned());
+        }
+        Role::Agent {
+            cluster: cluster.ok_or("an agent token is for exactly one --cluster")?,
+        }
+    } else {
+        let clusters = match (all, clusters.is_empty()) {
+            (true, true) => None,
+            (false, false) => Some(clusters),
+            _ => return Err("a user token needs either --cluster or --all".to_owned()),
         };
-        Ok(Self {
-            data: data(matches),
-            grant,
-        })
-    }
+        Role::User {
+            clusters,
+            read_only,
+        }
+    };
+    Ok(CreateToken {
+        data: data(matches),
+        role,
+        label: one(matches, "label"),
+    })
 }
 
 fn data(matches: &ArgMatches) -> PathBuf {
@@ -136,6 +98,10 @@ fn data(matches: &ArgMatches) -> PathBuf {
         .get_one::<PathBuf>("data")
         .cloned()
         .expect("the argument has a default")
+}
+
+fn one(matches: &ArgMatches, name: &str) -> Option<String> {
+    matches.get_one::<String>(name).cloned()
 }
 
 fn many(matches: &ArgMatches, name: &str) -> Vec<String> {

@@ -154,6 +154,12 @@ fn plane() -> Command {
                     .action(ArgAction::Append)
                     .help("Further name in the generated certificate"),
             )
+            .arg(
+                Arg::new("gateway-url")
+                    .long("gateway-url")
+                    .value_name("url")
+                    .help("Where agents go once registered; by default /ws of the same host, none: they stay"),
+            )
     };
     let create = Command::new("create")
         .about("Make a token and print it, once")
@@ -174,7 +180,24 @@ fn plane() -> Command {
                 .help("Name of a cluster (several for a user)"),
         )
         .arg(switch("all").help("All clusters (user)"))
-        .arg(switch("read-only").help("Reading only (user)"));
+        .arg(switch("read-only").help("Reading only (user)"))
+        .arg(
+            Arg::new("label")
+                .long("label")
+                .value_name("text")
+                .help("A note, shown by `token list`"),
+        );
+    let list = Command::new("list")
+        .about("List the tokens, never their text")
+        .arg(data());
+    let revoke = Command::new("revoke")
+        .about("Take a token back and end what runs on it")
+        .arg(data())
+        .arg(
+            Arg::new("id")
+                .required(true)
+                .help("As `token list` shows it"),
+        );
     run(Command::new("plane"))
         .about("Run the self-hosted control plane, or manage it")
         .subcommand(run(Command::new("run")).about("Run the control plane (the default)"))
@@ -182,7 +205,9 @@ fn plane() -> Command {
             Command::new("token")
                 .about("Manage tokens")
                 .subcommand_required(true)
-                .subcommand(create),
+                .subcommand(create)
+                .subcommand(list)
+                .subcommand(revoke),
         )
         .subcommand(
             Command::new("clusters")

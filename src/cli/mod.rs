@@ -3,6 +3,7 @@
 //! Exit codes are 0, 1 (any failure), 2 (a panic) and 128 + signal (a second signal
 //! during shutdown): config-and-state.md §10.2.
 
+#[cfg(feature = "plane")]
 mod args;
 mod command;
 mod failure;
@@ -17,8 +18,6 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 use log::info;
-
-pub use args::{Clusters, CreateToken, DemoArgs, Grant, PlaneCommand, PlaneRun};
 
 use crate::config::{Config, Process, docs};
 use crate::net::Cancel;
@@ -136,12 +135,11 @@ fn other(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         }
         "demo" => {
             let stop = stoppable()?;
-            rooms::demo(&DemoArgs::from(matches), &stop).map_err(Failure::Command)
+            rooms::demo(matches, &stop)
         }
         "plane" => {
-            let command = PlaneCommand::from(matches).map_err(Failure::Usage)?;
             let stop = stoppable()?;
-            rooms::plane(&command, &stop).map_err(Failure::Command)
+            rooms::plane(matches, &stop)
         }
         other => Err(Failure::Usage(format!("unknown command {other:?}"))),
     }

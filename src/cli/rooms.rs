@@ -1,55 +1,44 @@
-//! The rooms behind the commands. STUBS: each body becomes one call into its room
-//! (`agent::run`, `demo::run`, `plane::run`) when that room is merged.
+//! The rooms behind the commands, one call each.
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::args::{DemoArgs, PlaneCommand};
+use clap::ArgMatches;
+
+use super::failure::Failure;
+use crate::agent;
 use crate::config::Config;
 use crate::net::Cancel;
-use crate::server::{HealthState, LocalServer};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// Runs the agent until `stop` is cancelled. (Stub: the local server alone.)
+/// Runs the agent until `stop` is cancelled.
 pub(super) fn agent(config: &Arc<Config>, stop: &Cancel) -> Outcome {
-    let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
-    let server = LocalServer::start(&config.agent, health)?;
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    let waker = Arc::new(move || {
-        // One place in the channel, one call of the waker.
-        let _ = sender.try_send(());
-    });
-    // Already cancelled: nothing to wait for.
-    if let Ok(guard) = stop.on_wake(waker) {
-        receiver.recv()?;
-        drop(guard);
-    }
-    server.stop(Duration::from_secs(10));
-    Ok(())
+    Ok(agent::run(config, stop)?)
 }
 
-/// Runs the demo. (Stub.)
+/// Runs the demo.
 #[cfg(feature = "plane")]
-pub(super) fn demo(_args: &DemoArgs, _stop: &Cancel) -> Outcome {
-    Err("the demo is not built yet".into())
+pub(super) fn demo(matches: &ArgMatches, stop: &Cancel) -> Result<(), Failure> {
+    let outcome = crate::demo::run(&super::args::demo(matches), stop);
+    outcome.map_err(|error| Failure::Command(error.into()))
 }
 
-/// Runs a command of the control plane. (Stub.)
+/// Runs a command of the control plane.
 #[cfg(feature = "plane")]
-pub(super) fn plane(_command: &PlaneCommand, _stop: &Cancel) -> Outcome {
-    Err("the plane is not built yet".into())
+pub(super) fn plane(matches: &ArgMatches, stop: &Cancel) -> Result<(), Failure> {
+    let command = super::args::plane(matches).map_err(Failure::Usage)?;
+    crate::plane::cli::run(&command, stop).map_err(|error| Failure::Command(error.into()))
 }
 
 #[cfg(not(feature = "plane"))]
-pub(super) fn demo(_args: &DemoArgs, _stop: &Cancel) -> Outcome {
-    Err(SLIM.into())
+pub(super) fn demo(_matches: &ArgMatches, _stop: &Cancel) -> Result<(), Failure> {
+    Err(Failure::Command(SLIM.into()))
 }
 
 #[cfg(not(feature = "plane"))]
-pub(super) fn plane(_command: &PlaneCommand, _stop: &Cancel) -> Outcome {
-    Err(SLIM.into())
+pub(super) fn plane(_matches: &ArgMatches, _stop: &Cancel) -> Result<(), Failure> {
+    Err(Failure::Command(SLIM.into()))
 }
 
 #[cfg(not(feature = "plane"))]

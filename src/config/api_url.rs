@@ -15,6 +15,8 @@ pub struct ApiUrl {
     /// Empty, or begins with `/` and doesn't end with one. For REST only; the
     /// WebSocket has its own path.
     pub path: String,
+    /// Without `?`; goes with the WebSocket's URL (control-channel.md §2.1).
+    pub query: Option<String>,
 }
 
 impl ApiUrl {
@@ -31,15 +33,22 @@ impl ApiUrl {
                 return Err("the URL's scheme must be https, wss, http or ws".to_owned());
             }
         };
+        let (rest, query) = match rest.split_once('?') {
+            Some((rest, query)) => (rest, Some(query.to_owned()).filter(|q| !q.is_empty())),
+            None => (rest, None),
+        };
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         if authority.contains('@') {
             return Err("the URL must not contain a user name or a password".to_owned());
         }
-        if rest.contains(['?', '#']) {
-            return Err("the URL must not have a query or a fragment".to_owned());
+        if text.contains('#') {
+            return Err("the URL must not have a fragment".to_owned());
         }
-        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("the URL's path has characters that must be encoded".to_owned());
+        let parts = path
+            .bytes()
+            .chain(query.iter().flat_map(|query| query.bytes()));
+        if !parts.into_iter().all(|byte| byte.is_ascii_graphic()) {
+            return Err("the URL has characters that must be encoded".to_owned());
         }
         let (host, port) = split_port(authority)?;
         let port = match port {
@@ -52,6 +61,7 @@ impl ApiUrl {
             host,
             port,
             path: path.trim_end_matches('/').to_owned(),
+            query,
         })
     }
 
@@ -81,7 +91,10 @@ impl ApiUrl {
 impl fmt::Display for ApiUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority(), self.path)
+        write!(f, "{scheme}://{}{}", self.authority(), self.path)?;
+        self.query
+            .iter()
+            .try_for_each(|query| write!(f, "?{query}"))
     }
 }
 
@@ -158,6 +171,7 @@ mod tests {
             ("ws://localhost", "http://localhost", false, 80),
             ("https://[::1]:8443/x", "https://[::1]:8443/x", true, 8443),
             ("https://h:443", "https://h", true, 443),
+            ("https://h/?x=1/2", "https://h?x=1/2", true, 443),
         ] {
             let url = ApiUrl::parse(text).expect(text);
             assert_eq!(
@@ -188,7 +202,7 @@ mod tests {
             "https://h:0",
             "https://h:65536",
             "https://h:x",
-            "https://h?x=1",
+            "https://h?x y",
             "https://h/#x",
             "https://[::1",
             "https://[zz]",

@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Secret;
 use super::load::{Load, Source};
 use super::token::TokenSource;
 use super::value::{self, Input};
-use super::{Secret, duration};
+use crate::duration;
 
 pub(super) fn finish(load: &mut Load<'_>) {
     token(load);

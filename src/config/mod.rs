@@ -7,7 +7,6 @@
 
 mod api_url;
 pub mod docs;
-pub mod duration;
 mod expand;
 mod file;
 mod finish;

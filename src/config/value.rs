@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::table::Kind;
-use super::{Config, Secret, duration};
+use super::{Config, Secret};
+use crate::duration;
 
 /// A value as a source gave it, already of one of three shapes.
 #[derive(Clone, Debug, PartialEq)]

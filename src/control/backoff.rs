@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn what_was_asked_for_is_never_undercut() {
         let mut rng = Rng::with_seed(7);
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         let back = BackOff::at_least(minute, minute * 5, 0.25);
         for _ in 0..100 {
             let wait = back.wait(&mut rng);

@@ -171,7 +171,6 @@ impl<R: RequestSink> Dispatch<R> {
             ToAgent::RegisterInProgress => (self.hear)(Heard::RegisterInProgress),
             ToAgent::HeartbeatAck => (self.hear)(Heard::HeartbeatAck),
             ToAgent::Ping => self.control(|buf| from_agent::pong(buf, id)),
-            ToAgent::Pong => {}
             ToAgent::Error(text) => self.error(id, &text),
             ToAgent::GatewayHello(hello) => {
                 if !std::mem::replace(&mut self.gateway_hello_seen, true) {
@@ -226,8 +225,9 @@ impl<R: RequestSink> Dispatch<R> {
                     log::warn!(skipped; "datagram dropped: UDP tunnels are not supported");
                 }
             }
-            // They belong to streams that were refused.
-            ToAgent::WebSocketData
+            // Nobody asked, or they belong to streams that were refused.
+            ToAgent::Pong
+            | ToAgent::WebSocketData
             | ToAgent::WebSocketClose
             | ToAgent::TcpTunnelData
             | ToAgent::TcpTunnelClose => {}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::Secret;
@@ -13,6 +13,11 @@ use crate::threads::{self, SpawnError, Stack};
 
 /// Reads facts from the cluster; implemented over `kube`, and by stand-ins.
 pub trait ClusterFacts: Send + Sync {
+    /// Whether there is a cluster at all.
+    fn exists(&self) -> bool {
+        true
+    }
+
     /// Blocks until there is an answer, `deadline` passes or `cancel` fires. What
     /// can't be read is zero or empty (control-channel.md §7.3).
     fn read(&self, deadline: Deadline, cancel: &Cancel) -> Facts;
@@ -26,6 +31,10 @@ pub trait ClusterFacts: Send + Sync {
 pub struct NoCluster;
 
 impl ClusterFacts for NoCluster {
+    fn exists(&self) -> bool {
+        false
+    }
+
     fn read(&self, _deadline: Deadline, _cancel: &Cancel) -> Facts {
         Facts::default()
     }
@@ -96,11 +105,9 @@ impl Gatherer {
     /// Asks for new facts; they come with `on_answer`.
     pub fn refresh(&self) {
         if let Some(ask) = &self.ask {
-            match ask.try_send(()) {
-                Ok(()) | Err(TrySendError::Full(())) => {}
-                // It panicked: the last answer stands.
-                Err(TrySendError::Disconnected(())) => {}
-            }
+            // Full: it has been asked. Disconnected: it panicked, and the last answer
+            // stands.
+            let _ = ask.try_send(());
         }
     }
 
@@ -228,7 +235,7 @@ mod tests {
         .expect("thread");
         let first = gatherer
             .handle()
-            .first(Deadline::after(Duration::from_secs(60)));
+            .first(Deadline::after(Duration::from_mins(1)));
         assert_eq!(first.nodes, 1);
         answers.recv().expect("told");
         gatherer.refresh();

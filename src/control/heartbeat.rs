@@ -25,7 +25,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connected: Duration::from_secs(30),
-            reconnecting: Duration::from_secs(60),
+            reconnecting: Duration::from_mins(1),
             disconnected: Duration::from_secs(15),
             attempts: 3,
             retry: Duration::from_secs(5),

@@ -5,6 +5,7 @@
 //! `Authorization`; the agent's own calls, and those it lends its identity to,
 //! travel on connections of their own.
 
+mod api_server;
 mod credentials;
 mod exec;
 mod kubeconfig;
@@ -12,10 +13,12 @@ mod kubeconfig;
 use std::io;
 use std::path::PathBuf;
 
+pub use api_server::{ApiError, ApiServer};
 pub use credentials::{Auth, Authorizer, Credentials, Material, ServerUrl, in_cluster, read_token};
 pub use kubeconfig::Search;
 
 use crate::config::Secret;
+use crate::net::{ProxyError, TlsError};
 
 /// Why the cluster can't be reached as configured.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +39,10 @@ pub enum KubeError {
     HalfACertificate,
     #[error("{field} is not valid base64")]
     Base64 { field: &'static str },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Proxy(ProxyError),
     #[error("{url}: {why}")]
     Server { url: String, why: &'static str },
     #[error("auth-provider {name:?} was removed from Kubernetes; use an exec plug-in or a token")]

@@ -221,7 +221,11 @@ fn set_up(halves: &Halves, settings: &Settings) -> io::Result<()> {
     let socket = &halves.socket;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    if socket.tcp_user_timeout()?.is_none() {
+        // Accepted, not dialled: the dialer has set its own.
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    }
+    Ok(())
 }
 
 /// Unsent bytes in the kernel, beyond which writing waits: what is queued there

@@ -7,8 +7,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::dialogue::{Dialogue, Endpoint, Next};
 use super::hub::{Hub, TooMany};
+use super::inbox::{Event, Inbox};
 use super::name::ClusterName;
-use super::session::{Event, Inbox, Session};
+use super::session::Session;
 use crate::link::{Link, Role, Settings, upgrade};
 use crate::net::{Deadline, Halves};
 use crate::threads::{self, SpawnError, Stack};
@@ -23,7 +24,7 @@ impl Place {
     /// Takes one for the holder of an agent's token, before the upgrade is answered.
     pub(crate) fn take(hub: &Arc<Hub>, token: &str) -> Result<Self, TooMany> {
         let now = jiff::Timestamp::now().as_second();
-        let session = Arc::new(Session::new(token.to_owned(), now));
+        let session = Arc::new(Session::new(token.to_owned(), now, hub.budget.clone()));
         hub.enter(&session)?;
         Ok(Self {
             hub: hub.clone(),

@@ -1,6 +1,5 @@
 //! The commands of `pipeops-agent plane …`, without the parsing of flags.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -83,14 +82,16 @@ pub fn run(command: &Command, stop: &Cancel) -> Result<(), PlaneError> {
                 },
                 gateway: args.gateway.clone(),
             })?;
-            say(&mut out, &welcome(&plane, &args.data));
+            say(&mut out, &welcome(&plane, args));
             drop(out);
             plane.run_until(stop);
             Ok(())
         }
         command => {
             let (data, request) = request(command)?;
-            say(&mut out, &shown(admin::ask(data, &request)?, command)?);
+            let Shown { text, note } = shown(admin::ask(data, &request)?, command)?;
+            say(&mut out, &text);
+            say(&mut io::stderr().lock(), &note);
             Ok(())
         }
     }
@@ -141,23 +142,34 @@ fn grant(role: &Role) -> Result<Grant, PlaneError> {
     })
 }
 
-fn shown(answer: Answer, command: &Command) -> Result<String, PlaneError> {
+/// The result, for standard output, and what else a person wants to know, for
+/// standard error: `TOKEN=$(… token create …)` holds a token and nothing else.
+struct Shown {
+    text: String,
+    note: String,
+}
+
+fn shown(answer: Answer, command: &Command) -> Result<Shown, PlaneError> {
     let now = jiff::Timestamp::now().as_second();
-    Ok(match answer {
-        Answer::Created { token, text } => format!(
-            "{text}\n\nThis is the only time that it is shown. {} ({}).\nTo take it back: \
-             pipeops-agent plane token revoke {} --data {}\n",
-            capital(&token.grant.to_string()),
-            token.id,
-            token.id,
-            data(command).display(),
-        ),
+    let mut note = String::new();
+    let text = match answer {
+        Answer::Created { token, text } => {
+            note = format!(
+                "Token {id} ({grant}). Its text is shown this once.\n\
+                 To take it back: pipeops-agent plane token revoke {id} --data {data}\n",
+                id = token.id,
+                grant = token.grant,
+                data = data(command).display(),
+            );
+            text + "\n"
+        }
         Answer::Tokens(tokens) => tokens_table(&tokens, now),
         Answer::Revoked(Some(token)) => format!("revoked {} ({})\n", token.id, token.grant),
         Answer::Revoked(None) => return Err(PlaneError::NoSuchToken),
         Answer::Clusters(clusters) => clusters_table(&clusters, now),
         Answer::Failed(text) => return Err(admin::AdminError::Refused(text).into()),
-    })
+    };
+    Ok(Shown { text, note })
 }
 
 fn data(command: &Command) -> &Path {
@@ -168,14 +180,6 @@ fn data(command: &Command) -> &Path {
         | Command::RevokeToken { data, .. }
         | Command::Clusters { data } => data,
     }
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars
-        .next()
-        .map(|first| first.to_uppercase().chain(chars).collect())
-        .unwrap_or_default()
 }
 
 fn tokens_table(tokens: &[Token], now: i64) -> String {
@@ -226,15 +230,16 @@ fn clusters_table(clusters: &[ClusterView], now: i64) -> String {
 }
 
 /// What a newcomer needs next.
-fn welcome(plane: &Plane, data: &Path) -> String {
-    let url = plane.url();
+fn welcome(plane: &Plane, args: &RunArgs) -> String {
+    let url = public_url(plane, args);
     let certificate = absolute(plane.certificate_path());
+    let certificate = certificate.display();
+    let data = absolute(&args.data);
     let data = data.display();
-    let mut text = String::new();
-    // Writing to a String can't fail.
-    let _ = write!(
-        text,
-        "The plane listens on {url}
+    let listen = plane.addr();
+    let fingerprint = plane.fingerprint();
+    format!(
+        "The plane listens on {listen}, for agents and for people.
 
   data          {data}
   certificate   {certificate}
@@ -247,7 +252,8 @@ To connect a cluster, in another terminal:
        pipeops-agent plane token create --data {data} --role agent --cluster NAME
        pipeops-agent plane token create --data {data} --role user --all
 
-  2. Start the agent with this configuration, where it can reach the cluster.
+  2. Start the agent where it can reach the cluster, as `pipeops-agent --config FILE`
+     with this in the file:
 
        pipeops:
          api_url: {url}
@@ -256,23 +262,140 @@ To connect a cluster, in another terminal:
            ca_file: {certificate}
        agent:
          cluster_name: NAME
+       kubernetes:
+         # Outside the cluster, with a kubeconfig: whoever has a token of this plane
+         # acts as the agent does. Inside, the agent hands its token over instead.
+         impersonate_agent: true
 
   3. Use the cluster.
 
        kubectl --server {url}/clusters/NAME --token ppu_… \\
          --certificate-authority {certificate} get pods -A
 
-  pipeops-agent plane clusters --data {data}
-      lists what is connected.
+To see what is connected:
+
+       pipeops-agent plane clusters --data {data}
 
 Ctrl-C ends it.
-",
-        certificate = certificate.display(),
-        fingerprint = plane.fingerprint(),
-    );
-    text
+"
+    )
+}
+
+/// How agents and people reach the plane, as far as it can know.
+fn public_url(plane: &Plane, args: &RunArgs) -> String {
+    let address = plane.addr();
+    let host = match args.names.first() {
+        Some(name) if name.contains(':') => format!("[{name}]"),
+        Some(name) => name.clone(),
+        None if address.ip().is_unspecified() => "localhost".to_owned(),
+        None => return format!("https://{address}"),
+    };
+    format!("https://{host}:{}", address.port())
 }
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plane::tests::house::House;
+
+    fn agent(data: &Path) -> Command {
+        Command::CreateToken(CreateToken {
+            data: data.to_owned(),
+            role: Role::Agent {
+                cluster: "edge".into(),
+            },
+            label: Some("mine".into()),
+        })
+    }
+
+    fn done(command: &Command) -> Result<Shown, PlaneError> {
+        let (data, request) = request(command)?;
+        shown(admin::ask(data, &request)?, command)
+    }
+
+    #[test]
+    fn a_token_stands_alone_on_standard_output() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path();
+        let made = done(&agent(data)).expect("made");
+        assert_eq!((made.text.len(), made.text.lines().count()), (69, 1));
+        let data = data.to_owned();
+        let list = done(&Command::ListTokens { data: data.clone() })
+            .expect("listed")
+            .text;
+        assert!(
+            list.contains("agent of edge   mine") && !list.contains("ppa_"),
+            "{list}"
+        );
+        let id = list.lines().nth(1).and_then(|line| line.split(' ').next());
+        let id = id.expect("an id").to_owned();
+        assert!(made.note.contains(&id));
+        let revoke = Command::RevokeToken { data, id };
+        assert!(
+            done(&revoke)
+                .expect("revoked")
+                .text
+                .contains("agent of edge")
+        );
+        assert!(matches!(done(&revoke), Err(PlaneError::NoSuchToken)));
+    }
+
+    #[test]
+    fn a_bad_name_is_an_error_before_anything_is_made() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("new");
+        let role = Role::User {
+            clusters: Some(vec!["a/b".into()]),
+            read_only: false,
+        };
+        let command = Command::CreateToken(CreateToken {
+            data: data.clone(),
+            role,
+            label: None,
+        });
+        assert!(matches!(done(&command), Err(PlaneError::Name(_))));
+        assert!(!data.exists());
+    }
+
+    #[test]
+    fn beside_a_running_plane() {
+        let house = House::new();
+        let data = house.config.data_dir.clone();
+        let token = done(&agent(&data)).expect("made").text;
+        let mut agent = house
+            .agent("/api/v1/clusters/agent/ws", token.trim())
+            .expect("let in");
+        agent.answer_hello(true);
+        agent.register("edge", "agent-1");
+        agent.expect("register_success");
+        house.attached("edge");
+        let table = done(&Command::Clusters { data }).expect("listed").text;
+        let row = table.lines().nth(1).expect("a cluster");
+        assert!(row.starts_with("edge") && row.contains("for ") && row.contains("v1.36.3"));
+    }
+
+    #[test]
+    fn the_first_words_lead_on() {
+        let house = House::new();
+        let mut args = RunArgs {
+            listen: house.config.listen,
+            data: house.config.data_dir.clone(),
+            tls: None,
+            names: Vec::new(),
+            gateway: GatewayUrl::SameHost,
+        };
+        let text = welcome(&house.plane, &args);
+        let url = format!("api_url: https://{}\n", house.plane.addr());
+        assert!(text.contains(&url) && text.contains(house.plane.fingerprint()));
+        args.names = vec!["plane.test".into()];
+        let named = format!(
+            "https://plane.test:{}/clusters/NAME",
+            house.plane.addr().port()
+        );
+        assert!(welcome(&house.plane, &args).contains(&named));
+    }
 }

@@ -17,6 +17,7 @@
 mod admin;
 mod agent;
 mod api;
+mod budget;
 mod certificate;
 pub mod cli;
 mod dialogue;
@@ -24,6 +25,7 @@ mod exchange;
 mod flow;
 mod front;
 mod hub;
+mod inbox;
 mod name;
 mod registry;
 mod session;
@@ -307,12 +309,12 @@ impl Flusher {
 }
 
 /// Clients at a time, idle ones included; agents are counted by their tokens.
-const MAX_CONNECTIONS: usize = 4096;
+const MAX_CONNECTIONS: usize = 2048;
 
 /// A client that takes nothing for this long is given up. Long, because a terminal
 /// that somebody has stopped with Ctrl-S is a slow client, not a dead one.
 const WRITE_LIMIT: Duration = Duration::from_mins(5);
 
 const OPEN_LIMIT: Duration = Duration::from_secs(3);
-const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 const STOP_LIMIT: Duration = Duration::from_secs(2);

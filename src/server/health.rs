@@ -6,8 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 /// The four states and names of local-server.md §4; the numbers are its metric's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `Connected` means the socket is up and the registration confirmed, never less
+/// (control-channel.md T16).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConnectionState {
+    #[default]
     Disconnected = 0,
     Connecting = 1,
     Connected = 2,

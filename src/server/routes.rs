@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::health::Health;
-use crate::config::duration;
+use crate::duration;
 
 /// An answer, ready to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,7 +44,7 @@ impl<'a> Envelope<'a> {
         let request_id = match fields.raw("request_id") {
             None => None,
             Some(raw) => match as_id(raw) {
-                Some(id) => id,
+                Some(id) => Some(id).filter(|id| !id.is_empty()),
                 None => {
                     return Err(EnvelopeError::BadRequestId {
                         kind: kind.into_owned(),
@@ -74,13 +74,13 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// `Some(None)` for an empty id, `None` for a type that can't be one.
-fn as_id(raw: &RawValue) -> Option<Option<Cow<'_, str>>> {
+/// `None` for a type that can't be an id.
+fn as_id(raw: &RawValue) -> Option<Cow<'_, str>> {
     if let Some(text) = as_str(raw) {
-        return Some((!text.is_empty()).then_some(text));
+        return Some(text);
     }
     let is_integer = raw.get().bytes().all(|b| b.is_ascii_digit() || b == b'-');
-    is_integer.then(|| Some(Cow::Borrowed(raw.get())))
+    is_integer.then(|| Cow::Borrowed(raw.get()))
 }
 
 /// The fields of a JSON object, values unparsed. A null counts as absent; of a

@@ -6,7 +6,6 @@
 //! a payload field of the wrong type counts as absent.
 
 mod binary;
-mod duration;
 mod encode;
 mod envelope;
 pub mod from_agent;
@@ -14,7 +13,6 @@ mod request;
 pub mod to_agent;
 
 pub use binary::{BinaryBody, BinaryBodyError, parse_binary_body};
-pub use duration::parse_duration;
 pub use encode::now_rfc3339;
 pub use envelope::{Envelope, EnvelopeError, Payload};
 pub use from_agent::FromAgent;

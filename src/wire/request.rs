@@ -9,7 +9,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::envelope::Payload;
-use super::parse_duration;
+use crate::duration;
 use crate::http::Headers;
 
 /// One request to be executed. What can be long borrows from the message.
@@ -156,7 +156,13 @@ fn timeout(payload: &Payload<'_>) -> Option<Duration> {
         }
         Some(number) if number > 0.0 => Duration::from_secs_f64(number / 1e3),
         Some(_) => return None,
-        None => parse_duration(payload.text("timeout")?.trim())?,
+        None => {
+            let text = payload.text("timeout")?;
+            duration::parse(&text)
+                .ok()
+                .filter(|parsed| !parsed.bare)?
+                .value
+        }
     };
     (!limit.is_zero()).then(|| limit.min(MAX_TIMEOUT))
 }
@@ -302,19 +308,19 @@ mod tests {
     #[test]
     fn the_body_in_all_its_forms() {
         with(r#"{"body":"YQ==","body_encoding":"Base64"}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Base64(_)))
+            assert!(matches!(r.body, RequestBody::Base64(_)));
         });
         with(r#"{"body":"YQ==","encoding":"base64"}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Base64(_)))
+            assert!(matches!(r.body, RequestBody::Base64(_)));
         });
         with(r#"{"body":"YQ=="}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Text(t) if t == "YQ=="))
+            assert!(matches!(r.body, RequestBody::Text(t) if t == "YQ=="));
         });
         with(r#"{"body":""}"#, |r| {
-            assert!(matches!(r.body, RequestBody::None))
+            assert!(matches!(r.body, RequestBody::None));
         });
         with(r#"{"body":7}"#, |r| {
-            assert!(matches!(r.body, RequestBody::None))
+            assert!(matches!(r.body, RequestBody::None));
         });
         with(r#"{"body":"x","body_binary":true}"#, |r| {
             assert!(r.wants_binary_body())

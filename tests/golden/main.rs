@@ -50,9 +50,9 @@ fn shape(message: &Value) -> BTreeSet<String> {
                 "object"
             }
             Value::Array(items) => {
-                items
-                    .iter()
-                    .for_each(|item| walk(item, &format!("{path}[]"), free, out));
+                for item in items {
+                    walk(item, &format!("{path}[]"), free, out);
+                }
                 "array"
             }
             Value::String(_) => "string",
@@ -259,7 +259,7 @@ fn the_plane_understands_every_message_of_the_original_agent() {
                 assert_eq!(matches!(body, ResponseBody::Gzip(_)), gzip, "{line}");
             }
             FromAgent::ProxyResponseHeader { status, .. } => {
-                assert!((200..500).contains(&status), "{line}")
+                assert!((200..500).contains(&status), "{line}");
             }
             FromAgent::ProxyResponseChunk { data } => {
                 let decoded = base64_simd::STANDARD
@@ -273,7 +273,7 @@ fn the_plane_understands_every_message_of_the_original_agent() {
             }
             FromAgent::GatewayHelloAck { use_yamux } => assert!(use_yamux, "{line}"),
             FromAgent::ProtocolFallback { unknown_type } => {
-                assert!(unknown_type.starts_with("capture"), "{line}")
+                assert!(unknown_type.starts_with("capture"), "{line}");
             }
             FromAgent::ProxyResponseEnd | FromAgent::Pong => {}
             other => panic!("{line}: {other:?}"),
@@ -285,24 +285,20 @@ fn the_plane_understands_every_message_of_the_original_agent() {
 fn the_agent_understands_every_message_of_the_original_peer() {
     let mut kinds = BTreeMap::new();
     for (line, entry) in recorded(include_str!("peer-messages.jsonl")) {
-        let bytes;
         let text = match entry["text"].as_str() {
-            Some(text) => text,
-            None => {
-                bytes = unhex(entry["hex"].as_str().expect("text or hex"));
-                match std::str::from_utf8(&bytes)
-                    .ok()
-                    .filter(|text| text.starts_with('{'))
-                {
-                    Some(text) => text,
-                    None => {
-                        let body = parse_binary_body(&bytes).expect("a request body");
-                        assert_eq!((line, body.request_id), (387, "bb-31"));
-                        continue;
-                    }
+            Some(text) => text.to_owned(),
+            None => match String::from_utf8(unhex(entry["hex"].as_str().expect("text or hex"))) {
+                Ok(text) if text.starts_with('{') => text,
+                other => {
+                    let bytes = other
+                        .map_or_else(std::string::FromUtf8Error::into_bytes, String::into_bytes);
+                    let body = parse_binary_body(&bytes).expect("a request body");
+                    assert_eq!((line, body.request_id), (387, "bb-31"));
+                    continue;
                 }
-            }
+            },
         };
+        let text = text.as_str();
         let envelope = match Envelope::parse(text) {
             Ok(envelope) => envelope,
             Err(EnvelopeError::NotAnObject(_)) if line == 338 => continue,
@@ -319,7 +315,7 @@ fn the_agent_understands_every_message_of_the_original_peer() {
                 );
             }
             ToAgent::GatewayHello(hello) => {
-                assert_eq!(hello.use_yamux, line == 8 || line == 393, "{line}")
+                assert_eq!(hello.use_yamux, line == 8 || line == 393, "{line}");
             }
             ToAgent::ProxyRequest(request) => {
                 assert!(!request.upgrade, "{line}");

@@ -186,7 +186,8 @@ fn t31_an_endless_answer_is_cut() {
         read_request(&stream);
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n";
         stream.write_all(head.as_bytes()).expect("head");
-        while stream.write_all(&[b' '; 65_536]).is_ok() {}
+        let blanks = vec![b' '; 65_536];
+        while stream.write_all(&blanks).is_ok() {}
     });
     let failure = register(&url).expect_err("cut");
     assert_eq!(

@@ -35,6 +35,10 @@ pub(super) struct Shared {
     pub(super) came_back: Condvar,
     /// Nothing of the body is left to be read.
     body_done: AtomicBool,
+    /// The client waits for `100 Continue` before it sends the body. Not under the
+    /// lock of `out`: that is held while a client is slow to take its answer, and
+    /// its body must come on meanwhile.
+    expects: AtomicBool,
     watcher: Arc<Watcher>,
     /// Ends the connection when the server is stopped.
     pub(super) guard: Mutex<Option<Guard>>,
@@ -46,8 +50,6 @@ pub(super) struct Out {
     pub(super) stage: Stage,
     /// The connection may carry another exchange.
     pub(super) keep: bool,
-    /// The client waits for `100 Continue` before it sends the body.
-    expects: bool,
 }
 
 /// How far the answer is.
@@ -79,11 +81,11 @@ impl Shared {
                 write: Some(halves.write),
                 stage: Stage::Nothing,
                 keep,
-                expects,
             }),
             back: Mutex::new(None),
             came_back: Condvar::new(),
             body_done: AtomicBool::new(framing == Framing::Length(0)),
+            expects: AtomicBool::new(expects),
             watcher: context.watcher,
             guard: Mutex::new(context.guard),
         });
@@ -178,11 +180,11 @@ impl RequestBody {
     }
 
     fn invite(&self) -> io::Result<()> {
-        if self.framing == Framing::Length(0) {
+        if !self.shared.expects.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
         let mut out = self.shared.out.lock();
-        if !std::mem::take(&mut out.expects) || out.stage != Stage::Nothing {
+        if out.stage != Stage::Nothing {
             return Ok(());
         }
         match &mut out.write {

@@ -82,3 +82,34 @@ fn pings_go_out_and_pongs_keep_it_alive() {
         frames(&near) > 100
     });
 }
+
+/// control-channel.md T5: in the original the pinger and the reader of a lost
+/// connection act on the one that came after it.
+#[test]
+fn t5_a_lost_link_does_nothing_to_the_next_one() {
+    let (old, old_far) = against_raw(Settings {
+        ping_interval: Duration::from_millis(5),
+        ..quiet(Role::Client)
+    });
+    let (new, mut new_far) = against_raw(quiet(Role::Client));
+    drop(old_far);
+    let ending = old.link.wait();
+    assert_eq!(old.next(), Seen::Gone);
+    // Late orders of the old one's owner, too.
+    old.link.close(1000, "late");
+    old.link.abort("late");
+    assert_eq!(old.text(Lane::Control, "late"), Err(SendError::Closed));
+    assert_eq!(old.link.wait().why, ending.why);
+
+    new.text(Lane::Control, "well").expect("open");
+    new.link.close(1000, "");
+    let mut events = Vec::new();
+    while events.len() < 2 {
+        assert!(new_far.read(&mut |event| events.push(format!("{event:?}"))));
+    }
+    assert_eq!(events[0], "Text(\"well\")");
+    assert!(
+        events[1].starts_with("Close"),
+        "no ping, nothing: {events:?}"
+    );
+}

@@ -32,7 +32,10 @@ impl Handler for Door {
     fn handle(&self, request: Request, body: RequestBody, responder: Responder) {
         let (path, query) = match target::split(&request.target) {
             Ok(parts) => parts,
-            Err(error) => return refuse(responder, &Refusal::new(400, error.to_string())),
+            Err(error) => {
+                let refusal = Refusal::new(400, error.to_string());
+                return refuse(responder, &request.headers, &refusal);
+            }
         };
         match path {
             "/api/v1/clusters/agent/ws" => self.controller(&request, body, responder),
@@ -150,7 +153,7 @@ impl Door {
     fn user(&self, request: &Request, body: RequestBody, responder: Responder) {
         if let Err(refusal) = self.enter(request, body, responder) {
             let (responder, refusal) = *refusal;
-            refuse(responder, &refusal);
+            refuse(responder, &request.headers, &refusal);
         }
     }
 
@@ -193,7 +196,11 @@ impl Door {
                 forward(&self.hub, &passed, body, responder);
             }
             Target::List | Target::Elsewhere => {
-                reply(responder, &api::clusters(&self.hub, &token.grant));
+                let answer = match &*request.method {
+                    "GET" | "HEAD" => api::clusters(&self.hub, &token.grant),
+                    _ => Reply::error(405, "GET, please"),
+                };
+                reply(responder, &answer);
             }
         }
         Ok(())

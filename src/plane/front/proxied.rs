@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::fields::{self, Answer};
-use super::status::Refusal;
+use super::status::{Refusal, is_discovery};
+use crate::http::Headers;
 use crate::http::server::{RequestBody, Responder, ResponseWriter};
-use crate::http::{Headers, ReadError};
 use crate::net::{Guard, Reason};
 use crate::plane::exchange::{Exchange, Failure, Stopped};
 use crate::plane::hub::Hub;
@@ -38,7 +38,7 @@ pub(crate) struct Passed<'a> {
 pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, responder: Responder) {
     let (opened, headers) = match open(hub, request) {
         Ok(opened) => opened,
-        Err(refusal) => return refuse(responder, &refusal),
+        Err(refusal) => return refuse(responder, request.headers, &refusal),
     };
     let exchange = opened.exchange().clone();
     // From here on a client that leaves, a token that is revoked and the plane's
@@ -66,7 +66,7 @@ pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, respon
                 relay(&opened, writer);
             }
         }
-        Err(refusal) => refuse(responder, &refusal),
+        Err(refusal) => refuse(responder, request.headers, &refusal),
     }
 }
 
@@ -87,6 +87,8 @@ fn open(hub: &Hub, request: &Passed<'_>) -> Result<(Opened, Headers), Refusal> {
     let opened = hub
         .session(name)
         .and_then(|session| session.open(request.token.to_owned()).ok())
+        // Revoked just now: who revokes has looked for open requests already.
+        .filter(|_| hub.registry.has_token(request.token))
         .ok_or_else(|| {
             let text = format!("the agent of cluster {:?} is not connected", name.as_str());
             Refusal::new(503, text)
@@ -140,7 +142,10 @@ fn send(
     let whole = if short {
         match body.read_all(SHORT) {
             Ok(whole) => Some(whole),
-            Err(_) => return Err(Failure::Ended(Reason::Cancelled)),
+            Err(error) => {
+                log::debug!("a client's body did not come: {error}");
+                return Err(Failure::Ended(Reason::Cancelled));
+            }
         }
     } else {
         None
@@ -156,6 +161,7 @@ fn send(
         timeout: None,
     };
     let outlet = opened.outlet();
+    outlet.exchange().announce();
     outlet.send(REQUEST_SIZE, |buf, id| {
         to_agent::proxy_request(buf, id, &message);
     })?;
@@ -189,10 +195,7 @@ fn upload(outlet: &Outlet, mut body: RequestBody) {
                 }
             }
             Err(error) => {
-                let ReadError::Body(error) = error else {
-                    return outlet.exchange().end(Reason::Cancelled);
-                };
-                log::debug!("a client's body is broken: {error}");
+                log::debug!("a client's body broke off: {error}");
                 return outlet.exchange().end(Reason::Cancelled);
             }
         }
@@ -260,8 +263,9 @@ fn relay(opened: &Opened, mut writer: ResponseWriter) {
 fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
     let name = cluster.as_str();
     match failure {
-        Failure::Agent(text) if text.contains("busy") => {
-            Refusal::new(503, format!("the agent of cluster {name:?} says: {text}"))
+        // decisions.md §6.2 "At once": it may be tried again.
+        Failure::Agent(text) if text.contains("agent busy") => {
+            Refusal::new(503, format!("the agent of cluster {name:?} says: {text}")).passing()
         }
         Failure::Agent(text) => {
             Refusal::new(502, format!("the agent of cluster {name:?} says: {text}"))
@@ -271,21 +275,32 @@ fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
             format!("the connection to the agent of cluster {name:?} was lost"),
         ),
         Failure::Protocol(text) => Refusal::new(502, format!("cluster {name:?}: {text}")),
-        // Nobody reads it.
+        // Nobody reads it, mostly; but a body may just have taken too long.
+        Failure::Ended(Reason::Cancelled) => {
+            Refusal::new(408, "the body of the request did not come")
+        }
         Failure::Ended(reason) => Refusal::new(503, reason.to_string()),
     }
 }
 
-/// Answers with a `Status`. A client that is gone already hears nothing.
-pub(crate) fn refuse(responder: Responder, refusal: &Refusal) {
+/// Answers with a `Status`. `request` are the headers of what is answered. A client
+/// that is gone already hears nothing.
+pub(crate) fn refuse(responder: Responder, request: &Headers, refusal: &Refusal) {
     let mut headers = Headers::new();
-    headers.push("Content-Type", "application/json");
-    match refusal.code {
-        401 => headers.push("WWW-Authenticate", "Bearer realm=\"pipeops plane\""),
-        503 => headers.push("Retry-After", "1"),
-        _ => {}
+    if refusal.code == 401 {
+        headers.push("WWW-Authenticate", "Bearer realm=\"pipeops plane\"");
     }
-    let _ = responder.respond(refusal.code, &headers, &refusal.body());
+    if refusal.passing {
+        headers.push("Retry-After", "1");
+    }
+    let (code, kind, body) = if is_discovery(request) {
+        let refusal = refusal.for_discovery();
+        (refusal.code, "text/plain", refusal.message.into_bytes())
+    } else {
+        (refusal.code, "application/json", refusal.body())
+    };
+    headers.push("Content-Type", kind);
+    let _ = responder.respond(code, &headers, &body);
 }
 
 /// A body up to this size is read before the request is sent, without a thread of

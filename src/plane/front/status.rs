@@ -3,17 +3,48 @@
 
 use serde::Serialize;
 
+use crate::http::Headers;
+
 /// An error answer: an HTTP status and a text for the person who reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) code: u16,
     pub(crate) message: String,
+    /// It may go better in a second. client-go then tries again by itself, ten times.
+    pub(crate) passing: bool,
 }
 
 impl Refusal {
     pub(crate) fn new(code: u16, message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self { code, message }
+        Self {
+            code,
+            message: message.into(),
+            passing: false,
+        }
+    }
+
+    /// Says that it may go better in a second.
+    pub(crate) fn passing(self) -> Self {
+        Self {
+            passing: true,
+            ..self
+        }
+    }
+
+    /// The same for kubectl's discovery, its first request to a cluster, of which it
+    /// doesn't read a `Status`. Of a plain text it shows the words, unless the code is
+    /// one for which it has words of its own ("the server is currently unable to
+    /// handle the request"); so those become a 502 (client-go 0.36,
+    /// `NewGenericServerResponse`).
+    pub(crate) fn for_discovery(&self) -> Self {
+        let code = match self.code {
+            400 | 404 | 405 | 503 => 502,
+            code => code,
+        };
+        Self {
+            code,
+            ..self.clone()
+        }
     }
 
     /// A `Status` object of the Kubernetes API (`meta/v1`).
@@ -50,6 +81,13 @@ impl Refusal {
             _ => "InternalError",
         }
     }
+}
+
+/// True for a request of kubectl's discovery.
+pub(crate) fn is_discovery(headers: &Headers) -> bool {
+    headers
+        .list("accept")
+        .any(|kind| kind.contains("g=apidiscovery.k8s.io"))
 }
 
 #[derive(Serialize)]

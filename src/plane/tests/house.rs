@@ -21,18 +21,18 @@ use crate::plane::*;
 /// Nothing that goes well takes this long: a test that hangs fails.
 const LIMIT: Duration = Duration::from_secs(30);
 
-pub(super) struct House {
-    pub(super) plane: Plane,
-    pub(super) config: PlaneConfig,
+pub(in crate::plane) struct House {
+    pub(in crate::plane) plane: Plane,
+    pub(in crate::plane) config: PlaneConfig,
     _directory: tempfile::TempDir,
 }
 
 impl House {
-    pub(super) fn new() -> Self {
+    pub(in crate::plane) fn new() -> Self {
         Self::with_gateway(GatewayUrl::Stay)
     }
 
-    pub(super) fn with_gateway(gateway: GatewayUrl) -> Self {
+    pub(in crate::plane) fn with_gateway(gateway: GatewayUrl) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let config = PlaneConfig {
             data_dir: directory.path().join("plane"),
@@ -48,35 +48,35 @@ impl House {
     }
 
     /// Stops the plane and starts it again on the same data.
-    pub(super) fn restart(self) -> Self {
+    pub(in crate::plane) fn restart(self) -> Self {
         self.plane.stop();
         let plane = Plane::start(self.config.clone()).expect("starts again");
         Self { plane, ..self }
     }
 
-    pub(super) fn agent_token(&self, cluster: &str) -> String {
+    pub(in crate::plane) fn agent_token(&self, cluster: &str) -> String {
         self.token(Grant::Agent {
             cluster: name(cluster),
         })
     }
 
-    pub(super) fn user_token(&self) -> String {
+    pub(in crate::plane) fn user_token(&self) -> String {
         self.token(Grant::User {
             scope: Scope::All,
             access: Access::Use,
         })
     }
 
-    pub(super) fn token(&self, grant: Grant) -> String {
+    pub(in crate::plane) fn token(&self, grant: Grant) -> String {
         let (_, text) = self.plane.create_token(grant).expect("made");
         text.reveal().to_owned()
     }
 
-    pub(super) fn dial(&self) -> Tls {
+    pub(in crate::plane) fn dial(&self) -> Tls {
         dial(self.plane.addr(), self.plane.ca_pem())
     }
 
-    pub(super) fn client(&self) -> Client {
+    pub(in crate::plane) fn client(&self) -> Client {
         Client {
             stream: self.dial(),
             unread: Vec::new(),
@@ -84,7 +84,7 @@ impl House {
     }
 
     /// An agent on a WebSocket; the status of the refusal otherwise.
-    pub(super) fn agent(&self, path: &str, token: &str) -> Result<Agent, u16> {
+    pub(in crate::plane) fn agent(&self, path: &str, token: &str) -> Result<Agent, u16> {
         let url = format!("wss://127.0.0.1:{}{path}", self.plane.addr().port());
         let mut request = url.into_client_request().expect("a request");
         let bearer = format!("Bearer {token}").parse().expect("a value");
@@ -102,7 +102,7 @@ impl House {
     }
 
     /// An agent that is registered as `cluster`, knows `flow` and gets requests.
-    pub(super) fn registered(&self, cluster: &str) -> Agent {
+    pub(in crate::plane) fn registered(&self, cluster: &str) -> Agent {
         let mut agent = self
             .agent(CONTROLLER, &self.agent_token(cluster))
             .expect("let in");
@@ -114,7 +114,7 @@ impl House {
     }
 
     /// Waits until requests go to the cluster's agent.
-    pub(super) fn attached(&self, cluster: &str) {
+    pub(in crate::plane) fn attached(&self, cluster: &str) {
         self.until(|plane| {
             let name = name(cluster);
             let mut views = plane.clusters().into_iter();
@@ -122,7 +122,7 @@ impl House {
         });
     }
 
-    pub(super) fn until(&self, condition: impl Fn(&Plane) -> bool) {
+    pub(in crate::plane) fn until(&self, condition: impl Fn(&Plane) -> bool) {
         let end = Instant::now() + LIMIT;
         while !condition(&self.plane) {
             assert!(Instant::now() < end, "it never came true");
@@ -131,13 +131,13 @@ impl House {
     }
 }
 
-pub(super) const CONTROLLER: &str = "/api/v1/clusters/agent/ws";
+pub(in crate::plane) const CONTROLLER: &str = "/api/v1/clusters/agent/ws";
 
-pub(super) fn name(text: &str) -> ClusterName {
+pub(in crate::plane) fn name(text: &str) -> ClusterName {
     ClusterName::parse(text).expect("a name")
 }
 
-pub(super) type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub(in crate::plane) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 fn dial(address: SocketAddr, ca: &str) -> Tls {
     let mut roots = RootCertStore::empty();
@@ -159,13 +159,13 @@ fn dial(address: SocketAddr, ca: &str) -> Tls {
 }
 
 /// The agent's end of a connection.
-pub(super) struct Agent {
+pub(in crate::plane) struct Agent {
     socket: WebSocket<Tls>,
     kept: VecDeque<Value>,
 }
 
 impl Agent {
-    pub(super) fn send(&mut self, kind: &str, id: &str, payload: Value) {
+    pub(in crate::plane) fn send(&mut self, kind: &str, id: &str, payload: Value) {
         let mut message = json!({"type": kind, "payload": payload});
         if !id.is_empty() {
             message["request_id"] = id.into();
@@ -176,21 +176,24 @@ impl Agent {
     }
 
     /// As [`send`](Self::send), for an agent that may have been cut off.
-    pub(super) fn try_send(&mut self, kind: &str, id: &str, payload: Value) -> bool {
+    pub(in crate::plane) fn try_send(&mut self, kind: &str, id: &str, payload: Value) -> bool {
         let message = json!({"type": kind, "request_id": id, "payload": payload});
         self.socket.send(Message::text(message.to_string())).is_ok()
     }
 
-    pub(super) fn send_binary(&mut self, bytes: Vec<u8>) {
+    pub(in crate::plane) fn send_binary(&mut self, bytes: Vec<u8>) {
         self.socket.send(Message::binary(bytes)).expect("sent");
     }
 
     /// The next message; `None` when the connection has ended.
-    pub(super) fn next(&mut self) -> Option<Value> {
+    pub(in crate::plane) fn next(&mut self) -> Option<Value> {
         if let Some(kept) = self.kept.pop_front() {
             return Some(kept);
         }
+        let end = Instant::now() + LIMIT;
         loop {
+            // Pings keep the socket's own limit from passing.
+            assert!(Instant::now() < end, "nothing came");
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
                     return Some(serde_json::from_str(&text).expect("JSON"));
@@ -203,7 +206,7 @@ impl Agent {
 
     /// The next message of that type, its payload with the id in it as `id`; others
     /// are kept for later.
-    pub(super) fn expect(&mut self, kind: &str) -> Value {
+    pub(in crate::plane) fn expect(&mut self, kind: &str) -> Value {
         let mut others = VecDeque::new();
         loop {
             let mut message = self
@@ -220,7 +223,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn answer_hello(&mut self, knows: bool) {
+    pub(in crate::plane) fn answer_hello(&mut self, knows: bool) {
         assert_eq!(self.expect("plane_hello")["features"], json!(["flow"]));
         if knows {
             self.send("plane_hello_ack", "", json!({"features": ["flow"]}));
@@ -233,26 +236,26 @@ impl Agent {
         }
     }
 
-    pub(super) fn register(&mut self, cluster: &str, agent_id: &str) {
+    pub(in crate::plane) fn register(&mut self, cluster: &str, agent_id: &str) {
         let payload = json!({
             "agent_id": agent_id, "name": cluster, "agent_version": "1.0", "k8s_version": "v1.36.3",
         });
         self.send("register", "req_1", payload);
     }
 
-    pub(super) fn heartbeat(&mut self, cluster_id: &str, agent_id: &str) {
+    pub(in crate::plane) fn heartbeat(&mut self, cluster_id: &str, agent_id: &str) {
         let metadata = json!({"k8s_nodes": 3, "k8s_pods": 41});
         let payload = json!({"cluster_id": cluster_id, "agent_id": agent_id, "metadata": metadata});
         self.send("heartbeat", "", payload);
     }
 
     /// The id of the next request.
-    pub(super) fn request(&mut self) -> String {
+    pub(in crate::plane) fn request(&mut self) -> String {
         id(&self.expect("proxy_request"))
     }
 
     /// The credit for `id` that has come by now; messages of others are kept.
-    pub(super) fn grants(&mut self, id: &str) -> u64 {
+    pub(in crate::plane) fn grants(&mut self, id: &str) -> u64 {
         // What the plane has sent before the answer to this is here before it.
         self.send("ping", "grants", json!({}));
         let mut sum = 0;
@@ -271,54 +274,54 @@ impl Agent {
         sum
     }
 
-    pub(super) fn header(&mut self, id: &str, status: u16, headers: Value) {
+    pub(in crate::plane) fn header(&mut self, id: &str, status: u16, headers: Value) {
         let payload = json!({"status": status, "headers": headers});
         self.send("proxy_response_header", id, payload);
     }
 
-    pub(super) fn chunk(&mut self, id: &str, data: &[u8]) {
+    pub(in crate::plane) fn chunk(&mut self, id: &str, data: &[u8]) {
         self.send("proxy_response_chunk", id, chunk(data));
     }
 
-    pub(super) fn end(&mut self, id: &str) {
+    pub(in crate::plane) fn end(&mut self, id: &str) {
         self.send("proxy_response_end", id, json!({}));
     }
 
     /// Cuts the connection without a word.
-    pub(super) fn cut(self) {
+    pub(in crate::plane) fn cut(self) {
         drop(self.socket.get_ref().sock.shutdown(Shutdown::Both));
     }
 }
 
-pub(super) fn id(payload: &Value) -> String {
+pub(in crate::plane) fn id(payload: &Value) -> String {
     payload["id"].as_str().expect("an id").to_owned()
 }
 
-pub(super) fn chunk(data: &[u8]) -> Value {
+pub(in crate::plane) fn chunk(data: &[u8]) -> Value {
     let text = base64_simd::STANDARD.encode_to_string(data);
     json!({"data": text, "encoding": "base64", "size": data.len()})
 }
 
-pub(super) fn unchunk(payload: &Value) -> Vec<u8> {
+pub(in crate::plane) fn unchunk(payload: &Value) -> Vec<u8> {
     let data = payload["data"].as_str().expect("data");
     base64_simd::STANDARD.decode_to_vec(data).expect("base64")
 }
 
 /// The client's end of a connection.
-pub(super) struct Client {
+pub(in crate::plane) struct Client {
     stream: Tls,
     unread: Vec<u8>,
 }
 
 /// The head of an answer.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) status: u16,
+pub(in crate::plane) struct Head {
+    pub(in crate::plane) status: u16,
     text: String,
 }
 
 impl Head {
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
+    pub(in crate::plane) fn field(&self, name: &str) -> Option<&str> {
         self.text.lines().skip(1).find_map(|line| {
             let (n, value) = line.split_once(':')?;
             n.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -327,27 +330,27 @@ impl Head {
 }
 
 impl Client {
-    pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(in crate::plane) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).expect("sent");
         self.stream.flush().expect("sent");
     }
 
-    pub(super) fn try_send(&mut self, bytes: &[u8]) -> bool {
+    pub(in crate::plane) fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok() && self.stream.flush().is_ok()
     }
 
     /// A request without a body.
-    pub(super) fn get(&mut self, path: &str, token: &str) {
+    pub(in crate::plane) fn get(&mut self, path: &str, token: &str) {
         self.ask("GET", path, token, "");
     }
 
-    pub(super) fn ask(&mut self, method: &str, path: &str, token: &str, more: &str) {
+    pub(in crate::plane) fn ask(&mut self, method: &str, path: &str, token: &str, more: &str) {
         self.send(format!(
             "{method} {path} HTTP/1.1\r\nHost: plane\r\nAuthorization: Bearer {token}\r\n{more}\r\n"
         ));
     }
 
-    pub(super) fn head(&mut self) -> Head {
+    pub(in crate::plane) fn head(&mut self) -> Head {
         let text = self.read_until(b"\r\n\r\n").expect("a head");
         let text = String::from_utf8(text).expect("text");
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
@@ -358,7 +361,7 @@ impl Client {
     }
 
     /// One chunk of a chunked body; `None` when the connection broke off instead.
-    pub(super) fn chunk(&mut self) -> Option<Vec<u8>> {
+    pub(in crate::plane) fn chunk(&mut self) -> Option<Vec<u8>> {
         let line = self.read_until(b"\r\n")?;
         let line = std::str::from_utf8(&line).expect("text").trim_end();
         let length = usize::from_str_radix(line, 16).expect("a length");
@@ -368,7 +371,7 @@ impl Client {
     }
 
     /// The rest of the body; `None` when it broke off.
-    pub(super) fn body(&mut self, head: &Head) -> Option<Vec<u8>> {
+    pub(in crate::plane) fn body(&mut self, head: &Head) -> Option<Vec<u8>> {
         if let Some(length) = head.field("content-length") {
             return self.read(length.parse().expect("a length"));
         }
@@ -382,14 +385,14 @@ impl Client {
     }
 
     /// Status and JSON body of an answer.
-    pub(super) fn json(&mut self) -> (u16, Value) {
+    pub(in crate::plane) fn json(&mut self) -> (u16, Value) {
         let head = self.head();
         let body = self.body(&head).expect("a body");
         (head.status, serde_json::from_slice(&body).expect("JSON"))
     }
 
     /// True when the connection has ended with nothing unread.
-    pub(super) fn is_over(&mut self) -> bool {
+    pub(in crate::plane) fn is_over(&mut self) -> bool {
         self.unread.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
     }
 

@@ -1,226 +1,19 @@
-//! The whole life cycle against a scripted peer: a WebSocket server of tungstenite's
-//! on loopback that does what the test says, one step at a time.
+//! The whole life cycle against a scripted peer.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+mod peer;
+mod work;
+
+use std::io::{BufRead, BufReader, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tungstenite::handshake::server::{Request, Response};
-use tungstenite::protocol::CloseFrame;
-use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::{Message, WebSocket};
+use tungstenite::Message;
 
 use super::*;
 use crate::config::{Secret, TokenSource};
-use crate::control::facts::{ClusterFacts, Facts, NoCluster};
-use crate::control::registration::tests::registrant;
 use crate::control::session::ConnectionState;
-use crate::control::{heartbeat, session};
 use crate::identity::{Identity, MemoryStore, Store};
-use crate::link;
-use crate::net::{Cancel, ClientTls, ClientTlsSettings, Dialer};
-use crate::server::HealthState;
-
-/// Only a hung test reaches it.
-fn far() -> Deadline {
-    Deadline::after(Duration::from_secs(60))
-}
-
-struct Peer {
-    listener: TcpListener,
-}
-
-impl Peer {
-    fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        Self { listener }
-    }
-
-    fn authority(&self) -> String {
-        self.listener.local_addr().expect("address").to_string()
-    }
-
-    fn api_url(&self) -> String {
-        format!("http://{}", self.authority())
-    }
-
-    fn gateway_url(&self) -> String {
-        format!("ws://{}", self.authority())
-    }
-
-    fn stream(&self) -> TcpStream {
-        let (stream, _) = self.listener.accept().expect("accept");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .expect("set");
-        stream
-    }
-
-    /// Takes the upgrade.
-    #[allow(clippy::result_large_err)] // tungstenite's own callback type
-    fn accept(&self) -> Conn {
-        let (mut uri, mut authorization) = (String::new(), String::new());
-        let note = |request: &Request, response: Response| {
-            uri = request.uri().to_string();
-            let value = request.headers().get("authorization");
-            value
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or_default()
-                .clone_into(&mut authorization);
-            Ok(response)
-        };
-        let socket = tungstenite::accept_hdr(self.stream(), note).expect("the upgrade");
-        Conn {
-            socket,
-            uri,
-            authorization,
-        }
-    }
-
-    /// Answers the next HTTP request (or upgrade) with this, and says what it was.
-    fn answer(&self, status: &str, body: &str) -> (String, String) {
-        let stream = self.stream();
-        let mut reader = BufReader::new(&stream);
-        let (mut first, mut length) = (String::new(), 0);
-        reader.read_line(&mut first).expect("a request");
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).expect("a line");
-            if line == "\r\n" {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
-            }
-        }
-        let mut sent = vec![0; length];
-        reader.read_exact(&mut sent).expect("the body");
-        let answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            body.len()
-        );
-        (&stream).write_all(answer.as_bytes()).expect("written");
-        let _ = stream.shutdown(Shutdown::Write);
-        (first, String::from_utf8(sent).expect("text"))
-    }
-
-    /// Takes a controller connection and answers its registration.
-    fn register(&self, gateway: Option<&str>) -> Value {
-        let mut controller = self.accept();
-        assert_eq!(controller.uri, "/api/v1/clusters/agent/ws");
-        let register = controller.expect("register");
-        controller.send(&json!({
-            "type": "register_success", "request_id": register["request_id"],
-            "payload": {"cluster_id": "c-1", "cluster_uuid": "u-1", "gateway_ws_url": gateway},
-        }));
-        if gateway.is_some() {
-            assert_eq!(controller.closed(), Some(1000));
-        } else {
-            controller.expect("heartbeat");
-        }
-        register
-    }
-}
-
-struct Conn {
-    socket: WebSocket<TcpStream>,
-    uri: String,
-    authorization: String,
-}
-
-impl Conn {
-    fn send(&mut self, message: &Value) {
-        let text = Message::text(message.to_string());
-        self.socket.send(text).expect("sent");
-    }
-
-    /// The next text message, which must be of this type.
-    fn expect(&mut self, kind: &str) -> Value {
-        loop {
-            match self.socket.read().expect("a message") {
-                Message::Text(text) => {
-                    let value: Value = serde_json::from_str(text.as_str()).expect("JSON");
-                    assert_eq!(value["type"], kind, "{value}");
-                    return value;
-                }
-                Message::Ping(_) | Message::Pong(_) => {}
-                other => panic!("{other:?} instead of {kind}"),
-            }
-        }
-    }
-
-    /// Reads to the end; the code of the agent's close frame.
-    fn closed(&mut self) -> Option<u16> {
-        let mut code = None;
-        loop {
-            match self.socket.read() {
-                Ok(Message::Close(frame)) => code = frame.map(|frame| frame.code.into()),
-                Ok(_) => {}
-                Err(_) => return code,
-            }
-        }
-    }
-
-    fn close(&mut self, code: u16) {
-        let frame = CloseFrame {
-            code: CloseCode::from(code),
-            reason: "".into(),
-        };
-        self.socket.close(Some(frame)).expect("a close frame");
-        self.closed();
-    }
-
-    fn cut(self) {
-        let stream = self.socket.get_ref();
-        stream.shutdown(Shutdown::Both).expect("cut");
-    }
-
-    fn ack(&mut self) {
-        self.expect("heartbeat");
-        self.send(&json!({"type": "heartbeat_ack", "payload": {}}));
-    }
-}
-
-fn parts(api_url: String, store: Arc<dyn Store>) -> Parts {
-    let tls = ClientTls::new(ClientTlsSettings::default()).expect("settings");
-    let quick = Duration::from_millis(5);
-    Parts {
-        session: session::Settings {
-            reconnect_first: quick,
-            reconnect_cap: quick * 4,
-            ..session::Settings::default()
-        },
-        heartbeat: heartbeat::Settings::default(),
-        link: link::Settings::new(link::Role::Client),
-        api_url,
-        token: TokenSource::Literal(Secret::new("t-1")),
-        registrant: registrant(),
-        is_private: true,
-        report_worker_join: false,
-        http_limit: Duration::from_secs(30),
-        shutdown_limit: Duration::from_secs(25),
-        dialer: Dialer::new(Arc::new(tls)),
-        proxy: Arc::new(NoProxy),
-        facts: Arc::new(NoCluster),
-        store,
-        health: Arc::new(HealthState::new(Duration::from_secs(30))),
-    }
-}
-
-fn start(peer: &Peer) -> (Agent, Arc<MemoryStore>) {
-    let store = Arc::new(MemoryStore::default());
-    let agent = Agent::start(parts(peer.api_url(), store.clone())).expect("started");
-    (agent, store)
-}
-
-fn is_connected(status: &Status) -> bool {
-    status.state == ConnectionState::Connected
-}
+use peer::{Conn, Peer, far, parts, start};
 
 /// On the gateway, heartbeat acknowledged.
 fn on_gateway(peer: &Peer) -> (Agent, Arc<MemoryStore>, Conn) {
@@ -238,6 +31,8 @@ fn on_gateway(peer: &Peer) -> (Agent, Arc<MemoryStore>, Conn) {
 fn stop(agent: Agent, mut last: Conn) {
     agent.stop();
     assert_eq!(last.closed(), Some(1000));
+    // A server closes the socket when both have said goodbye.
+    drop(last);
     agent.wait().expect("an orderly end");
 }
 
@@ -271,6 +66,7 @@ fn registration_switch_heartbeat_and_an_orderly_end() {
         "payload": {"cluster_id": "c-1", "cluster_uuid": "u-1", "gateway_ws_url": peer.gateway_url()},
     }));
     assert_eq!(controller.closed(), Some(1000));
+    drop(controller);
     // Stored before the gateway is dialled (it waits in accept).
     let stored = parts_store.identity();
     assert_eq!(stored.cluster_id.as_deref(), Some("c-1"));
@@ -291,6 +87,8 @@ fn registration_switch_heartbeat_and_an_orderly_end() {
     assert_eq!(heartbeat["payload"]["status"], "healthy");
     assert_eq!(heartbeat["payload"]["tunnel_status"], "connected");
     assert!(heartbeat.get("request_id").is_none());
+    // T37: the join token stays here unless a setting says otherwise.
+    assert!(heartbeat["payload"].get("worker_join").is_none());
     assert_eq!(gateway.expect("pong")["request_id"], "p");
     gateway.send(&json!({"type": "heartbeat_ack", "payload": {"received_at": "x"}}));
     let status = agent
@@ -448,7 +246,9 @@ fn t01_a_controller_that_is_not_there_yet_is_waited_for() {
     controller.close(1000);
     assert_eq!(agent.status().state, ConnectionState::Connecting);
     peer.register(None);
-    agent.wait_until(far(), is_connected).expect("registered");
+    agent
+        .wait_until(far(), |status| status.connections == 1)
+        .expect("registered");
     agent.stop();
     agent.wait().expect("an orderly end");
 }
@@ -501,6 +301,7 @@ fn t10_a_gateway_that_forgot_us_sends_us_to_the_controller() {
     let (agent, _, mut gateway) = on_gateway(&peer);
     gateway.send(&json!({"type": "error", "payload": {"error": "Cluster not registered"}}));
     assert_eq!(gateway.closed(), Some(1000));
+    drop(gateway);
     let register = peer.register(Some(&peer.gateway_url()));
     assert_eq!(register["payload"]["cluster_id"], "c-1");
     let mut gateway = peer.accept();
@@ -593,164 +394,4 @@ fn a_refusal_over_http_is_fatal_too() {
     peer.answer("405 Method Not Allowed", "");
     peer.answer("200 OK", "{}");
     assert!(matches!(agent.wait(), Err(AgentError::Refused(_))));
-}
-
-/// Facts come late, or not at all: neither registration nor heartbeat hangs on them.
-#[test]
-fn registration_and_heartbeat_carry_what_is_known_of_the_cluster() {
-    struct Known;
-    impl ClusterFacts for Known {
-        fn read(&self, _: Deadline, _: &Cancel) -> Facts {
-            Facts {
-                nodes: 3,
-                pods: 41,
-                k8s_version: "v1.36.2".into(),
-            }
-        }
-        fn service_token(&self, _: Deadline, _: &Cancel) -> Option<Secret> {
-            Some(Secret::new("sa-token"))
-        }
-    }
-    let peer = Peer::new();
-    let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
-    parts.facts = Arc::new(Known);
-    let agent = Agent::start(parts).expect("started");
-    let mut controller = peer.accept();
-    let register = controller.expect("register");
-    assert_eq!(register["payload"]["k8s_version"], "v1.36.2");
-    assert_eq!(register["payload"]["k8s_service_token"], "sa-token");
-    controller.send(&json!({
-        "type": "register_success", "request_id": register["request_id"], "payload": {"cluster_id": "c"},
-    }));
-    let heartbeat = controller.expect("heartbeat");
-    let metadata = &heartbeat["payload"]["metadata"];
-    assert_eq!(
-        (&metadata["k8s_nodes"], &metadata["k8s_pods"]),
-        (&json!(3), &json!(41))
-    );
-    stop(agent, controller);
-}
-
-#[test]
-fn stopping_while_nobody_answers_is_quick_and_orderly() {
-    // The upgrade is never answered.
-    let peer = Peer::new();
-    let (agent, _) = start(&peer);
-    let _silent = peer.stream();
-    agent.stop();
-    agent.wait().expect("an orderly end");
-    // Nobody is there at all.
-    let (agent, _) = {
-        let gone = Peer::new();
-        start(&gone)
-    };
-    agent.stop();
-    agent.wait().expect("an orderly end");
-}
-
-#[test]
-fn what_runs_is_drained_before_the_close() {
-    /// Says when it is asked to drain, and waits for permission.
-    struct Slow(
-        crossbeam_channel::Sender<()>,
-        crossbeam_channel::Receiver<()>,
-    );
-    impl Proxying for Slow {
-        fn connection(
-            &self,
-            outlet: Arc<dyn crate::proxy::Outlet>,
-        ) -> Box<dyn crate::control::dispatch::RequestSink> {
-            NoProxy.connection(outlet)
-        }
-        fn drain(&self, _: Deadline) {
-            self.0.send(()).expect("told");
-            self.1.recv().expect("permission");
-        }
-    }
-    let (asked, asks) = bounded(1);
-    let (allow, allowed) = bounded(1);
-    let peer = Peer::new();
-    let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
-    parts.proxy = Arc::new(Slow(asked, allowed));
-    let agent = Agent::start(parts).expect("started");
-    peer.register(Some(&peer.gateway_url()));
-    let mut gateway = peer.accept();
-    gateway.ack();
-    agent.stop();
-    asks.recv().expect("asked");
-    // Still there, still answering.
-    gateway.send(&json!({"type": "ping"}));
-    gateway.expect("pong");
-    allow.send(()).expect("allowed");
-    assert_eq!(gateway.closed(), Some(1000));
-    agent.wait().expect("an orderly end");
-}
-
-/// A late answer of a lost connection reaches the next one (decisions.md §6.2).
-#[test]
-fn an_answer_survives_a_lost_connection() {
-    type Outlets = Arc<Mutex<VecDeque<(String, Arc<dyn crate::proxy::Outlet>)>>>;
-    /// Keeps the outlet of each request, to answer later.
-    struct Keeper(Outlets);
-    struct Keeping(Arc<dyn crate::proxy::Outlet>, Outlets);
-    impl Proxying for Keeper {
-        fn connection(
-            &self,
-            outlet: Arc<dyn crate::proxy::Outlet>,
-        ) -> Box<dyn crate::control::dispatch::RequestSink> {
-            Box::new(Keeping(outlet, self.0.clone()))
-        }
-        fn drain(&self, _: Deadline) {}
-    }
-    impl crate::control::dispatch::RequestSink for Keeping {
-        fn request(&mut self, id: &str, _: crate::wire::ProxyRequest<'_>) {
-            self.1.lock().push_back((id.to_owned(), self.0.clone()));
-        }
-        fn binary(&mut self, _: &[u8]) -> bool {
-            false
-        }
-        fn text_arrived(&mut self) {}
-        fn chunk(&mut self, _: &str, _: Option<&str>) {}
-        fn end(&mut self, _: &str) {}
-        fn cancel(&mut self, _: &str) {}
-        fn use_flow_control(&mut self) {}
-        fn credit(&mut self, _: &str, _: u64) {}
-    }
-    let outlets = Outlets::default();
-    let peer = Peer::new();
-    let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
-    parts.proxy = Arc::new(Keeper(outlets.clone()));
-    let agent = Agent::start(parts).expect("started");
-    peer.register(Some(&peer.gateway_url()));
-    let mut gateway = peer.accept();
-    gateway.ack();
-    for id in ["a", "b"] {
-        gateway.send(&json!({"type": "proxy_request", "request_id": id, "payload": {"path": "/"}}));
-    }
-    gateway.send(&json!({"type": "ping"}));
-    gateway.expect("pong");
-    gateway.cut();
-    agent
-        .wait_until(far(), |status| {
-            status.state == ConnectionState::Reconnecting
-        })
-        .expect("noticed");
-    let answer = |id: &str| {
-        let message = link::Message::text(64, |buf| {
-            crate::wire::from_agent::proxy_error(buf, id, "late");
-        });
-        let mut outlets = outlets.lock();
-        let (of, outlet) = outlets.pop_front().expect("a request");
-        assert_eq!(of, id);
-        drop(outlets);
-        let _ = outlet.send_late(id, message, &Cancel::new());
-    };
-    // One is ready before the new connection, one after it.
-    answer("a");
-    let mut gateway = peer.accept();
-    gateway.ack();
-    assert_eq!(gateway.expect("proxy_error")["request_id"], "a");
-    answer("b");
-    assert_eq!(gateway.expect("proxy_error")["request_id"], "b");
-    stop(agent, gateway);
 }

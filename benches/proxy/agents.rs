@@ -1,0 +1,180 @@
+//! The two agents, started as an operator would start them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+use pipeops_agent::net::ServerTls;
+use tempfile::TempDir;
+
+use crate::gateway::{Event, Gateway};
+use crate::process::Process;
+
+/// Which agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ours,
+    Go,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Go => "Go",
+        }
+    }
+}
+
+/// What an agent is started against.
+pub(crate) struct Surroundings {
+    /// The certificate of control plane and cluster is of this authority.
+    pub(crate) ca_pem: String,
+    pub(crate) tls: ServerTls,
+    /// `https://…` of the cluster.
+    pub(crate) cluster_url: String,
+}
+
+/// A running agent with a control plane of its own. Dropped, it is killed.
+pub(crate) struct Agent {
+    pub(crate) kind: Kind,
+    pub(crate) gateway: Gateway,
+    /// From exec to its `register` being read.
+    pub(crate) registered: Duration,
+    /// From exec to its first heartbeat being read.
+    pub(crate) heartbeat: Duration,
+    child: Child,
+    directory: TempDir,
+}
+
+impl Agent {
+    /// Starts it and waits for its first heartbeat.
+    pub(crate) fn start(kind: Kind, binary: &Path, around: &Surroundings) -> Result<Self, String> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            format!("{} agent: {what}: {error}", kind.name())
+        };
+        let directory = tempfile::tempdir().map_err(|error| failed("directory", &error))?;
+        let gateway = Gateway::start(around.tls.clone()).map_err(|error| failed("port", &error))?;
+        let mut command = command(kind, binary, around, &gateway, directory.path())
+            .map_err(|error| failed("files", &error))?;
+        let started = Instant::now();
+        let child = command.spawn().map_err(|error| failed("start", &error))?;
+        let mut agent = Self {
+            kind,
+            gateway,
+            registered: Duration::ZERO,
+            heartbeat: Duration::ZERO,
+            child,
+            directory,
+        };
+        loop {
+            match agent.gateway.events.recv_timeout(START_LIMIT) {
+                Ok(Event::Registered(at)) => agent.registered = at.duration_since(started),
+                Ok(Event::Heartbeat(at)) => {
+                    agent.heartbeat = at.duration_since(started);
+                    return Ok(agent);
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(agent.explain("no heartbeat"));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn process(&self) -> Process {
+        Process(self.child.id())
+    }
+
+    /// An error with the end of what the agent has logged.
+    pub(crate) fn explain(&self, error: &str) -> String {
+        let log = fs::read_to_string(self.directory.path().join(LOG)).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+        format!(
+            "{} agent: {error}; its log ends:\n{}",
+            self.kind.name(),
+            last.join("\n")
+        )
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Fails only if it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(
+    kind: Kind,
+    binary: &Path,
+    around: &Surroundings,
+    gateway: &Gateway,
+    home: &Path,
+) -> std::io::Result<Command> {
+    let file = |name: &str, content: &str| -> std::io::Result<PathBuf> {
+        let path = home.join(name);
+        fs::write(&path, content)?;
+        Ok(path)
+    };
+    let ca = file("ca.pem", &around.ca_pem)?;
+    let api_url = format!("https://{}", gateway.address());
+    let log = File::create(home.join(LOG))?;
+    let mut command = Command::new(binary);
+    command
+        .env_clear()
+        .env("HOME", home)
+        .env("PIPEOPS_TOKEN", "bench")
+        .current_dir(home)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    match kind {
+        Kind::Ours => {
+            let kubeconfig = file("kubeconfig", &kubeconfig(&around.cluster_url, &ca))?;
+            let state = home.join("state.yaml");
+            let config = file("config.yaml", &config(&api_url, &ca, &kubeconfig, &state))?;
+            command.arg("run").arg("--config").arg(config);
+        }
+        Kind::Go => {
+            command
+                .args(["--api-url", &api_url, "--kube-url", &around.cluster_url])
+                .arg("--ca-file")
+                .arg(&ca)
+                .arg("--kube-ca")
+                .arg(&ca);
+        }
+    }
+    Ok(command)
+}
+
+fn config(api_url: &str, ca: &Path, kubeconfig: &Path, state: &Path) -> String {
+    format!(
+        "pipeops:\n  api_url: {api_url}\n  tls:\n    ca_file: {}\n\
+         agent:\n  cluster_name: bench\n  port: 0\n\
+         kubernetes:\n  kubeconfig: {}\n\
+         state:\n  file: {}\n",
+        ca.display(),
+        kubeconfig.display(),
+        state.display()
+    )
+}
+
+fn kubeconfig(url: &str, ca: &Path) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: bench\n\
+         clusters: [{{name: bench, cluster: {{server: '{url}', certificate-authority: {}}}}}]\n\
+         users: [{{name: bench, user: {{token: agent}}}}]\n\
+         contexts: [{{name: bench, context: {{cluster: bench, user: bench}}}}]\n",
+        ca.display()
+    )
+}
+
+const LOG: &str = "agent.log";
+const LOG_LINES: usize = 15;
+
+/// From exec to the first heartbeat, on a machine that is busy.
+const START_LIMIT: Duration = Duration::from_secs(30);

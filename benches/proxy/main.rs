@@ -1,0 +1,252 @@
+//! The proxy benchmark: our agent beside a small one in Go, the same requests, in
+//! turns, in one run. `benches/run` builds everything and starts it; what is
+//! measured and how is in `benches/README.md`.
+
+// A program for people: it prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod agents;
+mod body;
+mod cluster;
+mod gateway;
+mod load;
+mod measure;
+mod process;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use pipeops_agent::net::{PemSource, ServerTls, ServerTlsSettings};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use agents::{Kind, Surroundings};
+use body::Content;
+use cluster::{Cluster, SIZES};
+use load::{Cell, Form};
+use report::{Report, Row};
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let binaries: Vec<(Kind, PathBuf)> = [(Kind::Ours, "ours"), (Kind::Go, "go")]
+        .into_iter()
+        .filter_map(|(kind, name)| Some((kind, matches.get_one::<PathBuf>(name)?.clone())))
+        // Each agent runs in a folder of its own.
+        .map(|(kind, path)| (kind, std::path::absolute(&path).unwrap_or(path)))
+        .collect();
+    if binaries.is_empty() {
+        eprintln!("no agent to measure: see benches/README.md");
+        return ExitCode::SUCCESS;
+    }
+    match run(&matches, &binaries) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proxy benchmark: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String> {
+    let seconds = matches
+        .get_one::<f64>("seconds")
+        .copied()
+        .unwrap_or(SECONDS);
+    let window = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    let rounds = matches
+        .get_one::<usize>("rounds")
+        .copied()
+        .unwrap_or(ROUNDS);
+    let cells: Vec<Cell> = match matches.get_many::<Cell>("cell") {
+        Some(cells) => cells.copied().collect(),
+        None if matches.get_flag("no-load") => Vec::new(),
+        None => all_cells(),
+    };
+
+    let began = Instant::now();
+    let (ca_pem, tls) = certificate()?;
+    let cluster = Cluster::start(tls.clone()).map_err(|error| error.to_string())?;
+    let around = Surroundings {
+        ca_pem,
+        tls,
+        cluster_url: format!("https://{}", cluster.address()),
+    };
+    let (starts, agents) = measure::starts(binaries, &around)?;
+    for agent in &agents {
+        eprintln!("{}: process {}", agent.kind.name(), agent.process().0);
+    }
+    let own = measure::own_cpu();
+    let mut rows: Vec<Row> = Vec::new();
+    for cell in cells {
+        eprintln!("{cell:?}");
+        rows.push((
+            cell,
+            measure::cell(cell, &cluster, &agents, window, rounds)?,
+        ));
+    }
+    let report = Report {
+        starts: &starts,
+        rows: &rows,
+        load_cpu: measure::own_cpu().saturating_sub(own),
+        took: began.elapsed(),
+    };
+    println!("{report}");
+    if let Some(file) = matches.get_one::<PathBuf>("write") {
+        let about = matches
+            .get_one::<String>("about")
+            .map_or("", String::as_str);
+        let today = jiff::Zoned::now().date();
+        let page = format!(
+            "{PAGE}\n{}* date: {today}\n{}\n\n{report}",
+            report::machine(),
+            about.trim_end()
+        );
+        std::fs::write(file, page).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Forms, bodies and numbers in flight of issue 3; the body that isn't gzipped
+/// tells what of form B's cost is gzip.
+fn all_cells() -> Vec<Cell> {
+    let kinds = [
+        (Form::S, Content::Json),
+        (Form::B, Content::Json),
+        (Form::B, Content::Octets),
+    ];
+    let mut cells = Vec::new();
+    for (form, content) in kinds {
+        for size in SIZES {
+            for at_once in [1, 16, 128] {
+                cells.push(Cell {
+                    form,
+                    content,
+                    size,
+                    at_once,
+                });
+            }
+        }
+    }
+    cells
+}
+
+/// A certificate for loopback, of an authority made for this run.
+fn certificate() -> Result<(String, ServerTls), String> {
+    let failed = |error: rcgen::Error| error.to_string();
+    let mut authority = CertificateParams::new(Vec::new()).map_err(failed)?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().map_err(failed)?)
+        .map_err(failed)?;
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])
+        .and_then(|params| params.signed_by(&key, &authority))
+        .map_err(failed)?;
+    let given = |name: &str, pem: String| PemSource::Given {
+        name: name.into(),
+        pem: pem.into_bytes(),
+    };
+    let tls = ServerTls::new(&ServerTlsSettings {
+        certificate: given("certificate", certificate.pem()),
+        key: given("key", key.serialize_pem()),
+        client_ca: None,
+    })
+    .map_err(|error| error.to_string())?;
+    Ok((authority.pem(), tls))
+}
+
+/// `s/1024/16`, `b/65536/1`, `b-octets/1048576/128`.
+fn parse_cell(text: &str) -> Result<Cell, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let [kind, size, at_once] = parts[..] else {
+        return Err("form/bytes/number, as in s/1024/16".into());
+    };
+    let (form, content) = match kind {
+        "s" => (Form::S, Content::Json),
+        "b" => (Form::B, Content::Json),
+        "b-octets" => (Form::B, Content::Octets),
+        _ => return Err("the form is s, b or b-octets".into()),
+    };
+    let size = size.parse().ok().filter(|size| SIZES.contains(size));
+    let at_once = at_once
+        .parse()
+        .ok()
+        .filter(|number| (1..=256).contains(number));
+    Ok(Cell {
+        form,
+        content,
+        size: size.ok_or_else(|| format!("bodies have one of {SIZES:?} bytes"))?,
+        at_once: at_once.ok_or("1 to 256 requests at once")?,
+    })
+}
+
+fn command() -> Command {
+    let binary = |name: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("binary")
+            .value_parser(value_parser!(PathBuf))
+    };
+    Command::new("proxy")
+        .about("Measures proxied requests through our agent and one in Go")
+        .arg(binary("ours").help("Our agent"))
+        .arg(binary("go").help("The agent of benches/go-agent"))
+        .arg(
+            Arg::new("cell")
+                .long("cell")
+                .value_name("form/bytes/number")
+                .action(ArgAction::Append)
+                .value_parser(parse_cell)
+                .help("Only this load, as in s/1024/16, b/65536/1, b-octets/1048576/128"),
+        )
+        .arg(
+            Arg::new("no-load")
+                .long("no-load")
+                .action(ArgAction::SetTrue)
+                .help("Start and rest only"),
+        )
+        .arg(
+            Arg::new("seconds")
+                .long("seconds")
+                .value_parser(value_parser!(f64))
+                .help(format!("Of load per agent and round [default: {SECONDS}]")),
+        )
+        .arg(
+            Arg::new("rounds")
+                .long("rounds")
+                .value_parser(value_parser!(usize))
+                .help(format!(
+                    "Turns that each agent has per load [default: {ROUNDS}]"
+                )),
+        )
+        .arg(
+            Arg::new("write")
+                .long("write")
+                .value_name("file")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write the figures there too, with the machine"),
+        )
+        .arg(
+            Arg::new("about")
+                .long("about")
+                .help("Further lines for that file"),
+        )
+        // What `cargo bench` adds.
+        .arg(
+            Arg::new("bench")
+                .long("bench")
+                .action(ArgAction::SetTrue)
+                .hide(true),
+        )
+}
+
+const SECONDS: f64 = 1.25;
+const ROUNDS: usize = 2;
+
+const PAGE: &str = "\
+# Benchmark
+
+Proxied GETs of the Kubernetes API through our agent and through a small one in plain Go (net/http, gorilla/websocket;
+`benches/go-agent`), in turns, in one run. How it is measured, and what not to read into it: `benches/README.md`.
+";

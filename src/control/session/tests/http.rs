@@ -1,0 +1,126 @@
+//! HTTP mode.
+
+use super::*;
+
+#[test]
+fn http_mode_is_entered_where_the_controller_takes_no_websocket() {
+    for status in [404, 405, 426, 501] {
+        let (mut sim, _) = Sim::fresh().start();
+        let actions = sim.failed(code(status));
+        assert_eq!(register_id(&actions), Some(None), "{status}");
+        let outcome = Ok(registered(Some("c-1"), None));
+        let actions = sim.event(Event::HttpRegister(sim.generation(), outcome));
+        assert!(serves(&actions, Transport::Http));
+        assert!(actions.iter().any(|a| matches!(a, Action::Store(_))));
+        assert_eq!(sim.session.state(), ConnectionState::Connected);
+        // The WebSocket is tried every five minutes; HTTP goes on when it fails.
+        let (waited, actions) = sim.tick();
+        assert_eq!(waited, S(300));
+        assert!(dials_controller(&actions) && actions.contains(&Action::StopServing));
+        assert!(serves(&sim.failed(code(status)), Transport::Http));
+        let (_, actions) = sim.tick();
+        assert!(dials_controller(&actions));
+        // And replaces HTTP when it succeeds.
+        assert_eq!(register_id(&sim.connected()), Some(Some("c-1")));
+        assert!(serves(&sim.success(None), Transport::WebSocket));
+    }
+}
+
+#[test]
+fn http_mode_goes_to_a_gateway_that_is_named() {
+    let (mut sim, _) = Sim::fresh().start();
+    sim.failed(code(405));
+    let outcome = Ok(registered(Some("c-1"), Some(GATEWAY)));
+    let actions = sim.event(Event::HttpRegister(sim.generation(), outcome));
+    assert!(dials_gateway(&actions));
+    // It can't be reached: heartbeats go over HTTP, the gateway is tried again.
+    assert!(serves(&sim.failed(code(404)), Transport::Http));
+    let (waited, actions) = sim.tick();
+    assert_eq!(waited, S(300));
+    assert!(dials_gateway(&actions));
+    assert!(serves(&sim.connected(), Transport::WebSocket));
+    // From now on it is an ordinary gateway connection.
+    sim.lost(None);
+    sim.tick();
+    assert!(!serves(&sim.failed(unreachable()), Transport::Http));
+}
+
+#[test]
+fn answers_to_an_http_registration() {
+    let begin = || {
+        let (mut sim, _) = Sim::new(Settings::default(), stored(None), false).start();
+        sim.failed(code(404));
+        sim
+    };
+    let answer = |sim: &mut Sim, outcome| {
+        let generation = sim.generation();
+        sim.event(Event::HttpRegister(generation, outcome))
+    };
+    for failure in [code(401), code(403), Failure::Unusable("no id".into())] {
+        assert!(refused(&answer(&mut begin(), Err(failure))));
+    }
+    assert!(refused(&answer(&mut begin(), Ok(registered(None, None)))));
+    for failure in [code(500), code(409), code(404), unreachable()] {
+        let mut sim = begin();
+        assert_eq!(end(&answer(&mut sim, Err(failure))), None);
+        assert_eq!(register_id(&sim.tick().1), Some(Some("c-0")));
+    }
+    let mut sim = begin();
+    let unknown = Failure::Status {
+        code: 404,
+        retry_after: None,
+        text: "Cluster not found".into(),
+    };
+    assert_eq!(register_id(&answer(&mut sim, Err(unknown))), Some(None));
+}
+
+#[test]
+fn http_only_never_dials() {
+    let settings = Settings {
+        http_only: true,
+        ..Settings::default()
+    };
+    let (mut sim, actions) = Sim::new(settings, stored(Some(GATEWAY)), true).start();
+    assert_eq!(register_id(&actions), Some(Some("c-0")));
+    let outcome = Ok(registered(Some("c-1"), Some(GATEWAY)));
+    let actions = sim.event(Event::HttpRegister(sim.generation(), outcome));
+    assert!(serves(&actions, Transport::Http));
+    assert_eq!(sim.session.deadline(), None);
+}
+
+#[test]
+fn http_heartbeats_that_fail() {
+    let begin = || {
+        let (mut sim, _) = Sim::fresh().start();
+        sim.failed(code(404));
+        let outcome = Ok(registered(Some("c-1"), None));
+        sim.event(Event::HttpRegister(sim.generation(), outcome));
+        sim
+    };
+    let beat = |sim: &mut Sim, outcome| {
+        let generation = sim.generation();
+        sim.event(Event::HttpHeartbeat(generation, outcome))
+    };
+    let mut sim = begin();
+    let actions = beat(&mut sim, Err(unreachable()));
+    assert_eq!(actions, [Action::State(ConnectionState::Reconnecting)]);
+    assert_eq!(
+        beat(&mut sim, Ok(())),
+        [Action::State(ConnectionState::Connected)]
+    );
+
+    let unknown = Failure::Status {
+        code: 404,
+        retry_after: None,
+        text: "cluster not registered".into(),
+    };
+    assert_eq!(
+        register_id(&beat(&mut sim, Err(unknown))),
+        Some(Some("c-1"))
+    );
+
+    let mut sim = begin();
+    assert!(beat(&mut sim, Err(code(401))).contains(&Action::StopServing));
+    let (waited, actions) = sim.tick();
+    assert!(waited >= S(60) && serves(&actions, Transport::Http));
+}
