@@ -305,12 +305,11 @@ impl Ticket {
     /// Ends the request with an error that isn't its upstream's.
     pub(super) fn fail(&self, why: &str) {
         self.failure.lock().get_or_insert_with(|| why.to_owned());
+        let first = self.cancel.cancel(Reason::Failed);
         if let Some(inbound) = &self.inbound {
             inbound.fail(why);
         }
-        if self.cancel.cancel(Reason::Failed)
-            && let Some(executor) = self.executor.upgrade()
-        {
+        if first && let Some(executor) = self.executor.upgrade() {
             executor.refuse_waiting(self.serial, why);
         }
     }

@@ -424,7 +424,6 @@ fn a_deadline_ends_a_call_and_does_not_stick_to_the_connection() {
         ..get("/")
     };
     let call = calling(&client, call, &Cancel::new());
-    peer.request();
     peer.wait_for_end();
     let error = call.join().expect("call").expect_err("late");
     assert!(
