@@ -68,6 +68,12 @@ impl Timer {
             key,
         })
     }
+
+    /// Alarms that are set.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> usize {
+        self.0.state.lock().due.len()
+    }
 }
 
 impl Drop for Timer {

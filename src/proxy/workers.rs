@@ -188,7 +188,10 @@ mod tests {
             let send = send.clone();
             run(&workers, move || drop(send.send(())));
             receive.recv_timeout(FAR).expect("done");
-            wait_until(|| workers.0.state.lock().parked.len() == workers.count());
+            wait_until(|| {
+                let state = workers.0.state.lock();
+                state.parked.len() == state.threads
+            });
         }
         assert_eq!(workers.count(), 1);
     }
