@@ -88,6 +88,16 @@ impl ApiServer {
         assert!(done.success(), "the API server came back");
     }
 
+    /// Stops its process, until the answer is dropped: it is there and says nothing.
+    pub(crate) fn freeze(&self) -> Frozen {
+        // It changes with each restart.
+        let text = std::fs::read(&self.ready_file).expect("the ready file");
+        let facts: Value = serde_json::from_slice(&text).expect("JSON");
+        let frozen = Frozen(facts["apiserver_pid"].to_string());
+        frozen.signal("-STOP");
+        frozen
+    }
+
     /// The administrator's client certificate.
     pub(crate) fn admin(&self) -> Credentials {
         Credentials {
@@ -182,6 +192,22 @@ impl ApiServer {
     /// What reached the node.
     pub(crate) fn kubelet_log(&self) -> String {
         std::fs::read_to_string(&self.facts.kubelet_log).expect("a log")
+    }
+}
+
+/// Goes on when it is dropped.
+pub(crate) struct Frozen(String);
+
+impl Frozen {
+    fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([signal, &self.0]).status();
+        assert!(done.expect("kill runs").success());
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal("-CONT");
     }
 }
 

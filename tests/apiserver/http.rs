@@ -65,7 +65,7 @@ impl Http {
     }
 
     /// With another token.
-    pub(crate) fn as_user(self, token: &str) -> Self {
+    pub(crate) fn with_user(self, token: &str) -> Self {
         Self {
             token: Some(token.to_owned()),
             ..self

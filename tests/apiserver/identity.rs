@@ -113,13 +113,13 @@ fn the_agents_identity_is_lent_where_it_is_told_to() {
 fn a_stranger_hears_no_more_than_that() {
     let api = shared();
     let house = Plan::new(api.admin()).lend().build();
-    let stranger = house.http().as_user("ppu_nonsense");
+    let stranger = house.http().with_user("ppu_nonsense");
     let refused = stranger.get("/api/v1/nodes");
     assert_eq!(
         (refused.status, &refused.json()["reason"]),
         (401, &json!("Unauthorized"))
     );
     // A token of the cluster's own opens nothing here.
-    let token = house.http().as_user(&api.facts.reader_token);
+    let token = house.http().with_user(&api.facts.reader_token);
     assert_eq!(token.get("/api/v1/nodes").status, 401);
 }

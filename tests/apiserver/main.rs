@@ -9,6 +9,7 @@
 //! test has a plane and an agent of its own, and a namespace. What disturbs others
 //! (a restart) has an API server of its own.
 
+mod age;
 mod api_server;
 mod end_to_end;
 mod forms;

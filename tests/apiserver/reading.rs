@@ -1,6 +1,7 @@
 //! get and list, small and large, and what else a client asks without changing
 //! anything.
 
+use std::fmt::Write as _;
 use std::io::Read;
 use std::thread;
 
@@ -299,7 +300,10 @@ fn names_with_special_characters_reach_their_object() {
     let role = json!({"metadata": {"name": name, "labels": {"of": "special"}}, "rules": []});
     let made = house.http().post(path, &role);
     assert_eq!(made.status, 201, "{}", made.text());
-    let encoded: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded = name.bytes().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "%{byte:02x}");
+        text
+    });
     let found = house.http().get(&format!("{path}/{encoded}"));
     assert_eq!(found.json()["metadata"]["name"], name);
 

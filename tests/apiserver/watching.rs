@@ -13,42 +13,12 @@ fn house() -> (&'static ApiServer, House) {
     (api, Plan::new(api.admin()).lend().build())
 }
 
-fn make(api: &ApiServer, namespace: &str, name: &str) {
+pub(crate) fn make(api: &ApiServer, namespace: &str, name: &str) {
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let made = api
         .as_admin()
         .post(&path, &json!({"metadata": {"name": name}}));
     assert_eq!(made.status, 201, "{}", made.text());
-}
-
-#[test]
-#[ignore = "needs a real API server: tests/run cluster"]
-fn kubectl_watches_for_over_a_minute() {
-    let (api, house) = house();
-    let namespace = api.namespace("long-watch");
-    make(api, &namespace, "old");
-    let kubectl = house.kubectl(&api.facts.kube);
-    let mut watch = kubectl.start(&[
-        "get",
-        "configmaps",
-        "-n",
-        &namespace,
-        "-w",
-        "--no-headers",
-        "--output-watch-events",
-    ]);
-    let since = Instant::now();
-    watch.line_with("old");
-    make(api, &namespace, "early");
-    assert!(watch.line_with("early").starts_with("ADDED"));
-    // Its age is what is tested: limits of 30 s and 60 s lie behind it.
-    std::thread::sleep(Duration::from_secs(66).saturating_sub(since.elapsed()));
-    make(api, &namespace, "late");
-    assert!(watch.line_with("late").starts_with("ADDED"));
-    let path = format!("/api/v1/namespaces/{namespace}/configmaps/late");
-    api.as_admin().ask("DELETE", &path, &[], Vec::new());
-    watch.line(|line| line.starts_with("DELETED") && line.contains("late"));
-    assert_eq!(house.connections(), 1, "on one connection");
 }
 
 #[test]
