@@ -9,6 +9,7 @@ use crate::config::{self, Config, Secret};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
 use crate::kube::{self, ApiError, ApiServer, Credentials, KubeError, Search};
 use crate::net::{Cancel, Deadline};
+use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
 
 /// Where a pod's own credentials are (config-and-state.md §9.1).
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -44,8 +45,34 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
     };
     let api = Arc::new(ApiServer::new(credentials)?);
     log::info!(api_server = api.authority().as_str(); "the cluster");
+    let upstreams = Upstreams {
+        callers: api.callers().clone(),
+        agent: config.kubernetes.impersonate_agent.then(|| proxy::Agent {
+            client: api.own().clone(),
+            identity: Arc::new(Lent(api.clone())),
+        }),
+        base: api.base().to_owned(),
+    };
+    let settings = proxy::Settings {
+        memory_limit: config.proxy.memory_limit,
+        ..proxy::Settings::default()
+    };
+    let executor = Executor::new(settings, Some(upstreams));
     let facts = KubeFacts::new(api, &config.kubernetes);
-    Ok((Arc::new(NoProxy), Arc::new(facts)))
+    Ok((Arc::new(executor), Arc::new(facts)))
+}
+
+/// The agent's own credential, for those that it is lent to.
+struct Lent(Arc<ApiServer>);
+
+impl AgentIdentity for Lent {
+    fn authorization(&self) -> Result<Option<Secret>, String> {
+        self.0.authorization().map_err(|error| error.to_string())
+    }
+
+    fn refused(&self) {
+        self.0.refresh_authorization();
+    }
 }
 
 /// What the messages say about the cluster, asked of its API server.

@@ -57,7 +57,9 @@ impl Proxying for Arc<Executor> {
         Box::new(Executor::connection(self, outlet))
     }
 
-    fn drain(&self, _deadline: Deadline) {}
+    fn drain(&self, deadline: Deadline) {
+        Executor::drain(self, deadline);
+    }
 }
 
 /// Refuses every request: for an agent that has nothing to proxy to.

@@ -231,7 +231,12 @@ impl Outlet for ConnectionOutlet {
         self.channel.send(Lane::Bulk, message, cancel)
     }
 
-    fn send_late(&self, request_id: &str, message: Message) {
+    fn send_late(
+        &self,
+        request_id: &str,
+        message: Message,
+        cancel: &Cancel,
+    ) -> Result<(), SendError> {
         if !self.channel.is_open() {
             let Self {
                 late,
@@ -240,14 +245,20 @@ impl Outlet for ConnectionOutlet {
                 ..
             } = self;
             late.deliver(*generation, endpoint, request_id, message);
-        } else if self
-            .channel
-            .send(Lane::Bulk, message, &Cancel::new())
-            .is_err()
-        {
-            // The connection went while the message waited for room in its lane.
-            self.late.count(1);
+            return Ok(());
         }
+        match self.channel.send(Lane::Bulk, message, cancel) {
+            Err(SendError::Closed) => {
+                // The connection went while the message waited for room in its lane.
+                self.late.count(1);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn abort(&self, why: &str) {
+        self.channel.abort(why);
     }
 }
 
@@ -311,7 +322,7 @@ mod tests {
     fn while_the_connection_lives_answers_go_there() {
         let (late, channel) = (LateAnswers::new(), Recorder::new());
         let outlet = late.connected(1, URL, channel.clone());
-        outlet.send_late("r", answer("a"));
+        let _ = outlet.send_late("r", answer("a"), &Cancel::new());
         outlet.send(answer("b"), &Cancel::new()).expect("sent");
         assert_eq!(texts(channel.take(2)), ["a", "b"]);
     }
@@ -319,7 +330,7 @@ mod tests {
     #[test]
     fn an_answer_waits_for_the_next_connection_to_the_same_endpoint() {
         let two = lost();
-        two.old.send_late("r", answer("a"));
+        let _ = two.old.send_late("r", answer("a"), &Cancel::new());
         let elsewhere = Recorder::new();
         let _other = two.late.connected(2, "wss://elsewhere", elsewhere.clone());
         two.late.flush(2);
@@ -336,27 +347,27 @@ mod tests {
     fn an_answer_that_comes_later_goes_straight_to_the_new_connection() {
         let two = lost();
         let _new = two.late.connected(2, URL, two.second.clone());
-        two.old.send_late("r", answer("a"));
+        let _ = two.old.send_late("r", answer("a"), &Cancel::new());
         assert_eq!(texts(two.second.take(1)), ["a"]);
     }
 
     #[test]
     fn an_id_that_is_used_again_cancels_the_answer_before_and_after_it_is_ready() {
         let two = lost();
-        two.old.send_late("r", answer("waiting"));
+        let _ = two.old.send_late("r", answer("waiting"), &Cancel::new());
         let _new = two.late.connected(2, URL, two.second.clone());
         two.late.used(2, "r");
         two.late.used(2, "s");
         two.late.flush(2);
-        two.old.send_late("s", answer("too late"));
-        two.old.send_late("t", answer("good"));
+        let _ = two.old.send_late("s", answer("too late"), &Cancel::new());
+        let _ = two.old.send_late("t", answer("good"), &Cancel::new());
         assert_eq!(texts(two.second.take(1)), ["good"]);
     }
 
     #[test]
     fn answers_that_waited_too_long_are_dropped_and_counted() {
         let two = lost();
-        two.old.send_late("r", answer("a"));
+        let _ = two.old.send_late("r", answer("a"), &Cancel::new());
         two.late.tick(Instant::now());
         assert_eq!(two.late.dropped(), 0);
         two.late.tick(Instant::now() + PATIENCE);
@@ -371,13 +382,15 @@ mod tests {
     fn what_waits_is_bounded() {
         let two = lost();
         for n in 0..=MAX_WAITING {
-            two.old.send_late(&n.to_string(), answer("a"));
+            let _ = two
+                .old
+                .send_late(&n.to_string(), answer("a"), &Cancel::new());
         }
         assert_eq!(two.late.dropped(), 1);
         let two = lost();
         two.old
             .send_late("r", answer(&"a".repeat(MAX_WAITING_BYTES)));
-        two.old.send_late("s", answer("b"));
+        let _ = two.old.send_late("s", answer("b"), &Cancel::new());
         assert_eq!(two.late.dropped(), 1);
     }
 
@@ -397,7 +410,7 @@ mod tests {
         let two = lost();
         let _new = two.late.connected(2, URL, two.second.clone());
         two.late.lost(1);
-        two.old.send_late("r", answer("a"));
+        let _ = two.old.send_late("r", answer("a"), &Cancel::new());
         assert_eq!(texts(two.second.take(1)), ["a"]);
     }
 }

@@ -1,0 +1,154 @@
+//! The way back: exactly one outcome for each request.
+
+use std::sync::Arc;
+
+use super::connection::{TOO_LATE, Ticket, send_failure};
+use crate::http::Headers;
+use crate::link::{Message, SendError};
+use crate::net::Reason;
+use crate::wire::from_agent::{self, Encoding};
+
+/// The answer to one request. Whatever happens to its owner, the peer hears of
+/// one end: dropped without one, it sends the bad one (decisions.md §6.2
+/// "Outcomes").
+pub(super) struct Answer {
+    ticket: Arc<Ticket>,
+    /// The head of a form S answer is on its way.
+    begun: bool,
+    ended: bool,
+}
+
+impl Answer {
+    pub(super) fn new(ticket: Arc<Ticket>) -> Self {
+        Self {
+            ticket,
+            begun: false,
+            ended: false,
+        }
+    }
+
+    /// Form S: the head.
+    pub(super) fn header(&mut self, status: u16, headers: &Headers) -> Result<(), SendError> {
+        let id = &*self.ticket.id;
+        let message = Message::text(256 + id.len() + size_of(headers), |buf| {
+            from_agent::proxy_response_header(buf, id, status, headers);
+        });
+        self.send(message)?;
+        self.begun = true;
+        Ok(())
+    }
+
+    /// Form S: a piece of the body, [`MAX_CHUNK`](crate::wire::MAX_CHUNK) at most.
+    pub(super) fn chunk(&self, data: &[u8]) -> Result<(), SendError> {
+        let id = &*self.ticket.id;
+        // Straight from the connection's buffer into the message.
+        let message = Message::text(192 + id.len() + data.len().div_ceil(3) * 4, |buf| {
+            from_agent::proxy_response_chunk(buf, id, data);
+        });
+        self.send(message)
+    }
+
+    /// Form S: the good end.
+    pub(super) fn end(&mut self) -> Result<(), SendError> {
+        self.ticket.finish();
+        let id = &*self.ticket.id;
+        let message = Message::text(128 + id.len(), |buf| {
+            from_agent::proxy_response_end(buf, id);
+        });
+        self.send(message)?;
+        self.close();
+        Ok(())
+    }
+
+    /// Form B: the whole answer.
+    pub(super) fn buffered(
+        &mut self,
+        status: u16,
+        headers: &Headers,
+        body: &[u8],
+        encoding: Encoding,
+    ) -> Result<(), SendError> {
+        self.ticket.finish();
+        let id = &*self.ticket.id;
+        let expected = 256 + id.len() + size_of(headers) + body.len().div_ceil(3) * 4;
+        let message = Message::text(expected, |buf| {
+            from_agent::proxy_response(buf, id, status, headers, body, encoding);
+        });
+        if !self.ticket.is_superseded() {
+            let outlet = &self.ticket.connection.outlet;
+            outlet.send_late(id, message, &self.ticket.cancel)?;
+        }
+        self.close();
+        Ok(())
+    }
+
+    /// The bad end, where one is due: a request that the peer cancelled before
+    /// anything was sent ends with nothing.
+    pub(super) fn fail(&mut self, text: &str) {
+        if self.ended {
+            return;
+        }
+        self.ticket.finish();
+        if self.owes_an_end() {
+            let Ticket {
+                id,
+                form,
+                connection,
+                ..
+            } = &*self.ticket;
+            send_failure(&*connection.outlet, id, *form, text, &connection.lost);
+        }
+        self.close();
+    }
+
+    /// As [`fail`](Self::fail), for a thread that must not wait.
+    pub(super) fn refuse(mut self, text: &str) {
+        if self.owes_an_end() {
+            let ticket = &self.ticket;
+            ticket.connection.refuse(&ticket.id, ticket.form, text);
+        }
+        self.close();
+    }
+
+    fn owes_an_end(&self) -> bool {
+        let nothing = match self.ticket.cancel.reason() {
+            Some(Reason::Cancelled) => !self.begun,
+            Some(Reason::ConnectionLost) => true,
+            _ => false,
+        };
+        !nothing && !self.ticket.is_superseded()
+    }
+
+    fn send(&self, message: Message) -> Result<(), SendError> {
+        if self.ticket.is_superseded() {
+            return Err(SendError::Cancelled(Reason::Cancelled));
+        }
+        let connection = &self.ticket.connection;
+        connection.outlet.send(message, &self.ticket.cancel)
+    }
+
+    fn close(&mut self) {
+        self.ended = true;
+        self.ticket.retire();
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.fail("internal error of the agent");
+    }
+}
+
+/// How a request failed, for its last message.
+pub(super) fn failure_text(ticket: &Ticket, error: &dyn std::fmt::Display) -> String {
+    match ticket.cancel.reason() {
+        Some(Reason::Deadline) => TOO_LATE.to_owned(),
+        Some(Reason::Failed) => ticket.failure().unwrap_or_else(|| error.to_string()),
+        Some(reason) => reason.to_string(),
+        None => format!("kubernetes API request failed: {error}"),
+    }
+}
+
+fn size_of(headers: &Headers) -> usize {
+    headers.iter().map(|(n, v)| n.len() + v.len() + 8).sum()
+}

@@ -1,0 +1,293 @@
+//! From a `proxy_request` to the call that will be made: the rules of
+//! decisions.md §6.2 "Headers of a peer" and "Identity". Pure.
+
+use crate::http::{
+    Headers, MAX_FIELDS, MAX_HEAD, decode_query, encode_path, encode_query, is_field_value,
+    is_token,
+};
+use crate::wire::{ProxyRequest, RequestBody};
+
+/// A call to the API server, checked and encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) method: String,
+    /// Origin form.
+    pub(super) target: String,
+    /// What of the peer's fields may be sent.
+    pub(super) headers: Headers,
+    pub(super) identity: Identity,
+    /// The caller's own `Content-Length`; only a streamed body keeps it
+    /// (control-channel.md T41).
+    pub(super) length: Option<u64>,
+    /// A watch or a followed log: may go on for as long as it likes.
+    pub(super) live: bool,
+}
+
+/// As whom a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// As whoever the caller's `Authorization` says, or as nobody.
+    Caller,
+    /// As the agent (`kubernetes.impersonate_agent`).
+    Agent,
+}
+
+/// Why a request is not executed. The texts begin as control-channel.md §8.7 has
+/// it and never show a value that the peer sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PlanError {
+    #[error("kubernetes client not initialized")]
+    NoCluster,
+    #[error("WebSocket upgrades are not supported by this agent version yet")]
+    Upgrade,
+    #[error("cluster Services are not supported by this agent version yet")]
+    Service,
+    #[error(
+        "ingress controllers are not supported by this agent version yet (the path is none of the Kubernetes API)"
+    )]
+    Ingress,
+    #[error("failed to create Kubernetes request: method {0} is not allowed")]
+    Method(String),
+    #[error("failed to create Kubernetes request: invalid path: it has a '.' or '..' segment")]
+    DotSegment,
+    #[error("failed to create Kubernetes request: invalid query string: it has control characters")]
+    Query,
+    #[error("failed to create Kubernetes request: invalid header name {0}")]
+    HeaderName(String),
+    #[error("failed to create Kubernetes request: invalid value of header {0}")]
+    HeaderValue(String),
+    #[error("failed to create Kubernetes request: more than one Authorization header")]
+    TwoAuthorizations,
+    #[error("failed to create Kubernetes request: the Connection header names {0}")]
+    ConnectionNames(String),
+    #[error("failed to create Kubernetes request: invalid Content-Length")]
+    ContentLength,
+    #[error(
+        "failed to create Kubernetes request: the request head is larger than {MAX_HEAD} bytes or has more than {MAX_FIELDS} fields"
+    )]
+    TooLarge,
+}
+
+impl Plan {
+    /// `base` is what paths at the API server begin with; `lend`: the agent's own
+    /// identity is lent to requests without `Authorization`.
+    pub(super) fn of(
+        request: &ProxyRequest<'_>,
+        base: &str,
+        lend: bool,
+    ) -> Result<Self, PlanError> {
+        choose_target(request)?;
+        if !is_token(&request.method) || matches!(request.method.as_str(), "CONNECT" | "TRACE") {
+            return Err(PlanError::Method(printable(&request.method)));
+        }
+        let (headers, identity) = headers(&request.headers, lend)?;
+        let length = match request.body {
+            RequestBody::Streamed => content_length(&request.headers)?,
+            _ => None,
+        };
+        let plan = Self {
+            method: request.method.clone(),
+            target: target(base, &request.path, &request.query)?,
+            headers,
+            identity,
+            length,
+            live: is_live(&request.path, &request.query),
+        };
+        let fields = plan.headers.iter().map(|(n, v)| n.len() + v.len() + 4);
+        let size = plan.target.len() + fields.sum::<usize>();
+        // Room for what is ours to add.
+        if size > MAX_HEAD - 8 * 1024 || plan.headers.len() > MAX_FIELDS - 8 {
+            return Err(PlanError::TooLarge);
+        }
+        Ok(plan)
+    }
+}
+
+/// What of an answer's fields goes back: all but hop-by-hop ones
+/// (control-channel.md §8.6). `Content-Length` stays, also where no body follows.
+pub(super) fn answer_headers(headers: &Headers) -> Headers {
+    let named: Vec<&str> = headers.list("Connection").collect();
+    let mut kept = Headers::new();
+    for (name, value) in headers.iter() {
+        if !is_one_of(name, ANSWER_HOP_BY_HOP) && !is_one_of(name, &named) {
+            kept.push(name, value);
+        }
+    }
+    kept
+}
+
+/// Only the Kubernetes API is built yet (control-channel.md §8.3).
+fn choose_target(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
+    let service = &request.service;
+    if request.upgrade {
+        return Err(PlanError::Upgrade);
+    }
+    if service.is_complete() {
+        return Err(PlanError::Service);
+    }
+    let partly = service.name.is_some() || service.namespace.is_some() || service.port.is_some();
+    if !partly && !is_kubernetes_path(&request.path) {
+        return Err(PlanError::Ingress);
+    }
+    Ok(())
+}
+
+/// control-channel.md §8.3 step 5, and what else only the API server itself serves.
+fn is_kubernetes_path(path: &str) -> bool {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let first = path.split('/').next().unwrap_or_default();
+    matches!(first, "api" | "apis" | "metrics" | "logs" | "openid")
+        || path == ".well-known/openid-configuration"
+        || ["healthz", "readyz", "livez", "version", "openapi"]
+            .iter()
+            .any(|prefix| path.starts_with(prefix))
+}
+
+fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
+    // A dot segment could climb out of the base, and would mean one thing to us
+    // and another to the next server.
+    if path.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err(PlanError::DotSegment);
+    }
+    let mut target = base.to_owned();
+    if !path.starts_with('/') {
+        target.push('/');
+    }
+    encode_path(&mut target, path);
+    if !query.is_empty() {
+        if query.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err(PlanError::Query);
+        }
+        target.push('?');
+        encode_query(&mut target, query);
+    }
+    Ok(target)
+}
+
+fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError> {
+    let authorizations = given.get_all("Authorization").count();
+    if authorizations > 1 {
+        return Err(PlanError::TwoAuthorizations);
+    }
+    let authorized = authorizations == 1;
+    let identity = if lend && !authorized {
+        Identity::Agent
+    } else {
+        Identity::Caller
+    };
+    let named: Vec<&str> = given.list("Connection").collect();
+    // Taking these away on a client's word could make a call somebody else's.
+    if let Some(name) = named.iter().find(|name| says_who(name)) {
+        return Err(PlanError::ConnectionNames(printable(name)));
+    }
+    let mut kept = Headers::new();
+    for (name, value) in given.iter() {
+        let ours = is_one_of(name, OURS) || is_one_of(name, &named);
+        // Beside the caller's own credential the API server decides whether he may;
+        // beside the agent's nobody would, and beside none they mean nothing.
+        let impersonates = has_prefix(name, "impersonate-") && !authorized;
+        let fronts = has_prefix(name, "x-remote-") && identity == Identity::Agent;
+        if ours || impersonates || fronts {
+            continue;
+        }
+        if !is_token(name) {
+            return Err(PlanError::HeaderName(printable(name)));
+        }
+        let value = value.trim_matches([' ', '\t']);
+        if !is_field_value(value) {
+            return Err(PlanError::HeaderValue(printable(name)));
+        }
+        kept.push(name, value);
+    }
+    Ok((kept, identity))
+}
+
+/// Fields by which the API server knows who calls.
+fn says_who(name: &str) -> bool {
+    name.eq_ignore_ascii_case("authorization")
+        || has_prefix(name, "impersonate-")
+        || has_prefix(name, "x-remote-")
+}
+
+fn content_length(headers: &Headers) -> Result<Option<u64>, PlanError> {
+    if headers.contains("Transfer-Encoding") {
+        return Ok(None); // it was chunked, and so it will be
+    }
+    let mut values = headers.get_all("Content-Length").map(str::trim);
+    let Some(first) = values.next() else {
+        return Ok(None);
+    };
+    if values.any(|other| other != first) || !first.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(PlanError::ContentLength);
+    }
+    let length = first.parse().map_err(|_| PlanError::ContentLength)?;
+    Ok(Some(length))
+}
+
+/// A watch or a followed log, by the API server's own reading of the query:
+/// anything but `false` and `0` is yes.
+fn is_live(path: &str, query: &str) -> bool {
+    let asks = |what: &str| {
+        let params = decode_query(query);
+        let value = params.into_iter().find(|(name, _)| name == what);
+        value.is_some_and(|(_, value)| !value.eq_ignore_ascii_case("false") && value != "0")
+    };
+    // `/api/v1/watch/…` and `/apis/<group>/<version>/watch/…`, of old.
+    let parts: Vec<&str> = path.trim_start_matches('/').splitn(5, '/').collect();
+    let old = matches!(
+        *parts,
+        ["api", _, "watch", ..] | ["apis", _, _, "watch", ..]
+    );
+    old || asks("watch") || asks("follow")
+}
+
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+fn has_prefix(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// A peer's text, fit for an error: short, escaped.
+fn printable(text: &str) -> String {
+    let short: String = text.chars().take(40).collect();
+    format!("{short:?}")
+}
+
+/// Framing, target and connection are ours to set or to leave out
+/// (decisions.md §6.2).
+const OURS: &[&str] = &[
+    "Host",
+    "Content-Length",
+    "Transfer-Encoding",
+    "TE",
+    "Trailer",
+    "Trailers",
+    "Expect",
+    "Upgrade",
+    "HTTP2-Settings",
+    "Connection",
+    "Keep-Alive",
+    "Proxy-Authorization",
+    "Proxy-Authenticate",
+    "Proxy-Connection",
+];
+
+/// The list of control-channel.md §8.5, and `Trailer` by its right name.
+const ANSWER_HOP_BY_HOP: &[&str] = &[
+    "Connection",
+    "Transfer-Encoding",
+    "Keep-Alive",
+    "Proxy-Authenticate",
+    "Proxy-Authorization",
+    "Proxy-Connection",
+    "TE",
+    "Trailer",
+    "Trailers",
+    "Upgrade",
+];
+
+#[cfg(test)]
+mod tests;

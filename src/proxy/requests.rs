@@ -1,0 +1,324 @@
+//! The requests of one connection, as messages of the peer make them.
+
+use std::sync::Arc;
+
+use super::answer::Answer;
+use super::connection::{Connection, Form, Ticket};
+use super::credit::Credit;
+use super::inbound::Inbound;
+use super::job::Job;
+use super::memory::{Held, OverBudget, mib};
+use super::places::Kind;
+use super::plan::{Plan, PlanError};
+use super::times::Times;
+use super::{Executor, Outlet};
+use crate::http::client::Body;
+use crate::link::Message;
+use crate::net::{Cancel, Reason};
+use crate::threads::SpawnError;
+use crate::wire::{ProxyRequest, RequestBody, from_agent, parse_binary_body};
+
+/// The requests of one connection. Its methods are called on the `link-reader`
+/// thread and never block. Dropping it is the loss of the connection: everything
+/// ends but the form B requests whose body is complete.
+pub struct Requests {
+    executor: Arc<Executor>,
+    connection: Arc<Connection>,
+    /// The peer knows `proxy_flow`.
+    flow: bool,
+    /// The next message is the body of a `body_binary` request.
+    awaited: Awaited,
+}
+
+/// Whose binary body comes next (control-channel.md §5.3).
+enum Awaited {
+    Nobodys,
+    /// A request that was refused or cancelled meanwhile: it is thrown away.
+    Refused,
+    Jobs(Box<Job>),
+}
+
+/// Why a request is not executed.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0}")]
+    Plan(#[from] PlanError),
+    #[error("invalid base64 in the request body")]
+    Base64,
+    #[error("the request body is larger than {}, the limit of buffered bodies", mib(.0))]
+    TooLarge(usize),
+    #[error("{0}")]
+    OverBudget(#[from] OverBudget),
+    #[error("{0}")]
+    Thread(#[from] SpawnError),
+}
+
+impl Requests {
+    pub(super) fn new(executor: Arc<Executor>, outlet: Arc<dyn Outlet>) -> Self {
+        Self {
+            executor,
+            connection: Connection::new(outlet),
+            flow: false,
+            awaited: Awaited::Nobodys,
+        }
+    }
+
+    /// `proxy_request`.
+    pub fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
+        let id: Arc<str> = id.into();
+        let form = if request.stream_response {
+            Form::Streamed
+        } else {
+            Form::Buffered
+        };
+        let awaits_body = request.wants_binary_body();
+        if self.connection.live(&id).is_some() {
+            // T42. An abort would be taken for the first one's.
+            let text = "a request with this id is still being executed";
+            self.connection.refuse(&id, Form::Buffered, text);
+        } else {
+            // Ids live per connection (decisions.md §6.2 "Lost connection").
+            self.executor.disown(&id);
+            match self.prepare(&id, form, &request) {
+                Ok(job) if awaits_body => {
+                    self.awaited = Awaited::Jobs(Box::new(job));
+                    return;
+                }
+                Ok(job) => self.executor.admit(job),
+                Err(refusal) => {
+                    self.connection.refuse(&id, form, &refusal.to_string());
+                }
+            }
+        }
+        if awaits_body {
+            self.awaited = Awaited::Refused;
+        }
+    }
+
+    /// A binary message while a `body_binary` request waits for its body; false
+    /// when none does (the message then means something else).
+    pub fn binary(&mut self, message: &[u8]) -> bool {
+        let mut job = match std::mem::replace(&mut self.awaited, Awaited::Nobodys) {
+            Awaited::Nobodys => return false,
+            Awaited::Refused => return true,
+            Awaited::Jobs(job) => *job,
+        };
+        let text = match parse_binary_body(message) {
+            Err(error) => format!("invalid binary request body: {error}"),
+            Ok(body) if *body.request_id != *job.ticket.id => {
+                "invalid binary request body: it is another request's".to_owned()
+            }
+            Ok(body) => match self.hold(body.body) {
+                Err(refusal) => refusal.to_string(),
+                Ok(body) => {
+                    job.body = body;
+                    match job.ticket.body_complete() {
+                        Ok(()) => {
+                            self.executor.admit(job);
+                            return true;
+                        }
+                        Err(error) => error.to_string(),
+                    }
+                }
+            },
+        };
+        job.refuse(&text);
+        true
+    }
+
+    /// Called for every text message before it is handled: a `body_binary` request
+    /// that still waits for its body fails (decisions.md §6.2 "Outcomes").
+    pub fn text_arrived(&mut self) {
+        if let Awaited::Jobs(job) = std::mem::replace(&mut self.awaited, Awaited::Nobodys) {
+            job.refuse("the binary request body did not follow its request");
+        }
+    }
+
+    /// `proxy_request_chunk`; base64.
+    pub fn chunk(&mut self, id: &str, data: Option<&str>) {
+        let Some(ticket) = self.connection.live(id) else {
+            log::debug!("a chunk for no request was dropped");
+            return;
+        };
+        let (Some(inbound), Some(data)) = (&ticket.inbound, data) else {
+            return;
+        };
+        match base64_simd::STANDARD.decode_to_vec(data) {
+            Err(_) => ticket.fail("invalid base64 in the request body"),
+            Ok(piece) => {
+                if let Err(error) = inbound.push(piece) {
+                    ticket.fail(&error.to_string());
+                }
+            }
+        }
+    }
+
+    /// `proxy_request_stream_end`.
+    pub fn end(&mut self, id: &str) {
+        let Some(ticket) = self.connection.live(id) else {
+            return;
+        };
+        if let Some(inbound) = &ticket.inbound {
+            inbound.end();
+            if let Err(error) = ticket.body_complete() {
+                ticket.fail(&error.to_string());
+            }
+        }
+    }
+
+    /// `proxy_cancel`.
+    pub fn cancel(&mut self, id: &str) {
+        let Some(ticket) = self.connection.find(id) else {
+            return;
+        };
+        ticket.cancel.cancel(Reason::Cancelled);
+        if let Awaited::Jobs(job) = &self.awaited
+            && job.ticket.serial == ticket.serial
+        {
+            self.awaited = Awaited::Refused;
+        }
+        // One that waits has nothing to close: it just goes.
+        self.executor.refuse_waiting(ticket.serial, "cancelled");
+    }
+
+    /// Feature `flow`: from now on answers wait for credit (1 MiB to begin with),
+    /// and the peer is given credit for streamed bodies.
+    pub fn use_flow_control(&mut self) {
+        self.flow = true;
+    }
+
+    /// `proxy_flow`.
+    pub fn credit(&mut self, id: &str, bytes: u64) {
+        if let Some(ticket) = self.connection.find(id)
+            && let Some(credit) = &ticket.credit
+        {
+            credit.add(bytes);
+        }
+    }
+
+    fn prepare(
+        &self,
+        id: &Arc<str>,
+        form: Form,
+        request: &ProxyRequest<'_>,
+    ) -> Result<Job, Refusal> {
+        let executor = self.executor.clone();
+        let upstreams = executor.upstreams.as_ref().ok_or(PlanError::NoCluster)?;
+        let plan = Plan::of(request, &upstreams.base, upstreams.agent.is_some())?;
+        let live = form == Form::Streamed || plan.live;
+        let now = jiff::Timestamp::now();
+        let times = Times::of(request, live, now, executor.settings.default_timeout);
+        let kind = if plan.live { Kind::Long } else { Kind::Short };
+        let cancel = Cancel::new();
+        let mut inbound = None;
+        let body = match &request.body {
+            RequestBody::None | RequestBody::BinaryFollows => Body::Empty,
+            RequestBody::Text(text) => self.hold(text.as_bytes())?,
+            RequestBody::Json(raw) => self.hold(raw.get().as_bytes())?,
+            RequestBody::Base64(text) => self.hold_base64(text)?,
+            RequestBody::Streamed => {
+                let source = self.inbound(id, &cancel)?;
+                inbound = Some(source.clone());
+                let length = plan.length;
+                Body::Stream { length, source }
+            }
+        };
+        let ticket = Ticket::new(
+            id.clone(),
+            executor.next_serial(),
+            form,
+            kind,
+            self.connection.clone(),
+            cancel,
+            inbound,
+            (self.flow && form == Form::Streamed).then(Credit::new),
+            times.timeout,
+            &executor,
+        );
+        if let Some(limit) = times.total {
+            ticket.limit_total(limit)?;
+        }
+        let whole = !matches!(
+            request.body,
+            RequestBody::Streamed | RequestBody::BinaryFollows
+        );
+        if whole {
+            ticket.body_complete()?;
+        }
+        self.connection.enter(&ticket);
+        Ok(Job {
+            answer: Answer::new(ticket.clone()),
+            ticket,
+            plan,
+            body,
+        })
+    }
+
+    /// Keeps a whole body, within limits.
+    fn hold(&self, bytes: &[u8]) -> Result<Body, Refusal> {
+        if bytes.is_empty() {
+            return Ok(Body::Empty);
+        }
+        let limit = self.executor.settings.body_limit;
+        if bytes.len() > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        let room = self.executor.budget.reserve(bytes.len())?;
+        Ok(Body::Full(Arc::new(Held::new(bytes.to_vec(), room))))
+    }
+
+    fn hold_base64(&self, text: &str) -> Result<Body, Refusal> {
+        let limit = self.executor.settings.body_limit;
+        let decoded = text.len() / 4 * 3; // up to two bytes fewer
+        if decoded > limit.saturating_add(2) {
+            return Err(Refusal::TooLarge(limit));
+        }
+        let room = self.executor.budget.reserve(decoded)?;
+        let bytes = base64_simd::STANDARD
+            .decode_to_vec(text)
+            .map_err(|_| Refusal::Base64)?;
+        if bytes.len() > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        Ok(Body::Full(Arc::new(Held::new(bytes, room))))
+    }
+
+    fn inbound(&self, id: &Arc<str>, cancel: &Cancel) -> Result<Arc<Inbound>, Refusal> {
+        let grant = self.flow.then(|| {
+            let (id, cancel) = (id.clone(), cancel.clone());
+            let outlet = self.connection.outlet.clone();
+            let grant = move |bytes: u64| {
+                let message = Message::text(160 + id.len(), |buf| {
+                    from_agent::proxy_flow(buf, &id, bytes);
+                });
+                // When it can't be sent, the request is over anyway.
+                let _ = outlet.send(message, &cancel);
+            };
+            Box::new(grant) as Box<dyn Fn(u64) + Send + Sync>
+        });
+        let settings = &self.executor.settings;
+        Ok(Inbound::new(
+            &self.executor.budget,
+            settings.body_limit,
+            grant,
+        )?)
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        self.connection.lost.cancel(Reason::ConnectionLost);
+        for ticket in self.connection.take_all() {
+            if ticket.form == Form::Buffered && ticket.is_complete() {
+                // It may finish; its answer finds its own way.
+                self.executor.adopt(&ticket);
+                continue;
+            }
+            if let Some(inbound) = &ticket.inbound {
+                inbound.fail("the connection to the control plane was lost");
+            }
+            ticket.cancel.cancel(Reason::ConnectionLost);
+            self.executor.refuse_waiting(ticket.serial, "lost");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The threads that execute requests: as many as there is work, parked and used
+//! again, gone after a while without any.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::threads::{self, Stack};
+
+pub(super) type Task = Box<dyn FnOnce() + Send>;
+
+/// A pool of threads. How many there are at once is for the caller to bound, by
+/// not handing in more.
+pub(super) struct Workers(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    idle_limit: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    /// The one that worked last is used first, so that the others get old.
+    parked: Vec<Arc<Parked>>,
+    /// Tasks for which there was no thread to be had.
+    backlog: VecDeque<Task>,
+    threads: usize,
+    next: u64,
+    stopped: bool,
+}
+
+struct Parked {
+    task: Mutex<Given>,
+    changed: Condvar,
+}
+
+enum Given {
+    Nothing,
+    Task(Task),
+    /// There will be none.
+    End,
+}
+
+impl Workers {
+    pub(super) fn new(idle_limit: Duration) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::default(),
+            idle_limit,
+        }))
+    }
+
+    /// Has `task` run on a thread of its own. It comes back when there is none and
+    /// none can be started.
+    pub(super) fn run(&self, task: Task) -> Result<(), Task> {
+        let mut state = self.0.state.lock();
+        if let Some(parked) = state.parked.pop() {
+            drop(state);
+            *parked.task.lock() = Given::Task(task);
+            parked.changed.notify_one();
+            return Ok(());
+        }
+        // Counted before it runs, and before anybody can ask.
+        state.threads += 1;
+        let name = format!("proxy-{}", state.next);
+        state.next += 1;
+        state.backlog.push_back(task);
+        drop(state);
+        let shared = self.0.clone();
+        let spawned = threads::spawn(name, Stack::Work, move || {
+            let _counted = Counted(shared.clone());
+            shared.work();
+        });
+        let Err(error) = spawned else {
+            return Ok(());
+        };
+        log::warn!("{error}");
+        let mut state = self.0.state.lock();
+        state.threads -= 1;
+        if state.threads > 0 {
+            return Ok(()); // one of the others will find it
+        }
+        match state.backlog.pop_back() {
+            Some(task) => Err(task),
+            None => Ok(()),
+        }
+    }
+
+    /// Threads now.
+    pub(super) fn count(&self) -> usize {
+        self.0.state.lock().threads
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.stopped = true;
+        let parked = std::mem::take(&mut state.parked);
+        drop(state);
+        for parked in parked {
+            *parked.task.lock() = Given::End;
+            parked.changed.notify_one();
+        }
+    }
+}
+
+/// A thread that is counted until it ends, by a panic too.
+struct Counted(Arc<Shared>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.state.lock().threads -= 1;
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        let me = Arc::new(Parked {
+            task: Mutex::new(Given::Nothing),
+            changed: Condvar::new(),
+        });
+        while let Some(task) = self.next(&me) {
+            task();
+        }
+    }
+
+    fn next(&self, me: &Arc<Parked>) -> Option<Task> {
+        let mut state = self.state.lock();
+        if let Some(task) = state.backlog.pop_front() {
+            return Some(task);
+        }
+        if state.stopped {
+            return None;
+        }
+        state.parked.push(me.clone());
+        drop(state);
+        let mut given = me.task.lock();
+        loop {
+            match std::mem::replace(&mut *given, Given::Nothing) {
+                Given::Task(task) => return Some(task),
+                Given::End => return None,
+                Given::Nothing => {}
+            }
+            if me.changed.wait_for(&mut given, self.idle_limit).timed_out() {
+                drop(given);
+                let mut state = self.state.lock();
+                let before = state.parked.len();
+                state.parked.retain(|parked| !Arc::ptr_eq(parked, me));
+                if state.parked.len() < before {
+                    return None;
+                }
+                // Somebody is just giving something.
+                drop(state);
+                given = me.task.lock();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+
+    const FAR: Duration = Duration::from_mins(1);
+
+    fn run(workers: &Workers, task: impl FnOnce() + Send + 'static) {
+        assert!(workers.run(Box::new(task)).is_ok());
+    }
+
+    fn wait_until(done: impl Fn() -> bool) {
+        let until = Instant::now() + FAR;
+        while !done() {
+            assert!(Instant::now() < until, "never");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn threads_are_used_again() {
+        let workers = Workers::new(FAR);
+        let (send, receive) = mpsc::channel();
+        for _ in 0..100 {
+            let send = send.clone();
+            run(&workers, move || drop(send.send(())));
+            receive.recv_timeout(FAR).expect("done");
+            wait_until(|| workers.0.state.lock().parked.len() == workers.count());
+        }
+        assert_eq!(workers.count(), 1);
+    }
+
+    #[test]
+    fn work_at_the_same_time_has_threads_at_the_same_time_which_end_later() {
+        let workers = Workers::new(Duration::from_millis(10));
+        let (send, receive) = mpsc::channel();
+        let gate = Arc::new(std::sync::Barrier::new(9));
+        for _ in 0..8 {
+            let (gate, send) = (gate.clone(), send.clone());
+            run(&workers, move || {
+                gate.wait();
+                drop(send.send(()));
+            });
+        }
+        gate.wait();
+        for _ in 0..8 {
+            receive.recv_timeout(FAR).expect("done");
+        }
+        wait_until(|| workers.count() == 0);
+    }
+
+    #[test]
+    fn a_panic_costs_one_thread_and_dropping_ends_all() {
+        let workers = Workers::new(FAR);
+        run(&workers, || panic!("on purpose"));
+        wait_until(|| workers.count() == 0);
+        let (send, receive) = mpsc::channel();
+        run(&workers, move || drop(send.send(())));
+        receive.recv_timeout(FAR).expect("done");
+        let shared = workers.0.clone();
+        drop(workers);
+        wait_until(|| shared.state.lock().threads == 0);
+    }
+}
