@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Lets those through who know the password. It stands between two others that
-/// are local: `NO_PROXY` must not name loopback.
+/// Lets those through who know the password. Whatever host they name, they get
+/// that port of loopback: agents reach loopback itself without a proxy.
 pub(crate) struct ConnectProxy {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -125,7 +125,9 @@ fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
               Proxy-Authenticate: Basic realm=\"the office\"\r\nContent-Length: 0\r\n\r\n",
         );
     }
-    let target_stream = TcpStream::connect(target)?;
+    let port = target.rsplit(':').next().and_then(|port| port.parse().ok());
+    let port: u16 = port.ok_or(io::ErrorKind::InvalidInput)?;
+    let target_stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     let mut targets = shared.targets.lock().expect("no panic");
     targets.push(target.to_owned());
     drop(targets);

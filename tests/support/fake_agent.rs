@@ -60,8 +60,7 @@ impl FakeAgent {
     /// answers the hello as an agent that has never heard of it.
     pub(crate) fn registered(house: &House, cluster: &str) -> Self {
         let token = house.agent_token(cluster);
-        let mut agent =
-            Self::dial(house, "/api/v1/clusters/agent/ws", &token).expect("let in");
+        let mut agent = Self::dial(house, "/api/v1/clusters/agent/ws", &token).expect("let in");
         agent.expect("plane_hello");
         agent.send(
             "protocol_fallback",
@@ -86,9 +85,11 @@ impl FakeAgent {
         if !id.is_empty() {
             message["request_id"] = id.into();
         }
-        self.socket
-            .send(Message::text(message.to_string()))
-            .is_ok()
+        self.socket.send(Message::text(message.to_string())).is_ok()
+    }
+
+    pub(crate) fn send_binary(&mut self, bytes: Vec<u8>) {
+        self.socket.send(Message::binary(bytes)).expect("sent");
     }
 
     /// The next message; `None` when the connection has ended.

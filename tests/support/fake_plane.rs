@@ -47,8 +47,7 @@ impl FakePlane {
             ..server::Settings::default()
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let server =
-            Server::start(listener, settings, Arc::new(Door { sender })).expect("started");
+        let server = Server::start(listener, settings, Arc::new(Door { sender })).expect("started");
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("ca.pem"), ca.pem()).expect("written");
         Self {
@@ -260,6 +259,9 @@ impl link::Receiver for Inbox {
     }
 
     fn binary(&mut self, message: &[u8]) {
-        panic!("an agent never sends binary messages: {} bytes", message.len());
+        panic!(
+            "an agent never sends binary messages: {} bytes",
+            message.len()
+        );
     }
 }

@@ -24,6 +24,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     frozen: bool,
+    /// Connections up to this number are frozen for good.
+    stranded: u64,
     refusing: bool,
     stopped: bool,
     delay: Duration,
@@ -89,6 +91,12 @@ impl FaultProxy {
         self.shared.change(|state| state.frozen = false);
     }
 
+    /// Nothing passes any more on the connections that are open now, and nobody is
+    /// told; new ones work. As behind a firewall that has forgotten them.
+    pub(crate) fn strand(&self) {
+        self.shared.change(|state| state.stranded = state.accepted);
+    }
+
     /// New connections are closed at once.
     pub(crate) fn refuse(&self, refuse: bool) {
         self.shared.change(|state| state.refusing = refuse);
@@ -99,7 +107,8 @@ impl FaultProxy {
         self.shared.change(|state| state.delay = delay);
     }
 
-    /// At most so many bytes a second and direction.
+    /// At most so many bytes a second and direction. To be called before the
+    /// connection is made: it also gets little room in between.
     pub(crate) fn throttle(&self, bytes_per_second: Option<usize>) {
         self.shared.change(|state| state.rate = bytes_per_second);
     }
@@ -154,10 +163,10 @@ impl Shared {
     }
 
     /// Counts what is about to be passed on, once nothing is frozen.
-    fn pass(&self, bytes: usize) {
-        let thawed = self
-            .changed
-            .wait_while(self.lock(), |state| state.frozen && !state.stopped);
+    fn pass(&self, id: u64, bytes: usize) {
+        let thawed = self.changed.wait_while(self.lock(), |state| {
+            (state.frozen || id <= state.stranded) && !state.stopped
+        });
         thawed.unwrap_or_else(PoisonError::into_inner).bytes += bytes as u64;
     }
 
@@ -201,6 +210,12 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 fn forward(id: u64, near: TcpStream, far: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
+    if shared.lock().rate.is_some() {
+        // A narrow link holds little: what piles up does so at its sender's.
+        for socket in [&near, &far] {
+            socket2::SockRef::from(socket).set_recv_buffer_size(16 * 1024)?;
+        }
+    }
     let ways = [
         (near.try_clone()?, far.try_clone()?),
         (far.try_clone()?, near.try_clone()?),
@@ -216,7 +231,7 @@ fn forward(id: u64, near: TcpStream, far: TcpStream, shared: &Arc<Shared>) -> io
         let (pieces, queue) = sync_channel::<Piece>(QUEUE);
         let writing = shared.clone();
         thread::spawn(move || {
-            let done = write(&to, &queue, &writing);
+            let done = write(id, &to, &queue, &writing);
             writing.ended(id, done.is_ok());
         });
         thread::spawn(move || {
@@ -257,12 +272,12 @@ fn read(mut from: &TcpStream, shared: &Shared, send: &dyn Fn(Piece) -> bool) -> 
     }
 }
 
-fn write(mut to: &TcpStream, queue: &Receiver<Piece>, shared: &Shared) -> io::Result<()> {
+fn write(id: u64, mut to: &TcpStream, queue: &Receiver<Piece>, shared: &Shared) -> io::Result<()> {
     for Piece(bytes, due) in queue {
         let bytes = bytes?;
         // The delay is the fault itself.
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        shared.pass(bytes.len());
+        shared.pass(id, bytes.len());
         to.write_all(&bytes)?;
     }
     to.shutdown(Shutdown::Write)

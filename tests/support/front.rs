@@ -308,7 +308,11 @@ pub(crate) fn streamed(
 /// A body whose pieces come from the other end of a channel; it ends when that is
 /// dropped.
 pub(crate) fn piped(length: Option<u64>) -> (crossbeam_channel::Sender<Vec<u8>>, Body) {
-    struct Piped(crossbeam_channel::Receiver<Vec<u8>>, crossbeam_channel::Receiver<()>, parking_lot::Mutex<Option<crossbeam_channel::Sender<()>>>);
+    struct Piped(
+        crossbeam_channel::Receiver<Vec<u8>>,
+        crossbeam_channel::Receiver<()>,
+        parking_lot::Mutex<Option<crossbeam_channel::Sender<()>>>,
+    );
 
     impl Source for Piped {
         fn next(&self) -> io::Result<Option<Vec<u8>>> {

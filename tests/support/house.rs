@@ -34,7 +34,9 @@ impl House {
         let config = PlaneConfig {
             data_dir: folder.path().join("plane"),
             listen: "127.0.0.1:0".parse().expect("an address"),
-            certificate: CertificateSource::Generated { names: Vec::new() },
+            certificate: CertificateSource::Generated {
+                names: vec![NAME.to_owned()],
+            },
             gateway,
         };
         let plane = Plane::start(config.clone()).expect("starts");
@@ -107,6 +109,9 @@ impl House {
         path
     }
 }
+
+/// A name of the plane that no resolver knows: for proxies.
+pub(crate) const NAME: &str = "plane.test";
 
 pub(crate) fn name(text: &str) -> ClusterName {
     ClusterName::parse(text).expect("a name")

@@ -236,8 +236,8 @@ pub(crate) struct AgentProcess {
 
 /// What an agent is started with.
 pub(crate) struct AgentSettings<'a> {
-    /// Its control plane, as it is dialled.
-    pub(crate) address: SocketAddr,
+    /// Its control plane: `host:port`, as it is dialled.
+    pub(crate) address: String,
     pub(crate) ca: &'a Path,
     pub(crate) token: &'a str,
     pub(crate) cluster: &'a str,
@@ -270,7 +270,11 @@ impl AgentProcess {
         let kubeconfig = settings
             .upstream
             .map(|upstream| file("kubeconfig", &upstream.kubeconfig()));
-        keys.extend(kubeconfig.as_deref().map(|path| ("kubernetes.kubeconfig", path)));
+        keys.extend(
+            kubeconfig
+                .as_deref()
+                .map(|path| ("kubernetes.kubeconfig", path)),
+        );
         for (name, value) in settings.more {
             keys.retain(|(known, _)| known != name);
             keys.push((name, value));
@@ -324,8 +328,9 @@ impl AgentProcess {
 
     fn local_address(&mut self) -> SocketAddr {
         // The last one: it may have been started again.
-        self.process
-            .logged("the local server's address", |line| line.contains("local server is listening"));
+        self.process.logged("the local server's address", |line| {
+            line.contains("local server is listening")
+        });
         let log = self.process.log();
         let line = log
             .lines()
