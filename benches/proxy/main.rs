@@ -61,6 +61,7 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
         .unwrap_or(ROUNDS);
     let cells: Vec<Cell> = match matches.get_many::<Cell>("cell") {
         Some(cells) => cells.copied().collect(),
+        None if matches.get_flag("no-load") => Vec::new(),
         None => all_cells(),
     };
 
@@ -198,6 +199,12 @@ fn command() -> Command {
                 .action(ArgAction::Append)
                 .value_parser(parse_cell)
                 .help("Only this load, as in s/1024/16, b/65536/1, b-octets/1048576/128"),
+        )
+        .arg(
+            Arg::new("no-load")
+                .long("no-load")
+                .action(ArgAction::SetTrue)
+                .help("Start and rest only"),
         )
         .arg(
             Arg::new("seconds")

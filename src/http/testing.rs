@@ -96,6 +96,20 @@ impl Peer {
         self.stream.write_all(bytes.as_ref()).expect("written");
     }
 
+    /// Sends as much as the other end takes before it closes.
+    pub(crate) fn send_some(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// The request line, if a request comes.
+    pub(crate) fn try_head(&mut self) -> Option<String> {
+        let mut first = [0; 1];
+        if self.stream.peek(&mut first).ok()? == 0 {
+            return None;
+        }
+        Some(self.head().0)
+    }
+
     /// Sends an answer with its length.
     pub(crate) fn answer(&mut self, status: &str, body: &str) {
         let length = body.len();
@@ -219,4 +233,4 @@ impl Peer {
 }
 
 /// Only a hung test waits for so long.
-pub(crate) const FAR: Duration = Duration::from_secs(60);
+pub(crate) const FAR: Duration = Duration::from_mins(1);

@@ -4,13 +4,13 @@
 //! Unix socket in its data directory, and the command line asks there when it finds
 //! the database in use. One JSON line each way; owner only.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
@@ -72,16 +72,28 @@ pub(crate) fn ask(directory: &Path, request: &Request) -> Result<Answer, AdminEr
     if !may_create && !Registry::exists(directory) {
         return Err(AdminError::NoData(directory.to_owned()));
     }
-    let answer = match Registry::open(directory) {
-        Ok(registry) => answer(&Hub::new(registry), request),
-        Err(RegistryError::InUse { .. }) => {
-            call(&directory.join(SOCKET), request).map_err(|cause| AdminError::NoAnswer {
-                directory: directory.to_owned(),
-                cause,
-            })?
+    let until = Instant::now() + OPEN_LIMIT;
+    loop {
+        let cause = match Registry::open(directory) {
+            Ok(registry) => return succeeded(answer(&Hub::new(registry), request)),
+            Err(RegistryError::InUse { .. }) => match call(&directory.join(SOCKET), request) {
+                Ok(answer) => return succeeded(answer),
+                Err(cause) => cause,
+            },
+            Err(error) => return Err(error.into()),
+        };
+        // Not listening yet, or not any more: a plane that starts or stops, or
+        // another command line.
+        let passing = [ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&cause.kind());
+        if !passing || Instant::now() > until {
+            let directory = directory.to_owned();
+            return Err(AdminError::NoAnswer { directory, cause });
         }
-        Err(error) => return Err(error.into()),
-    };
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn succeeded(answer: Answer) -> Result<Answer, AdminError> {
     match answer {
         Answer::Failed(text) => Err(AdminError::Refused(text)),
         answer => Ok(answer),
@@ -180,7 +192,7 @@ fn attend(stream: &mut UnixStream, hub: &Hub) -> io::Result<()> {
     let peer = rustix::net::sockopt::socket_peercred(&stream)?;
     let allowed = peer.uid.is_root() || peer.uid == rustix::process::geteuid();
     if !allowed {
-        return Err(io::ErrorKind::PermissionDenied.into());
+        return Err(ErrorKind::PermissionDenied.into());
     }
     let request = receive(stream)?;
     send(stream, &answer(hub, &request))
@@ -200,7 +212,7 @@ fn receive<T: serde::de::DeserializeOwned>(stream: &mut UnixStream) -> io::Resul
     while line.last() != Some(&b'\n') {
         let count = stream.read(&mut byte)?;
         if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(ErrorKind::UnexpectedEof.into());
         }
         line.extend_from_slice(&byte[..count]);
         if line.len() > MAX_LINE {
@@ -211,6 +223,10 @@ fn receive<T: serde::de::DeserializeOwned>(stream: &mut UnixStream) -> io::Resul
 }
 
 const SOCKET: &str = "control.sock";
+
+/// How long a database in use and a socket that nobody listens at are taken for a
+/// plane that starts or stops.
+const OPEN_LIMIT: Duration = Duration::from_millis(1500);
 
 /// A caller that says nothing keeps others waiting for this long at most.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -7,8 +7,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::dialogue::{Dialogue, Endpoint, Next};
 use super::hub::{Hub, TooMany};
+use super::inbox::{Event, Inbox};
 use super::name::ClusterName;
-use super::session::{Event, Inbox, Session};
+use super::session::Session;
 use crate::link::{Link, Role, Settings, upgrade};
 use crate::net::{Deadline, Halves};
 use crate::threads::{self, SpawnError, Stack};

@@ -6,8 +6,8 @@
 use serde_json::{Value, json};
 
 use super::hub::{ClusterView, Hub, NotRegistered};
+use super::inbox::{Beat, Registration};
 use super::name::ClusterName;
-use super::session::{Beat, Registration};
 use super::token::{Grant, Scope};
 use crate::wire::{Payload, from_agent};
 

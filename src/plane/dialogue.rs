@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::hub::{Hub, NotRegistered};
+use super::inbox::{Beat, Event, FLOW, Registration};
 use super::name::ClusterName;
-use super::session::{Beat, Event, FLOW, Registration, Session};
+use super::session::Session;
 use crate::link::SendError;
 use crate::wire::from_agent;
 use crate::wire::to_agent::{self, RegisterSuccess};
@@ -291,5 +292,4 @@ const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const IDLE_LIMIT: Duration = Duration::from_secs(90);
 
 #[cfg(test)]
-#[path = "dialogue_tests.rs"]
 mod tests;

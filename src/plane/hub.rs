@@ -7,9 +7,10 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::budget::Budget;
+use super::inbox::Registration;
 use super::name::ClusterName;
 use super::registry::{Cluster, Registry, RegistryError, UnixTime};
-use super::session::{Registration, Session};
+use super::session::Session;
 use super::token::{Grant, TokenText};
 use crate::net::Reason;
 
@@ -66,7 +67,7 @@ pub struct ClusterView {
     pub requests: usize,
 }
 
-/// Too many connections with one token.
+/// Too many connections with one token, or none allowed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
@@ -81,12 +82,26 @@ impl Hub {
     }
 
     /// Counts a connection in. It must be taken out with [`leave`](Self::leave).
+    ///
+    /// An agent whose network swallows connections leaves dead ones behind: from
+    /// [`SESSIONS_PER_TOKEN`] on, the oldest that isn't in use gives way.
     pub(crate) fn enter(&self, session: &Arc<Session>) -> Result<(), TooMany> {
         let mut table = self.table.lock();
-        let of_token = |other: &&Arc<Session>| other.token() == session.token();
-        let of_token = table.sessions.values().filter(of_token).count();
-        if table.closed || of_token >= SESSIONS_PER_TOKEN {
+        // A token that is revoked from now on finds the connection in the table.
+        if table.closed || !self.registry.has_token(session.token()) {
             return Err(TooMany);
+        }
+        let of_token = |other: &&Arc<Session>| other.token() == session.token();
+        let same: Vec<&Arc<Session>> = table.sessions.values().filter(of_token).collect();
+        if same.len() >= 2 * SESSIONS_PER_TOKEN {
+            return Err(TooMany);
+        }
+        if same.len() >= SESSIONS_PER_TOKEN {
+            let in_use = |id| table.attached.values().any(|a| a.session.id() == id);
+            let idle = same.iter().filter(|other| !in_use(other.id()));
+            if let Some(oldest) = idle.min_by_key(|other| other.id()) {
+                oldest.abort("its token has newer connections");
+            }
         }
         table.sessions.insert(session.id(), session.clone());
         Ok(())

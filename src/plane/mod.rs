@@ -25,6 +25,7 @@ mod exchange;
 mod flow;
 mod front;
 mod hub;
+mod inbox;
 mod name;
 mod registry;
 mod session;

@@ -70,7 +70,7 @@ impl Connection {
         if let Some(before) = before
             && before.cancel.reason() == Some(Reason::Cancelled)
         {
-            before.superseded.store(true, Ordering::Release);
+            before.silence.cancel(Reason::Cancelled);
         }
     }
 
@@ -127,7 +127,7 @@ pub(super) fn send_failure(
     id: &str,
     form: Form,
     text: &str,
-    connection_lost: &Cancel,
+    silence: &Cancel,
 ) {
     let expected = 192 + id.len() + text.len();
     // An error says only that the connection is gone.
@@ -140,7 +140,7 @@ pub(super) fn send_failure(
             let message = Message::text(expected, |buf| {
                 from_agent::proxy_response_abort(buf, id, text);
             });
-            outlet.send(message, connection_lost)
+            outlet.send(message, silence)
         }
     };
 }
@@ -164,8 +164,9 @@ pub(super) struct Ticket {
     body_complete: AtomicBool,
     /// Only the last message is left to be sent.
     finishing: AtomicBool,
-    /// The peer has cancelled it and used its id again: nothing more may be sent.
-    superseded: AtomicBool,
+    /// Fires when nothing more may be sent for it, not even its end: the peer has
+    /// cancelled it and used its id again, or is gone.
+    pub(super) silence: Cancel,
     alarms: Mutex<Alarms>,
     /// Why the request was ended with [`Reason::Failed`].
     failure: Mutex<Option<String>>,
@@ -209,7 +210,7 @@ impl Ticket {
             timeout,
             body_complete: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
-            superseded: AtomicBool::new(false),
+            silence: Cancel::new(),
             alarms: Mutex::default(),
             failure: Mutex::default(),
         })
@@ -217,10 +218,6 @@ impl Ticket {
 
     fn is_live(&self) -> bool {
         !self.finishing.load(Ordering::Acquire) && self.cancel.reason() != Some(Reason::Cancelled)
-    }
-
-    pub(super) fn is_superseded(&self) -> bool {
-        self.superseded.load(Ordering::Acquire)
     }
 
     /// Limits the whole request.
@@ -243,7 +240,8 @@ impl Ticket {
         };
         let alarm = self.deadline_in(limit)?;
         let mut alarms = self.alarms.lock();
-        if !alarms.over && !(only_head && alarms.header_sent) {
+        let too_late = alarms.over || (only_head && alarms.header_sent);
+        if !too_late {
             alarms.timeout = alarm;
         }
         Ok(())

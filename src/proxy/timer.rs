@@ -68,6 +68,12 @@ impl Timer {
             key,
         })
     }
+
+    /// Alarms that are set.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> usize {
+        self.0.state.lock().due.len()
+    }
 }
 
 impl Drop for Timer {
@@ -126,10 +132,12 @@ mod tests {
         let at = |when: Instant, what: &'static str| {
             let send = send.clone();
             timer
-                .at(when, move || drop(send.send(what)))
+                .at(when, move || {
+                    let _ = send.send(what);
+                })
                 .expect("thread")
         };
-        let _far = at(soon + Duration::from_hours(1), "far");
+        let far = at(soon + Duration::from_hours(1), "far");
         let _second = at(soon + Duration::from_millis(5), "second");
         drop(at(soon, "never"));
         let _first = at(soon, "first");
@@ -140,7 +148,7 @@ mod tests {
         }
         drop(timer);
         drop(send);
-        drop(_far);
+        drop(far);
         assert_eq!(receive.recv(), Err(mpsc::RecvError));
     }
 }

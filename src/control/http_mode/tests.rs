@@ -67,6 +67,7 @@ fn answer(status: u16, json: bool, body: &str) -> Answer {
     Answer {
         status,
         is_json: json,
+        is_page: false,
         retry_after: None,
         body: body.to_owned(),
     }
@@ -92,6 +93,20 @@ fn a_registration_goes_out_and_its_answer_is_read() {
     assert_eq!(body["server_specs"]["memory_gb"], 23);
     // Empty members are left out, the token never goes into the body.
     assert!(body.get("k8s_version").is_none() && !body.to_string().contains("t-1"));
+}
+
+/// A box in between that forbids is not the control plane that refuses us.
+#[test]
+fn a_forbidding_page_for_people_is_no_refusal() {
+    for status in ["401 Unauthorized", "403 Forbidden"] {
+        let (url, server) = server(&format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\n\
+             Content-Length: 6\r\n\r\n<html>"
+        ));
+        let failure = register(&url).expect_err("not registered");
+        assert!(matches!(failure, Failure::Other(_)), "{failure:?}");
+        server.join().expect("server");
+    }
 }
 
 #[test]

@@ -55,15 +55,17 @@ fn warm(upstream: &Upstream, client: &Client) -> Peer {
     peer
 }
 
+type Piece = io::Result<Option<Vec<u8>>>;
+
 /// A source that is fed by the test.
 #[derive(Default)]
 struct Fed {
-    pieces: Mutex<(VecDeque<io::Result<Option<Vec<u8>>>>, bool)>,
+    pieces: Mutex<(VecDeque<Piece>, bool)>,
     changed: Condvar,
 }
 
 impl Fed {
-    fn feed(&self, piece: io::Result<Option<Vec<u8>>>) {
+    fn feed(&self, piece: Piece) {
         self.pieces.lock().0.push_back(piece);
         self.changed.notify_all();
     }
@@ -77,7 +79,7 @@ impl Fed {
 }
 
 impl Source for Fed {
-    fn next(&self) -> io::Result<Option<Vec<u8>>> {
+    fn next(&self) -> Piece {
         let mut pieces = self.pieces.lock();
         loop {
             if pieces.1 {

@@ -196,7 +196,11 @@ impl Door {
                 forward(&self.hub, &passed, body, responder);
             }
             Target::List | Target::Elsewhere => {
-                reply(responder, &api::clusters(&self.hub, &token.grant));
+                let answer = match &*request.method {
+                    "GET" | "HEAD" => api::clusters(&self.hub, &token.grant),
+                    _ => Reply::error(405, "GET, please"),
+                };
+                reply(responder, &answer);
             }
         }
         Ok(())

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::fields::{self, Answer};
 use super::status::{Refusal, is_discovery};
+use crate::http::Headers;
 use crate::http::server::{RequestBody, Responder, ResponseWriter};
-use crate::http::{Headers, ReadError};
 use crate::net::{Guard, Reason};
 use crate::plane::exchange::{Exchange, Failure, Stopped};
 use crate::plane::hub::Hub;
@@ -91,6 +91,8 @@ fn open(hub: &Hub, request: &Passed<'_>) -> Result<(Opened, Headers), Refusal> {
     let opened = hub
         .session(name)
         .and_then(|session| session.open(request.token.to_owned()).ok())
+        // Revoked just now: who revokes has looked for open requests already.
+        .filter(|_| hub.registry.has_token(request.token))
         .ok_or_else(|| {
             let text = format!("the agent of cluster {:?} is not connected", name.as_str());
             Refusal::new(503, text)
@@ -144,7 +146,10 @@ fn send(
     let whole = if short {
         match body.read_all(SHORT) {
             Ok(whole) => Some(whole),
-            Err(_) => return Err(Failure::Ended(Reason::Cancelled)),
+            Err(error) => {
+                log::debug!("a client's body did not come: {error}");
+                return Err(Failure::Ended(Reason::Cancelled));
+            }
         }
     } else {
         None
@@ -194,10 +199,7 @@ fn upload(outlet: &Outlet, mut body: RequestBody) {
                 }
             }
             Err(error) => {
-                let ReadError::Body(error) = error else {
-                    return outlet.exchange().end(Reason::Cancelled);
-                };
-                log::debug!("a client's body is broken: {error}");
+                log::debug!("a client's body broke off: {error}");
                 return outlet.exchange().end(Reason::Cancelled);
             }
         }
@@ -277,7 +279,10 @@ fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
             format!("the connection to the agent of cluster {name:?} was lost"),
         ),
         Failure::Protocol(text) => Refusal::new(502, format!("cluster {name:?}: {text}")),
-        // Nobody reads it.
+        // Nobody reads it, mostly; but a body may just have taken too long.
+        Failure::Ended(Reason::Cancelled) => {
+            Refusal::new(408, "the body of the request did not come")
+        }
         Failure::Ended(reason) => Refusal::new(503, reason.to_string()),
     }
 }

@@ -99,6 +99,15 @@ impl Registry {
         tokens
     }
 
+    /// False once it has been revoked.
+    pub(crate) fn has_token(&self, id: &str) -> bool {
+        self.state
+            .lock()
+            .tokens
+            .values()
+            .any(|token| token.id == id)
+    }
+
     /// Takes a token back; `None` when there is none of that id.
     pub(crate) fn revoke_token(&self, id: &str) -> Result<Option<Token>, RegistryError> {
         let _writing = self.writing.lock();

@@ -6,6 +6,7 @@ use crate::net::Cancel;
 use crate::plane::budget::Budget;
 use crate::plane::registry::{AgentInfo, Registry};
 use crate::plane::session::Wire;
+use crate::plane::token::Grant;
 
 /// A connection that remembers what was sent on it.
 #[derive(Clone, Default)]
@@ -41,6 +42,8 @@ impl Wire for Sent {
 
 struct House {
     hub: Arc<Hub>,
+    /// The id of an agent's token.
+    token: String,
     now: Instant,
     _directory: tempfile::TempDir,
 }
@@ -49,15 +52,18 @@ impl House {
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let registry = Registry::open(directory.path()).expect("opens");
+        let hub = Arc::new(Hub::new(registry));
+        let grant = Grant::Agent { cluster: name() };
         Self {
-            hub: Arc::new(Hub::new(registry)),
+            token: hub.create_token(grant, None).expect("made").0.id,
+            hub,
             now: Instant::now(),
             _directory: directory,
         }
     }
 
     fn dial(&self, endpoint: Endpoint) -> (Dialogue, Sent) {
-        let session = Arc::new(Session::new("token".into(), 0, Budget::new(0)));
+        let session = Arc::new(Session::new(self.token.clone(), 0, Budget::new(0)));
         let sent = Sent::default();
         session.connect(Box::new(sent.clone()));
         self.hub.enter(&session).expect("room");
@@ -316,26 +322,31 @@ fn a_registered_agent_that_only_sends_heartbeats_to_the_controller_is_served() {
 #[test]
 fn revoking_a_token_ends_its_connection() {
     let house = House::new();
-    let grant = crate::plane::token::Grant::Agent { cluster: name() };
-    let (token, _) = house.hub.create_token(grant, None).expect("made");
-    let session = Arc::new(Session::new(token.id.clone(), 0, Budget::new(0)));
-    let sent = Sent::default();
-    session.connect(Box::new(sent.clone()));
-    house.hub.enter(&session).expect("room");
-    assert!(
-        house
-            .hub
-            .revoke_token(&token.id)
-            .expect("written")
-            .is_some()
-    );
+    let (_, sent) = house.controller();
+    let revoked = house.hub.revoke_token(&house.token).expect("written");
+    assert!(revoked.is_some());
     assert!(sent.take()[0].starts_with("abort"));
+    let late = Arc::new(Session::new(house.token.clone(), 0, Budget::new(0)));
+    assert!(house.hub.enter(&late).is_err());
+}
+
+#[test]
+fn dead_connections_of_an_agent_do_not_lock_it_out() {
+    let house = House::new();
+    house.registered("a");
+    let (mut used, used_sent) = house.gateway();
+    used.handle(house.beat("a"));
+    used_sent.take();
+    let dead: Vec<Sent> = (0..8).map(|_| house.controller().1).collect();
+    let given_up = dead.iter().filter(|sent| !sent.take().is_empty()).count();
+    assert_eq!(given_up, 1, "the oldest that isn't in use");
+    assert!(used_sent.take().is_empty());
 }
 
 #[test]
 fn a_token_has_a_limited_number_of_connections() {
     let house = House::new();
-    let session = || Arc::new(Session::new("one".into(), 0, Budget::new(0)));
+    let session = || Arc::new(Session::new(house.token.clone(), 0, Budget::new(0)));
     let first = session();
     house.hub.enter(&first).expect("room");
     while house.hub.enter(&session()).is_ok() {}
