@@ -98,11 +98,12 @@ fn a_registration_goes_out_and_its_answer_is_read() {
 /// A box in between that forbids is not the control plane that refuses us.
 #[test]
 fn a_forbidding_page_for_people_is_no_refusal() {
-    for status in ["401 Unauthorized", "403 Forbidden"] {
-        let (url, server) = server(&format!(
-            "HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\n\
-             Content-Length: 6\r\n\r\n<html>"
-        ));
+    for page in [
+        "HTTP/1.1 401 Unauthorized\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html; charset=utf-8\r\n\
+         Content-Length: 6\r\n\r\n<html>",
+    ] {
+        let (url, server) = server(page);
         let failure = register(&url).expect_err("not registered");
         assert!(matches!(failure, Failure::Other(_)), "{failure:?}");
         server.join().expect("server");
