@@ -35,6 +35,8 @@ pub struct HttpApi {
 struct Answer {
     status: u16,
     is_json: bool,
+    /// `text/html`: for people.
+    is_page: bool,
     retry_after: Option<Duration>,
     body: String,
 }
@@ -97,10 +99,17 @@ struct HeartbeatBody<'a> {
 
 impl Answer {
     fn into_failure(self) -> Failure {
+        let text = printable(self.body.trim());
+        // As with the upgrade: a box in between that forbids with a page for people
+        // is not the control plane that refuses us (decisions.md §6.1).
+        if self.is_page && matches!(self.status, 401 | 403) {
+            let status = self.status;
+            return Failure::Other(format!("something in between answered {status}: {text}"));
+        }
         Failure::Status {
             code: self.status,
             retry_after: self.retry_after,
-            text: printable(self.body.trim()),
+            text,
         }
     }
 }

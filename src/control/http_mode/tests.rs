@@ -12,9 +12,10 @@ use super::*;
 use crate::net::{ClientTls, ClientTlsSettings, Reason};
 
 /// Takes one request, gives `answer` byte for byte, and returns what it was asked.
-fn server(answer: &'static str) -> (String, JoinHandle<(String, Value)>) {
+fn server(answer: &str) -> (String, JoinHandle<(String, Value)>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let url = format!("http://{}", listener.local_addr().expect("address"));
+    let answer = answer.to_owned();
     let handle = std::thread::spawn(move || {
         let (stream, _) = listener.accept().expect("accept");
         let asked = read_request(&stream);
@@ -67,6 +68,7 @@ fn answer(status: u16, json: bool, body: &str) -> Answer {
     Answer {
         status,
         is_json: json,
+        is_page: false,
         retry_after: None,
         body: body.to_owned(),
     }
@@ -92,6 +94,21 @@ fn a_registration_goes_out_and_its_answer_is_read() {
     assert_eq!(body["server_specs"]["memory_gb"], 23);
     // Empty members are left out, the token never goes into the body.
     assert!(body.get("k8s_version").is_none() && !body.to_string().contains("t-1"));
+}
+
+/// A box in between that forbids is not the control plane that refuses us.
+#[test]
+fn a_forbidding_page_for_people_is_no_refusal() {
+    for page in [
+        "HTTP/1.1 401 Unauthorized\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+        "HTTP/1.1 403 Forbidden\r\nContent-Type: text/html; charset=utf-8\r\n\
+         Content-Length: 6\r\n\r\n<html>",
+    ] {
+        let (url, server) = server(page);
+        let failure = register(&url).expect_err("not registered");
+        assert!(matches!(failure, Failure::Other(_)), "{failure:?}");
+        server.join().expect("server");
+    }
 }
 
 #[test]

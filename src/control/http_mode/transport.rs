@@ -61,6 +61,10 @@ pub(super) fn post(
     let is_json = response.body().mime_type().is_some_and(|kind| {
         kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json")
     });
+    let is_page = response
+        .body()
+        .mime_type()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"));
     let status = response.status().as_u16();
     let body = response
         .body_mut()
@@ -72,6 +76,7 @@ pub(super) fn post(
     Ok(Answer {
         status,
         is_json,
+        is_page,
         retry_after: retry_after.map(Duration::from_secs),
         body,
     })
