@@ -388,8 +388,8 @@ mod tests {
         }
         assert_eq!(two.late.dropped(), 1);
         let two = lost();
-        two.old
-            .send_late("r", answer(&"a".repeat(MAX_WAITING_BYTES)), &Cancel::new());
+        let large = answer(&"a".repeat(MAX_WAITING_BYTES));
+        let _ = two.old.send_late("r", large, &Cancel::new());
         let _ = two.old.send_late("s", answer("b"), &Cancel::new());
         assert_eq!(two.late.dropped(), 1);
     }

@@ -74,10 +74,8 @@ impl Answer {
         let message = Message::text(expected, |buf| {
             from_agent::proxy_response(buf, id, status, headers, body, encoding);
         });
-        if !self.ticket.is_superseded() {
-            let outlet = &self.ticket.connection.outlet;
-            outlet.send_late(id, message, &self.ticket.cancel)?;
-        }
+        let outlet = &self.ticket.connection.outlet;
+        outlet.send_late(id, message, &self.ticket.cancel)?;
         self.close();
         Ok(())
     }
@@ -90,13 +88,9 @@ impl Answer {
         }
         self.ticket.finish();
         if self.owes_an_end() {
-            let Ticket {
-                id,
-                form,
-                connection,
-                ..
-            } = &*self.ticket;
-            send_failure(&*connection.outlet, id, *form, text, &connection.lost);
+            let Ticket { id, form, .. } = &*self.ticket;
+            let outlet = &*self.ticket.connection.outlet;
+            send_failure(outlet, id, *form, text, &self.ticket.silence);
         }
         self.close();
     }
@@ -116,13 +110,10 @@ impl Answer {
             Some(Reason::ConnectionLost) => true,
             _ => false,
         };
-        !nothing && !self.ticket.is_superseded()
+        !nothing && self.ticket.silence.reason().is_none()
     }
 
     fn send(&self, message: Message) -> Result<(), SendError> {
-        if self.ticket.is_superseded() {
-            return Err(SendError::Cancelled(Reason::Cancelled));
-        }
         let connection = &self.ticket.connection;
         connection.outlet.send(message, &self.ticket.cancel)
     }

@@ -39,8 +39,15 @@ pub(super) struct Connection {
 
 struct Refusal {
     id: Arc<str>,
-    form: Form,
     text: String,
+    how: How,
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    As(Form),
+    /// `proxy_error`, and never on another connection.
+    Duplicate,
 }
 
 impl Connection {
@@ -70,7 +77,7 @@ impl Connection {
         if let Some(before) = before
             && before.cancel.reason() == Some(Reason::Cancelled)
         {
-            before.superseded.store(true, Ordering::Release);
+            before.silence.cancel(Reason::Cancelled);
         }
     }
 
@@ -83,11 +90,22 @@ impl Connection {
     /// Sends the bad end of a request that isn't executed. Never waits: the lane
     /// may have to be waited for, so a small thread does it, if it ever comes to
     /// that. A peer that provokes more than it takes loses the connection.
-    pub(super) fn refuse(self: &Arc<Self>, id: &Arc<str>, form: Form, text: &str) {
+    pub(super) fn refuse(&self, id: &Arc<str>, form: Form, text: &str) {
+        self.queue(id, text, How::As(form));
+    }
+
+    /// As [`refuse`](Self::refuse), under an id that a live request has (T42): an
+    /// abort would be taken for that one's.
+    pub(super) fn refuse_duplicate(&self, id: &Arc<str>) {
+        let text = "a request with this id is still being executed";
+        self.queue(id, text, How::Duplicate);
+    }
+
+    fn queue(&self, id: &Arc<str>, text: &str, how: How) {
         let refusal = Refusal {
             id: id.clone(),
-            form,
             text: text.to_owned(),
+            how,
         };
         let mut refusals = self.refusals.lock();
         let queue = match &*refusals {
@@ -112,8 +130,16 @@ impl Connection {
         let (queue, refusals) = bounded::<Refusal>(MAX_REFUSALS);
         let (outlet, lost) = (self.outlet.clone(), self.lost.clone());
         threads::spawn("proxy-refusals", Stack::Work, move || {
-            for Refusal { id, form, text } in refusals {
-                send_failure(&*outlet, &id, form, &text, &lost);
+            for Refusal { id, text, how } in refusals {
+                match how {
+                    How::As(form) => send_failure(&*outlet, &id, form, &text, &lost),
+                    How::Duplicate => {
+                        let message = Message::text(192 + id.len(), |buf| {
+                            from_agent::proxy_error(buf, &id, &text);
+                        });
+                        let _ = outlet.send(message, &lost);
+                    }
+                }
             }
         })?;
         Ok(queue)
@@ -127,7 +153,7 @@ pub(super) fn send_failure(
     id: &str,
     form: Form,
     text: &str,
-    connection_lost: &Cancel,
+    silence: &Cancel,
 ) {
     let expected = 192 + id.len() + text.len();
     // An error says only that the connection is gone.
@@ -140,7 +166,7 @@ pub(super) fn send_failure(
             let message = Message::text(expected, |buf| {
                 from_agent::proxy_response_abort(buf, id, text);
             });
-            outlet.send(message, connection_lost)
+            outlet.send(message, silence)
         }
     };
 }
@@ -164,8 +190,9 @@ pub(super) struct Ticket {
     body_complete: AtomicBool,
     /// Only the last message is left to be sent.
     finishing: AtomicBool,
-    /// The peer has cancelled it and used its id again: nothing more may be sent.
-    superseded: AtomicBool,
+    /// Fires when nothing more may be sent for it, not even its end: the peer has
+    /// cancelled it and used its id again, or is gone.
+    pub(super) silence: Cancel,
     alarms: Mutex<Alarms>,
     /// Why the request was ended with [`Reason::Failed`].
     failure: Mutex<Option<String>>,
@@ -209,7 +236,7 @@ impl Ticket {
             timeout,
             body_complete: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
-            superseded: AtomicBool::new(false),
+            silence: Cancel::new(),
             alarms: Mutex::default(),
             failure: Mutex::default(),
         })
@@ -217,10 +244,6 @@ impl Ticket {
 
     fn is_live(&self) -> bool {
         !self.finishing.load(Ordering::Acquire) && self.cancel.reason() != Some(Reason::Cancelled)
-    }
-
-    pub(super) fn is_superseded(&self) -> bool {
-        self.superseded.load(Ordering::Acquire)
     }
 
     /// Limits the whole request.
@@ -243,7 +266,8 @@ impl Ticket {
         };
         let alarm = self.deadline_in(limit)?;
         let mut alarms = self.alarms.lock();
-        if !alarms.over && !(only_head && alarms.header_sent) {
+        let too_late = alarms.over || (only_head && alarms.header_sent);
+        if !too_late {
             alarms.timeout = alarm;
         }
         Ok(())

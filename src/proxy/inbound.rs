@@ -42,7 +42,7 @@ struct State {
 /// Why a piece was not taken in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PushError {
-    #[error("the request body comes faster than it is taken: {} wait, which is the limit", mib(.0))]
+    #[error("the request body comes faster than it is taken: {} wait, which is the limit", mib(*.0))]
     TooMuch(usize),
     #[error("{0}")]
     OverBudget(#[from] OverBudget),
@@ -236,7 +236,9 @@ mod tests {
     fn credit_is_given_for_what_was_sent() {
         let (send, receive) = mpsc::channel();
         let budget = Budget::new(10 << 20);
-        let grant = move |bytes| drop(send.send(bytes));
+        let grant = move |bytes| {
+            let _ = send.send(bytes);
+        };
         let body = Inbound::new(&budget, 10 << 20, Some(Box::new(grant))).expect("room");
         body.push(vec![0; 200 << 10]).expect("room");
         body.push(vec![0; 100 << 10]).expect("room");

@@ -39,7 +39,7 @@ enum JobError {
     Identity,
     #[error(
         "the response is larger than {}, the limit of buffered responses; a streamed one has none",
-        mib(.0)
+        mib(*.0)
     )]
     TooLarge(usize),
     #[error("{0}")]

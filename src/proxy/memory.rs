@@ -12,7 +12,7 @@ pub(super) struct Budget {
 
 /// There is no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the agent's limit of {} for all buffered bodies (proxy.memory_limit) is reached", mib(.limit))]
+#[error("the agent's limit of {} for all buffered bodies (proxy.memory_limit) is reached", mib(*.limit))]
 pub(super) struct OverBudget {
     limit: usize,
 }
@@ -96,7 +96,7 @@ impl AsRef<[u8]> for Held {
 }
 
 /// A size for people.
-pub(super) fn mib(bytes: &usize) -> String {
+pub(super) fn mib(bytes: usize) -> String {
     if bytes.is_multiple_of(1 << 20) {
         format!("{} MiB", bytes >> 20)
     } else {
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn sizes_are_readable() {
-        assert_eq!(mib(&(256 << 20)), "256 MiB");
-        assert_eq!(mib(&1000), "1000 bytes");
+        assert_eq!(mib(256 << 20), "256 MiB");
+        assert_eq!(mib(1000), "1000 bytes");
     }
 }

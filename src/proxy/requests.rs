@@ -45,7 +45,7 @@ enum Refusal {
     Plan(#[from] PlanError),
     #[error("invalid base64 in the request body")]
     Base64,
-    #[error("the request body is larger than {}, the limit of buffered bodies", mib(.0))]
+    #[error("the request body is larger than {}, the limit of buffered bodies", mib(*.0))]
     TooLarge(usize),
     #[error("{0}")]
     OverBudget(#[from] OverBudget),
@@ -64,6 +64,7 @@ impl Requests {
     }
 
     /// `proxy_request`.
+    #[allow(clippy::needless_pass_by_value)] // it is used up
     pub fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
         let id: Arc<str> = id.into();
         let form = if request.stream_response {
@@ -73,9 +74,7 @@ impl Requests {
         };
         let awaits_body = request.wants_binary_body();
         if self.connection.live(&id).is_some() {
-            // T42. An abort would be taken for the first one's.
-            let text = "a request with this id is still being executed";
-            self.connection.refuse(&id, Form::Buffered, text);
+            self.connection.refuse_duplicate(&id);
         } else {
             // Ids live per connection (decisions.md §6.2 "Lost connection").
             self.executor.disown(&id);
@@ -317,6 +316,7 @@ impl Drop for Requests {
             if let Some(inbound) = &ticket.inbound {
                 inbound.fail("the connection to the control plane was lost");
             }
+            ticket.silence.cancel(Reason::ConnectionLost);
             ticket.cancel.cancel(Reason::ConnectionLost);
             self.executor.refuse_waiting(ticket.serial, "lost");
         }

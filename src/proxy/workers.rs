@@ -186,7 +186,9 @@ mod tests {
         let (send, receive) = mpsc::channel();
         for _ in 0..100 {
             let send = send.clone();
-            run(&workers, move || drop(send.send(())));
+            run(&workers, move || {
+                let _ = send.send(());
+            });
             receive.recv_timeout(FAR).expect("done");
             wait_until(|| {
                 let state = workers.0.state.lock();
@@ -205,7 +207,7 @@ mod tests {
             let (gate, send) = (gate.clone(), send.clone());
             run(&workers, move || {
                 gate.wait();
-                drop(send.send(()));
+                let _ = send.send(());
             });
         }
         gate.wait();
@@ -221,7 +223,9 @@ mod tests {
         run(&workers, || panic!("on purpose"));
         wait_until(|| workers.count() == 0);
         let (send, receive) = mpsc::channel();
-        run(&workers, move || drop(send.send(())));
+        run(&workers, move || {
+            let _ = send.send(());
+        });
         receive.recv_timeout(FAR).expect("done");
         let shared = workers.0.clone();
         drop(workers);

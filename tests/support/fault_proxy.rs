@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Forwards connections from its own loopback port to a target, until told to
 /// cut, freeze, delay, throttle or refuse.
-pub struct FaultProxy {
+pub(crate) struct FaultProxy {
     shared: Arc<Shared>,
     address: SocketAddr,
 }
@@ -23,6 +24,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     frozen: bool,
+    /// Connections up to this number are frozen for good.
+    stranded: u64,
     refusing: bool,
     stopped: bool,
     delay: Duration,
@@ -41,84 +44,117 @@ struct Pair {
 }
 
 impl FaultProxy {
-    pub fn start(target: SocketAddr) -> Self {
+    pub(crate) fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("its address");
-        let shared =
-            Arc::new(Shared { target, state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            target,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let accepting = shared.clone();
         thread::spawn(move || accept(&listener, &accepting));
         Self { shared, address }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Resets every connection that is open now.
-    pub fn cut(&self) {
+    /// Resets every connection that is open now; says how many.
+    pub(crate) fn cut(&self) -> usize {
+        let live = std::mem::take(&mut self.shared.lock().live);
+        for pair in live.values() {
+            pair.reset();
+        }
+        live.len()
+    }
+
+    /// Ends every connection that is open now in order, as a load balancer that is
+    /// restarted does.
+    pub(crate) fn hang_up(&self) {
         let live = std::mem::take(&mut self.shared.lock().live);
         for Pair { near, far, .. } in live.into_values() {
-            for socket in [near, far] {
-                // A reset, not a clean end; then wake the threads that copy.
-                let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
-                let _ = socket.shutdown(Shutdown::Both);
-            }
+            // One that has ended by itself is no matter.
+            let _ = near.shutdown(Shutdown::Both);
+            let _ = far.shutdown(Shutdown::Both);
         }
     }
 
-    /// Nothing passes any more, in either direction; connections stay open.
-    pub fn freeze(&self) {
+    /// Nothing passes any more, in either direction; connections stay open, and new
+    /// ones are accepted.
+    pub(crate) fn freeze(&self) {
         self.shared.change(|state| state.frozen = true);
     }
 
-    pub fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.shared.change(|state| state.frozen = false);
     }
 
+    /// Nothing passes any more on the connections that are open now, and nobody is
+    /// told; new ones work. As behind a firewall that has forgotten them.
+    pub(crate) fn strand(&self) {
+        self.shared.change(|state| state.stranded = state.accepted);
+    }
+
     /// New connections are closed at once.
-    pub fn refuse(&self, refuse: bool) {
+    pub(crate) fn refuse(&self, refuse: bool) {
         self.shared.change(|state| state.refusing = refuse);
     }
 
-    /// Every piece of data waits this long.
-    pub fn delay(&self, delay: Duration) {
+    /// Everything arrives so much later.
+    pub(crate) fn delay(&self, delay: Duration) {
         self.shared.change(|state| state.delay = delay);
     }
 
-    /// At most so many bytes a second and direction.
-    pub fn throttle(&self, bytes_per_second: Option<usize>) {
+    /// At most so many bytes a second and direction. To be called before the
+    /// connection is made: it also gets little room in between.
+    pub(crate) fn throttle(&self, bytes_per_second: Option<usize>) {
         self.shared.change(|state| state.rate = bytes_per_second);
     }
 
-    /// Connections accepted so far.
-    pub fn accepted(&self) -> u64 {
+    /// Connections accepted so far, refused ones included.
+    pub(crate) fn accepted(&self) -> u64 {
         self.shared.lock().accepted
     }
 
     /// Connections open now.
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.shared.lock().live.len()
     }
 
     /// Bytes passed so far, both directions.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.shared.lock().bytes
     }
 }
 
 impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.shared.change(|state| (state.stopped, state.frozen) = (true, false));
+        self.shared
+            .change(|state| (state.stopped, state.frozen) = (true, false));
         self.cut();
         // Wakes the accept loop, which then ends.
         let _ = TcpStream::connect(self.address);
     }
 }
 
+impl Pair {
+    fn reset(&self) {
+        for socket in [&self.near, &self.far] {
+            // A shutdown says goodbye first, and what is closed after it, whatever
+            // its linger time, has ended well for the other side. Disconnecting
+            // resets, and wakes the threads that copy.
+            if rustix::net::connect_unspec(socket).is_err() {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        }
+    }
+}
+
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -126,15 +162,27 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits while frozen; says how long to wait besides for `bytes`.
-    fn pass(&self, bytes: usize) -> Duration {
-        let frozen = self.changed.wait_while(self.lock(), |state| state.frozen && !state.stopped);
-        let mut state = frozen.unwrap_or_else(std::sync::PoisonError::into_inner);
-        state.bytes += bytes as u64;
-        let rate = state.rate.map_or(Duration::ZERO, |rate| {
-            Duration::from_secs_f64(bytes as f64 / rate as f64)
+    /// Counts what is about to be passed on, once nothing is frozen.
+    fn pass(&self, id: u64, bytes: usize) {
+        let thawed = self.changed.wait_while(self.lock(), |state| {
+            (state.frozen || id <= state.stranded) && !state.stopped
         });
-        state.delay + rate
+        thawed.unwrap_or_else(PoisonError::into_inner).bytes += bytes as u64;
+    }
+
+    /// One direction of a connection has ended, well or not.
+    fn ended(&self, id: u64, well: bool) {
+        let mut state = self.lock();
+        let Some(pair) = state.live.get_mut(&id) else {
+            return;
+        };
+        if !well {
+            pair.reset();
+        }
+        pair.directions -= 1;
+        if pair.directions == 0 {
+            state.live.remove(&id);
+        }
     }
 }
 
@@ -152,40 +200,88 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             }
             state.accepted
         };
-        let Ok(far) = TcpStream::connect(shared.target) else { continue };
-        let _ = near.set_nodelay(true);
-        let _ = far.set_nodelay(true);
-        let (Ok(near_too), Ok(far_too)) = (near.try_clone(), far.try_clone()) else { continue };
-        shared.lock().live.insert(id, Pair { near: near_too, far: far_too, directions: 2 });
-        for (from, to) in [(&near, &far), (&far, &near)] {
-            let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { continue };
-            let shared = shared.clone();
-            thread::spawn(move || {
-                let _ = copy(&from, &to, &shared);
-                let _ = to.shutdown(Shutdown::Write);
-                let mut state = shared.lock();
-                if let Some(pair) = state.live.get_mut(&id) {
-                    pair.directions -= 1;
-                    if pair.directions == 0 {
-                        state.live.remove(&id);
-                    }
-                }
-            });
+        // Nobody listens behind us: the client's connection is closed.
+        if let Ok(far) = TcpStream::connect(shared.target) {
+            let _ = forward(id, near, far, shared);
         }
     }
 }
 
-fn copy(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared) -> io::Result<()> {
+fn forward(id: u64, near: TcpStream, far: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    if shared.lock().rate.is_some() {
+        // A narrow link holds little: what piles up does so at its sender's.
+        for socket in [&near, &far] {
+            socket2::SockRef::from(socket).set_recv_buffer_size(16 * 1024)?;
+        }
+    }
+    let ways = [
+        (near.try_clone()?, far.try_clone()?),
+        (far.try_clone()?, near.try_clone()?),
+    ];
+    let pair = Pair {
+        near,
+        far,
+        directions: 2,
+    };
+    shared.lock().live.insert(id, pair);
+    for (from, to) in ways {
+        let shared = shared.clone();
+        let (pieces, queue) = sync_channel::<Piece>(QUEUE);
+        let writing = shared.clone();
+        thread::spawn(move || {
+            let done = write(id, &to, &queue, &writing);
+            writing.ended(id, done.is_ok());
+        });
+        thread::spawn(move || {
+            // What ends it ends the writer, too.
+            let _ = read(&from, &shared, &|piece| pieces.send(piece).is_ok());
+        });
+    }
+    Ok(())
+}
+
+/// What was read, and when it is due.
+struct Piece(io::Result<Vec<u8>>, Instant);
+
+fn read(mut from: &TcpStream, shared: &Shared, send: &dyn Fn(Piece) -> bool) -> io::Result<()> {
+    let mut free = Instant::now();
     let mut buf = [0; 16 * 1024];
     loop {
-        let read = from.read(&mut buf)?;
-        if read == 0 {
+        let (delay, rate) = {
+            let state = shared.lock();
+            (state.delay, state.rate)
+        };
+        let read = match from.read(&mut buf) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) => {
+                send(Piece(Err(error), Instant::now()));
+                return Ok(());
+            }
+        };
+        // A piece begins when the one before is through, and takes its time.
+        free = free.max(Instant::now());
+        if let Some(rate) = rate {
+            free += Duration::from_secs_f64(read as f64 / rate as f64);
+        }
+        if !send(Piece(Ok(buf[..read].to_vec()), free + delay)) {
             return Ok(());
         }
-        let wait = shared.pass(read);
-        if !wait.is_zero() {
-            thread::sleep(wait); // the delay is the fault itself
-        }
-        to.write_all(&buf[..read])?;
     }
 }
+
+fn write(id: u64, mut to: &TcpStream, queue: &Receiver<Piece>, shared: &Shared) -> io::Result<()> {
+    for Piece(bytes, due) in queue {
+        let bytes = bytes?;
+        // The delay is the fault itself.
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        shared.pass(id, bytes.len());
+        to.write_all(&bytes)?;
+    }
+    to.shutdown(Shutdown::Write)
+}
+
+/// Pieces on their way.
+const QUEUE: usize = 4;

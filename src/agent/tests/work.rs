@@ -155,7 +155,7 @@ fn an_answer_survives_a_lost_connection() {
         let (of, outlet) = outlets.pop_front().expect("a request");
         assert_eq!(of, id);
         drop(outlets);
-        let _ = outlet.send_late(id, message, &crate::net::Cancel::new());
+        let _ = outlet.send_late(id, message, &Cancel::new());
     };
     // One is ready before the new connection, one after it.
     answer("a");

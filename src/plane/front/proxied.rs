@@ -36,7 +36,7 @@ pub(crate) struct Passed<'a> {
 
 /// Sends it to the agent and the answer to the client; returns when both are done.
 pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, responder: Responder) {
-    let (opened, headers) = match open(hub, request) {
+    let (opened, mut headers) = match open(hub, request) {
         Ok(opened) => opened,
         Err(refusal) => return refuse(responder, request.headers, &refusal),
     };
@@ -47,6 +47,10 @@ pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, respon
     let Ok(_watch) = Watch::begin(&exchange, &responder) else {
         return;
     };
+    // A body whose length is known goes out with it (control-channel.md T41).
+    if let Some(length) = body.length().filter(|length| *length > 0) {
+        headers.push("Content-Length", length.to_string());
+    }
     let sent = send(request, &headers, &opened, body);
     let head = sent.and_then(|()| exchange.wait_head());
     let answer = head

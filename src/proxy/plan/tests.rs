@@ -155,7 +155,7 @@ fn what_cannot_be_sent_is_refused_without_its_value() {
     let long = format!(r#"{{"path":"/api","query":"{}"}}"#, "a".repeat(70_000));
     assert_eq!(plan(&long), Err(PlanError::TooLarge));
     let many = "\"a\",".repeat(300);
-    let many = format!(r#"{{"path":"/api","headers":{{"X":[{}"a"]}}}}"#, many);
+    let many = format!(r#"{{"path":"/api","headers":{{"X":[{many}"a"]}}}}"#);
     assert_eq!(plan(&many), Err(PlanError::TooLarge));
 }
 

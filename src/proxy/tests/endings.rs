@@ -109,7 +109,7 @@ fn a_deadline_ends_a_request_before_the_first_byte() {
     let mut house = House::new();
     house.request_at(
         "b",
-        json!({"path": "/api", "deadline": "2020-01-01T00:00:00.02Z"}),
+        &json!({"path": "/api", "deadline": "2020-01-01T00:00:00.02Z"}),
         "2020-01-01T00:00:00Z",
     );
     let mut peer = house.upstream.accept();
@@ -138,7 +138,7 @@ fn a_deadline_ends_a_request_in_the_body() {
     let mut house = House::new();
     house.request_at(
         "r",
-        json!({"path": "/api", "query": "watch=true", "deadline": "2020-01-01T00:00:00.5Z", "supports_response_streaming": true}),
+        &json!({"path": "/api", "query": "watch=true", "deadline": "2020-01-01T00:00:00.5Z", "supports_response_streaming": true}),
         "2020-01-01T00:00:00Z",
     );
     let mut peer = house.upstream.accept();
@@ -167,7 +167,7 @@ fn a_deadline_that_has_passed_is_noticed() {
     let mut house = House::new();
     house.request_at(
         "r",
-        json!({"path": "/api", "deadline": "2019-01-01T00:00:00Z"}),
+        &json!({"path": "/api", "deadline": "2019-01-01T00:00:00Z"}),
         "2020-01-01T00:00:00Z",
     );
     assert!(house.expect_error("r").contains("deadline"));
@@ -229,7 +229,7 @@ fn t42_a_second_request_under_a_live_id_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
-fn a_lost_connection_ends_streams_and_unfinished_bodies() {
+fn t43_a_lost_connection_ends_streams_and_unfinished_bodies() {
     let mut house = House::new();
     let mut stream = begun(&mut house, "s", "/api");
     house.request(

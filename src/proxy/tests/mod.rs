@@ -190,11 +190,12 @@ impl House {
         self.requests.as_mut().expect("connected")
     }
 
+    #[allow(clippy::needless_pass_by_value)] // reads better at its uses
     fn request(&mut self, id: &str, payload: Value) {
-        self.request_at(id, payload, "");
+        self.request_at(id, &payload, "");
     }
 
-    fn request_at(&mut self, id: &str, payload: Value, timestamp: &str) {
+    fn request_at(&mut self, id: &str, payload: &Value, timestamp: &str) {
         let text = json!({
             "type": "proxy_request", "request_id": id, "payload": payload, "timestamp": timestamp,
         })

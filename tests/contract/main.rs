@@ -1,0 +1,15 @@
+//! Agent and plane on one wire, over real TLS, in this process: what goes in at the
+//! front door arrives at the API server and comes back; and each of the two beside a
+//! peer that knows less than our own.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bodies;
+mod fields;
+mod forms;
+mod life;
+mod live;
+mod other_agents;
+mod other_planes;
+mod refusals;

@@ -1,0 +1,389 @@
+//! Planes and agents as processes: to be measured, and to be killed.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::front::Front;
+use super::upstream::Upstream;
+use super::wait::{LIMIT, until};
+
+/// The binary that ships where `PIPEOPS_TEST_BINARY` names it, else the one that was
+/// built with the tests.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("PIPEOPS_TEST_BINARY").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_pipeops-agent")),
+        PathBuf::from,
+    )
+}
+
+/// True for the binary that ships: figures are of interest then.
+pub(crate) fn is_release() -> bool {
+    std::env::var_os("PIPEOPS_TEST_BINARY").is_some()
+}
+
+/// A process that is killed when it is dropped.
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(command: &mut Command, log: PathBuf) -> Self {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a handle"))
+            .stderr(file)
+            .spawn()
+            .expect("it starts");
+        Self { child, log }
+    }
+
+    /// `kill -9`, and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Asks for an orderly end and waits for it; its exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        let pid = rustix::process::Pid::from_raw(pid).expect("not 0");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.child.wait().expect("it ends").code()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// All that it and its predecessors have written.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("a log")
+    }
+
+    /// Waits until a line of its log satisfies `wanted`.
+    pub(crate) fn logged(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let mut found = None;
+        until(what, || {
+            let log = self.log();
+            found = log.lines().find(|line| wanted(line)).map(str::to_owned);
+            assert!(
+                found.is_some() || self.is_running(),
+                "it has ended without {what}:\n{log}"
+            );
+            found.is_some()
+        });
+        found.expect("found")
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.count("task")
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        self.count("fd")
+    }
+
+    /// Memory that is resident now, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that was resident at any time, in KiB.
+    pub(crate) fn peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn count(&self, what: &str) -> usize {
+        let path = format!("/proc/{}/{what}", self.child.id());
+        fs::read_dir(path).expect("it runs").count()
+    }
+
+    fn status(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        value.expect("the kernel says it")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only if it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        #[allow(clippy::print_stderr)] // for whoever looks for the reason
+        if std::thread::panicking() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(20)..].join("\n");
+            eprintln!("the end of {}:\n{last}", self.log.display());
+        }
+    }
+}
+
+/// A plane as a process. The address stays the same when it is started again.
+pub(crate) struct PlaneProcess {
+    pub(crate) process: Process,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl PlaneProcess {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = SocketAddr::from(([127, 0, 0, 1], port()));
+        let process = Self::run(folder.path(), address);
+        Self {
+            process,
+            address,
+            folder,
+        }
+    }
+
+    fn run(folder: &Path, address: SocketAddr) -> Process {
+        let mut command = command(folder);
+        command
+            .args(["plane", "--listen", &address.to_string(), "--data"])
+            .arg(folder.join("data"));
+        let mut process = Process::start(&mut command, folder.join("plane.log"));
+        until("the plane listens", || {
+            assert!(process.is_running(), "it has ended:\n{}", process.log());
+            TcpStream::connect(address).is_ok()
+        });
+        process
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// After [`kill`](Self::kill).
+    pub(crate) fn start_again(&mut self) {
+        self.process = Self::run(self.folder.path(), self.address);
+    }
+
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("data").join("tls-cert.pem")
+    }
+
+    /// `plane token create` with these arguments, beside the running plane.
+    pub(crate) fn token(&self, arguments: &[&str]) -> String {
+        let text = self.command(&["token", "create"], arguments);
+        text.trim().to_owned()
+    }
+
+    /// The table of `plane clusters`.
+    pub(crate) fn clusters(&self) -> String {
+        self.command(&["clusters"], &[])
+    }
+
+    /// The row of a cluster, cell by cell.
+    pub(crate) fn cluster(&self, name: &str) -> Option<Vec<String>> {
+        let table = self.clusters();
+        let rows = table.lines().map(|row| {
+            let cells = row.split("  ").map(str::trim);
+            cells
+                .filter(|cell| !cell.is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        });
+        rows.into_iter().find(|row| row[0] == name)
+    }
+
+    fn command(&self, what: &[&str], arguments: &[&str]) -> String {
+        let output = command(self.folder.path())
+            .arg("plane")
+            .args(what)
+            .arg("--data")
+            .arg(self.folder.path().join("data"))
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Somebody who may do everything, at this cluster's door.
+    pub(crate) fn front(&self, cluster: &str) -> Front {
+        let token = self.token(&["--role", "user", "--all"]);
+        let ca = fs::read_to_string(self.certificate()).expect("the certificate");
+        Front::new(self.address, &ca, &token, cluster)
+    }
+}
+
+/// An agent as a process.
+pub(crate) struct AgentProcess {
+    pub(crate) process: Process,
+    folder: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+/// What an agent is started with.
+pub(crate) struct AgentSettings<'a> {
+    /// Its control plane: `host:port`, as it is dialled.
+    pub(crate) address: String,
+    pub(crate) ca: &'a Path,
+    pub(crate) token: &'a str,
+    pub(crate) cluster: &'a str,
+    pub(crate) upstream: Option<&'a Upstream>,
+    /// More of the configuration file, key by key: `timeouts.websocket_read`.
+    pub(crate) more: &'a [(&'a str, &'a str)],
+    pub(crate) environment: &'a [(&'a str, &'a str)],
+}
+
+impl AgentProcess {
+    pub(crate) fn start(settings: &AgentSettings<'_>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        let state = folder.path().join("state.yaml").display().to_string();
+        let ca = settings.ca.display().to_string();
+        let api_url = format!("https://{}", settings.address);
+        let mut keys = vec![
+            ("pipeops.api_url", api_url.as_str()),
+            ("pipeops.tls.ca_file", ca.as_str()),
+            ("agent.cluster_name", settings.cluster),
+            ("agent.port", "0"),
+            ("agent.truthful_readiness_probe", "true"),
+            ("state.file", state.as_str()),
+            ("logging.level", "debug"),
+        ];
+        let kubeconfig = settings
+            .upstream
+            .map(|upstream| file("kubeconfig", &upstream.kubeconfig()));
+        keys.extend(
+            kubeconfig
+                .as_deref()
+                .map(|path| ("kubernetes.kubeconfig", path)),
+        );
+        for (name, value) in settings.more {
+            keys.retain(|(known, _)| known != name);
+            keys.push((name, value));
+        }
+        file("config.yaml", &yaml(&keys));
+        let mut environment = vec![("PIPEOPS_TOKEN".to_owned(), settings.token.to_owned())];
+        environment.extend(
+            settings
+                .environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
+        let process = Self::run(folder.path(), &environment);
+        Self {
+            process,
+            folder,
+            environment,
+        }
+    }
+
+    fn run(folder: &Path, environment: &[(String, String)]) -> Process {
+        let mut command = command(folder);
+        command
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .args(["run", "--config"])
+            .arg(folder.join("config.yaml"));
+        Process::start(&mut command, folder.join("agent.log"))
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// After [`kill`](Self::kill).
+    pub(crate) fn start_again(&mut self) {
+        self.process = Self::run(self.folder.path(), &self.environment);
+    }
+
+    /// The text of the state file.
+    pub(crate) fn state(&self) -> String {
+        fs::read_to_string(self.folder.path().join("state.yaml")).expect("a state file")
+    }
+
+    /// The status of `/ready` now.
+    pub(crate) fn ready(&mut self) -> u16 {
+        let address = self.local_address();
+        let answer = get(address, "/ready");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+        status.expect("a status")
+    }
+
+    fn local_address(&mut self) -> SocketAddr {
+        // The last one: it may have been started again.
+        self.process.logged("the local server's address", |line| {
+            line.contains("local server is listening")
+        });
+        let log = self.process.log();
+        let line = log
+            .lines()
+            .rfind(|line| line.contains("local server is listening"));
+        let record: Value = serde_json::from_str(line.expect("logged")).expect("JSON");
+        let address = record["address"].as_str().expect("an address");
+        address.parse().expect("an address")
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("set");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("text");
+    answer
+}
+
+/// Sections of a YAML file from dotted names; three parts at most.
+fn yaml(keys: &[(&str, &str)]) -> String {
+    let mut root = serde_json::Map::new();
+    for (name, value) in keys {
+        let mut parts: Vec<&str> = name.split('.').collect();
+        let last = parts.pop().expect("a name");
+        let mut section = &mut root;
+        for part in parts {
+            let entry = section
+                .entry(part)
+                .or_insert_with(|| Value::Object(serde_json::Map::new()));
+            section = entry.as_object_mut().expect("a section");
+        }
+        section.insert(last.to_owned(), Value::from(*value));
+    }
+    // JSON is YAML.
+    Value::Object(root).to_string()
+}
+
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.env_clear().env("HOME", folder).current_dir(folder);
+    command
+}
+
+/// A port that is free and, being none that the system hands out by itself, stays
+/// free while nobody listens on it for a moment.
+fn port() -> u16 {
+    loop {
+        let port = fastrand::u16(20_000..30_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
