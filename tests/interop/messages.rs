@@ -165,7 +165,7 @@ fn c06_an_unknown_type_gets_one_fallback_per_connection() {
     assert_eq!(stage.gateway.seen(&fallbacks).len(), 2);
     stage.gateway.drop_connection();
     let gateway = stage.gateway.connection("gateway");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     stage.gateway.send("deploy", "d-2", json!({}));
     stage.gateway.settle();
     assert_eq!(stage.gateway.seen(&fallbacks).len(), 3);
@@ -215,6 +215,7 @@ fn a_plane_hello_is_acknowledged_with_what_both_know() {
         let agent = stage.start();
         let gateway = stage.arrived();
         if !first {
+            stage.gateway.round_trip();
             stage.gateway.send("plane_hello", "", hello);
         }
         assert_eq!(
@@ -358,7 +359,7 @@ fn t31_a_message_beyond_the_limit_ends_the_connection_with_1009() {
         stage.gateway.closed(&gateway, 1009);
         stage.gateway.set("close_code", 1000);
         let gateway = stage.gateway.connection("gateway");
-        stage.heartbeat_acked(&gateway);
+        stage.heartbeat_on(&gateway);
         stage.end(agent, &gateway);
     }
 }
@@ -385,7 +386,7 @@ fn broken_frames_end_the_connection_with_the_right_code() {
         stage.gateway.closed(&gateway, code);
         stage.gateway.set("close_code", 1000);
         let gateway = stage.gateway.connection("gateway");
-        stage.heartbeat_acked(&gateway);
+        stage.heartbeat_on(&gateway);
         stage.end(agent, &gateway);
     }
 }

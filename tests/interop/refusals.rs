@@ -234,7 +234,7 @@ fn a_retry_after_is_kept() {
     let between = taken["t_ms"].as_u64().expect("ms") - refused["t_ms"].as_u64().expect("ms");
     assert!(between >= 990, "{between} ms");
     let gateway = stage.gateway.connection("gateway");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     agent
         .wait_until(far(), |status| status.heartbeat_acks == 1)
         .expect("acked");

@@ -75,7 +75,7 @@ fn stays_on_a_controller_that_names_no_gateway() {
     let agent = stage.start();
     let controller = stage.gateway.connection("controller");
     stage.gateway.message("register");
-    stage.heartbeat_acked(&controller);
+    stage.heartbeat_on(&controller);
     agent
         .wait_until(far(), |status| status.heartbeat_acks == 1)
         .expect("acked");
@@ -83,7 +83,7 @@ fn stays_on_a_controller_that_names_no_gateway() {
     // Lost, it comes back without registering (§12.3).
     stage.gateway.drop_connection();
     let controller = stage.gateway.connection("controller");
-    stage.heartbeat_acked(&controller);
+    stage.heartbeat_on(&controller);
     assert_eq!(
         stage
             .gateway
@@ -132,7 +132,7 @@ fn t17_register_carries_the_recorded_fields_and_no_other() {
         "fresh"
     );
     let gateway = stage.gateway.connection("gateway");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     stage.end(agent, &gateway);
 }
 
@@ -211,7 +211,7 @@ fn t06_a_registration_in_progress_is_waited_for() {
     stage
         .gateway
         .send("register_success", id, json!({"cluster_id": "late"}));
-    stage.heartbeat_acked("controller#1");
+    stage.heartbeat_on("controller#1");
     stage.end(agent, "controller#1");
 }
 
@@ -238,7 +238,7 @@ fn a_registration_without_an_answer_is_tried_again() {
     stage.gateway.message("register");
     stage.gateway.set("register", "success");
     let gateway = stage.gateway.connection("gateway");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     stage.gateway.set("allow_abrupt", false);
     stage.end(agent, &gateway);
 }
@@ -267,7 +267,7 @@ fn answers_to_other_requests_are_not_taken() {
     stage
         .gateway
         .send("register_success", id, json!({"cluster_id": "right"}));
-    stage.heartbeat_acked("controller#1");
+    stage.heartbeat_on("controller#1");
     stage.end(agent, "controller#1");
 }
 
