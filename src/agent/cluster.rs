@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{AgentError, NoProxy, Proxying};
 use crate::config::{self, Config, Secret};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
-use crate::kube::{self, ApiError, ApiServer, Credentials, KubeError, Search};
+use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Search};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
 
@@ -43,6 +43,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
     let Some(credentials) = credentials else {
         return Ok((Arc::new(NoProxy), Arc::new(NoCluster)));
     };
+    let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));
     let api = Arc::new(ApiServer::new(credentials)?);
     log::info!(api_server = api.authority().as_str(); "the cluster");
     let upstreams = Upstreams {
@@ -58,7 +59,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         ..proxy::Settings::default()
     };
     let executor = Executor::new(settings, Some(upstreams));
-    let facts = KubeFacts::new(api, &config.kubernetes);
+    let facts = KubeFacts::new(api, &config.kubernetes, mounted);
     Ok((Arc::new(executor), Arc::new(facts)))
 }
 
@@ -80,17 +81,30 @@ pub struct KubeFacts {
     api: Arc<ApiServer>,
     /// `kubernetes.service_token`.
     given: Option<Secret>,
-    /// The ServiceAccount's token, in a pod.
+    /// The ServiceAccount's token, in a pod that speaks for its own cluster.
     mounted: Option<PathBuf>,
 }
 
+/// The mounted token, where it is this cluster's: in a pod with a kubeconfig of
+/// another cluster it must neither be shown to that one nor be handed over for it.
+fn mounted_token(credentials: &Credentials, folder: &Path) -> Option<PathBuf> {
+    match &credentials.auth {
+        Auth::TokenFile(path) if path.starts_with(folder) => Some(path.clone()),
+        _ => None,
+    }
+}
+
 impl KubeFacts {
-    pub fn new(api: Arc<ApiServer>, settings: &config::Kubernetes) -> Self {
-        let mounted = Path::new(SERVICE_ACCOUNT).join("token");
+    /// `mounted`: the ServiceAccount's token file, if it belongs to this cluster.
+    pub fn new(
+        api: Arc<ApiServer>,
+        settings: &config::Kubernetes,
+        mounted: Option<PathBuf>,
+    ) -> Self {
         Self {
             api,
             given: settings.service_token.clone(),
-            mounted: mounted.exists().then_some(mounted),
+            mounted,
         }
     }
 }
@@ -147,4 +161,31 @@ fn or_default<T: Default>(what: &str, result: Result<T, ApiError>) -> T {
         log::debug!("the cluster's {what} can't be read: {error}");
         T::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was: the mount was looked for whatever cluster the credentials were for.
+    #[test]
+    fn the_mounted_token_is_not_shown_to_the_cluster_of_a_kubeconfig() {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join("token"), "t").expect("token");
+        let own = kube::in_cluster("10.0.0.1", "443", folder.path());
+        let own = own.expect("fine").expect("a pod");
+        let token = Some(folder.path().join("token"));
+        assert_eq!(mounted_token(&own, folder.path()), token);
+        for auth in [
+            Auth::None,
+            Auth::Token(Secret::new("x")),
+            Auth::TokenFile("/elsewhere/token".into()),
+        ] {
+            let other = Credentials {
+                auth,
+                ..own.clone()
+            };
+            assert_eq!(mounted_token(&other, folder.path()), None);
+        }
+    }
 }

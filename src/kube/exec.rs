@@ -1,9 +1,9 @@
 //! Credential plug-ins: a command that prints an `ExecCredential`.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::io::{self, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -22,6 +22,14 @@ pub(super) struct ExecCredential {
 /// Runs the plug-in, at most [`LIMIT`] long, reading at most [`MAX_OUTPUT`] bytes.
 /// Its standard error goes to ours, where the operator looks.
 pub(super) fn run(plugin: &ExecPlugin, server: &ServerUrl) -> Result<ExecCredential, KubeError> {
+    run_within(plugin, server, LIMIT)
+}
+
+fn run_within(
+    plugin: &ExecPlugin,
+    server: &ServerUrl,
+    limit: Duration,
+) -> Result<ExecCredential, KubeError> {
     let failed = |why: String| KubeError::Exec {
         command: plugin.command.display().to_string(),
         why,
@@ -34,12 +42,13 @@ pub(super) fn run(plugin: &ExecPlugin, server: &ServerUrl) -> Result<ExecCredent
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| failed(e.to_string()))?;
-    let output = read_within(&mut child, LIMIT).map_err(failed);
+    let until = Instant::now() + limit;
+    let output = read_within(&mut child, limit).map_err(failed);
     if output.is_err() {
         // Too late, or too much: nothing it still says counts.
         let _ = child.kill();
     }
-    let status = child.wait().map_err(|e| failed(e.to_string()))?;
+    let status = end_within(&mut child, until).map_err(|e| failed(e.to_string()))?;
     let output = output?;
     if !status.success() {
         return Err(failed(format!("{status}; its messages are above")));
@@ -67,6 +76,23 @@ fn read_within(child: &mut Child, limit: Duration) -> Result<Vec<u8>, String> {
             Err(format!("it printed more than {MAX_OUTPUT} bytes"))
         }
         Ok(Ok(output)) => Ok(output),
+    }
+}
+
+/// A plug-in may close its output and stay: it is ended at the limit too, because
+/// everybody who needs the credential waits for it.
+fn end_within(child: &mut Child, until: Instant) -> io::Result<ExitStatus> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= until {
+            child.kill()?;
+            return child.wait();
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
@@ -192,6 +218,16 @@ mod tests {
                 .to_string()
                 .contains("/nowhere/plugin")
         );
+    }
+
+    /// It used to be waited for without a limit, with the lock of the credential
+    /// held: no request got any further.
+    #[test]
+    fn a_plugin_that_closes_its_output_and_stays_is_ended() {
+        let plugin = plugin("exec >&- 2>&-; exec sleep 1000");
+        let limit = Duration::from_millis(200);
+        let error = run_within(&plugin, &server(), limit).expect_err("it was killed");
+        assert!(error.to_string().contains("signal"), "{error}");
     }
 
     #[test]

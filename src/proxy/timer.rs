@@ -20,6 +20,10 @@ struct Shared {
 struct State {
     due: BTreeMap<(Instant, u64), Box<dyn FnOnce() + Send>>,
     next: u64,
+    /// When the thread looks again by itself; `None` while it is at work or waits
+    /// for the first alarm. Most alarms are later than some that was taken back:
+    /// those needn't wake it.
+    looks_at: Option<Instant>,
     running: bool,
     stopped: bool,
 }
@@ -54,13 +58,10 @@ impl Timer {
         }
         let key = (when, state.next);
         state.next += 1;
-        let earliest = state
-            .due
-            .first_key_value()
-            .is_none_or(|(first, _)| key < *first);
+        let wakes = state.looks_at.is_none_or(|at| when < at);
         state.due.insert(key, Box::new(what));
         drop(state);
-        if earliest {
+        if wakes {
             self.0.changed.notify_one();
         }
         Ok(Alarm {
@@ -96,7 +97,9 @@ impl Shared {
                 continue;
             };
             if when > Instant::now() {
+                state.looks_at = Some(when);
                 self.changed.wait_until(&mut state, when);
+                state.looks_at = None;
                 continue;
             }
             let due = state.due.pop_first();

@@ -293,6 +293,25 @@ fn a_frozen_peer_is_noticed_within_the_read_limit() {
     stage.end(agent, &gateway);
 }
 
+/// Any byte is a sign of life, not just a pong.
+#[test]
+#[ignore = "needs the Go gateway: tests/run interop"]
+fn a_peer_that_answers_no_ping_but_speaks_is_not_lost() {
+    let stage = Stage::new();
+    stage.gateway.set("answer_pings", false);
+    let agent = stage.start_with(|parts| {
+        parts.heartbeat.connected = Duration::from_millis(50);
+        parts.link.ping_interval = Duration::from_millis(50);
+        parts.link.read_limit = Duration::from_secs(2);
+    });
+    let gateway = stage.arrived();
+    let status = agent
+        .wait_until(far(), |status| status.heartbeat_acks == 50)
+        .expect("acked");
+    assert_eq!(status.connections, 1);
+    stage.end(agent, &gateway);
+}
+
 /// A peer that is silent but alive is left in peace: pongs are bytes too.
 #[test]
 #[ignore = "needs the Go gateway: tests/run interop"]

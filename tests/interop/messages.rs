@@ -201,6 +201,30 @@ fn a_gateway_hello_is_not_acknowledged() {
     stage.end(agent, &gateway);
 }
 
+/// decisions.md §6.2 "Between the plane and us": features only for the first message.
+#[test]
+#[ignore = "needs the Go gateway: tests/run interop"]
+fn a_plane_hello_is_acknowledged_with_what_both_know() {
+    for (first, features) in [(true, json!(["flow"])), (false, json!([]))] {
+        let stage = Stage::new();
+        let hello = json!({"features": ["teleport", "flow"]});
+        if first {
+            let greeting = json!({"type": "plane_hello", "payload": hello}).to_string();
+            stage.gateway.set("gateway_greeting", greeting);
+        }
+        let agent = stage.start();
+        let gateway = stage.arrived();
+        if !first {
+            stage.gateway.send("plane_hello", "", hello);
+        }
+        assert_eq!(
+            stage.gateway.message("plane_hello_ack")["payload"]["features"],
+            features
+        );
+        stage.end(agent, &gateway);
+    }
+}
+
 #[test]
 #[ignore = "needs the Go gateway: tests/run interop"]
 fn what_cannot_be_decoded_changes_nothing() {

@@ -8,6 +8,7 @@ use pipeops_agent::control::session::ConnectionState;
 use pipeops_agent::identity::Store;
 use serde_json::{Value, json};
 
+use crate::log_lines;
 use crate::stage::{CLUSTER_ID, CLUSTER_UUID, Stage, far};
 
 #[test]
@@ -61,6 +62,9 @@ fn registers_on_the_controller_and_moves_to_the_gateway() {
         stored.gateway_ws_url.as_deref(),
         Some(stage.gateway.gateway_url.as_str())
     );
+    // Each test looks for its token in the log at its end: there is one.
+    let serving = format!("serving over {}", stage.gateway.gateway_url);
+    assert!(log_lines::with(&serving).is_some());
     stage.end(agent, "gateway#1");
 }
 

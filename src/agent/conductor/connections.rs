@@ -68,6 +68,10 @@ impl Conductor {
                     connection.link = Some(link);
                 }
                 if generation == self.session.generation() {
+                    if !self.session.is_confirmed() {
+                        // A socket alone says nothing when we must register again.
+                        self.parts.health.unregistered();
+                    }
                     self.parts.health.socket_up();
                 }
                 Event::Connected(generation)

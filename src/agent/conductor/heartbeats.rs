@@ -53,7 +53,12 @@ impl Conductor {
             let (api, token, cancel) = (self.api(), self.token.clone(), self.cancel.clone());
             let (reporter, facts) = (self.reporter.clone(), self.gatherer.latest());
             let cluster_id = self.session.ids().cluster_id.clone().unwrap_or_default();
-            let state = self.session.state();
+            // control-channel.md §7.3; there is no socket whose state would say it.
+            let state = if self.pace.is_disconnected() {
+                ConnectionState::Disconnected
+            } else {
+                self.session.state()
+            };
             let panicked = failed(Failure::Other("the call panicked".to_owned()));
             let spawned =
                 self.background

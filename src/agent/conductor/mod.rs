@@ -198,6 +198,8 @@ impl Conductor {
             Some(Due::Skip) => self.parts.health.heartbeat_failed(),
             None => {}
         }
+        // A heartbeat that could not even begin has told the state machine.
+        self.act_on_all();
     }
 
     fn on_stop(&mut self) {
@@ -223,6 +225,10 @@ impl Conductor {
     /// One event through the state machine, and what it wants done.
     fn step(&mut self, event: Event) {
         self.session.handle(Instant::now(), event);
+        self.act_on_all();
+    }
+
+    fn act_on_all(&mut self) {
         while let Some(action) = self.session.poll() {
             self.act(action);
         }

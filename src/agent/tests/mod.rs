@@ -5,6 +5,7 @@ mod work;
 
 use std::io::{BufRead, BufReader, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tungstenite::Message;
@@ -394,4 +395,83 @@ fn a_refusal_over_http_is_fatal_too() {
     peer.answer("405 Method Not Allowed", "");
     peer.answer("200 OK", "{}");
     assert!(matches!(agent.wait(), Err(AgentError::Refused(_))));
+}
+
+/// The socket to the controller made a forgotten agent healthy at once.
+#[test]
+fn a_socket_is_not_ready_while_a_registration_is_waited_for() {
+    let peer = Peer::new();
+    let parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
+    let health = parts.health.clone();
+    let agent = Agent::start(parts).expect("started");
+    peer.register(Some(&peer.gateway_url()));
+    let mut gateway = peer.accept();
+    gateway.ack();
+    agent
+        .wait_until(far(), |status| status.heartbeat_acks == 1)
+        .expect("acknowledged");
+    assert!(health.snapshot().healthy);
+    gateway.cut();
+    peer.answer("404 Not Found", "");
+    let mut controller = peer.accept();
+    controller.expect("register");
+    let now = health.snapshot();
+    assert!(!now.healthy && !now.registered, "{now:?}");
+    stop(agent, controller);
+}
+
+/// The state machine was told, but what it wanted was not done.
+#[test]
+fn over_http_a_token_that_cannot_be_read_shows_in_the_state() {
+    let peer = Peer::new();
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, "t-1").expect("token");
+    let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
+    parts.session.http_only = true;
+    parts.token = TokenSource::File(file.clone());
+    parts.heartbeat.connected = Duration::from_millis(5);
+    let agent = Agent::start(parts).expect("started");
+    peer.answer("200 OK", r#"{"cluster_id":"c-1"}"#);
+    let heartbeat = peer.stream();
+    std::fs::remove_file(&file).expect("removed");
+    Peer::answer_on(&heartbeat, "200 OK", "{}");
+    agent
+        .wait_until(far(), |status| {
+            status.state == ConnectionState::Reconnecting
+        })
+        .expect("noticed");
+    agent.stop();
+    agent.wait().expect("an orderly end");
+}
+
+/// control-channel.md §7.3: after ten failed rounds.
+#[test]
+fn over_http_heartbeats_that_fail_for_long_say_disconnected() {
+    let peer = Peer::new();
+    let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
+    let quick = Duration::from_millis(1);
+    parts.session.http_only = true;
+    parts.heartbeat = crate::control::heartbeat::Settings {
+        connected: quick,
+        reconnecting: quick,
+        disconnected: quick,
+        attempts: 1,
+        retry: quick,
+    };
+    let agent = Agent::start(parts).expect("started");
+    peer.answer("200 OK", r#"{"cluster_id":"c-1"}"#);
+    let says: Vec<Value> = (0..11)
+        .map(|_| {
+            let (_, body) = peer.answer("500 Internal Server Error", "");
+            let body: Value = serde_json::from_str(&body).expect("JSON");
+            body["status"].clone()
+        })
+        .collect();
+    assert_eq!(says[0], "healthy");
+    assert!(says[1..10].iter().all(|s| s == "reconnecting"), "{says:?}");
+    assert_eq!(says[10], "disconnected");
+    drop(peer);
+    agent.stop();
+    agent.wait().expect("an orderly end");
 }

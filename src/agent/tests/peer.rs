@@ -80,8 +80,12 @@ impl Peer {
 
     /// Answers the next HTTP request (or upgrade) with this, and says what it was.
     pub(super) fn answer(&self, status: &str, body: &str) -> (String, String) {
-        let stream = self.stream();
-        let mut reader = BufReader::new(&stream);
+        Self::answer_on(&self.stream(), status, body)
+    }
+
+    /// The same on a connection that was taken before.
+    pub(super) fn answer_on(mut stream: &TcpStream, status: &str, body: &str) -> (String, String) {
+        let mut reader = BufReader::new(stream);
         let (mut first, mut length) = (String::new(), 0);
         reader.read_line(&mut first).expect("a request");
         loop {
@@ -101,7 +105,7 @@ impl Peer {
              Connection: close\r\n\r\n{body}",
             body.len()
         );
-        (&stream).write_all(answer.as_bytes()).expect("written");
+        stream.write_all(answer.as_bytes()).expect("written");
         let _ = stream.shutdown(Shutdown::Write);
         (first, String::from_utf8(sent).expect("text"))
     }

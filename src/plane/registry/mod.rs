@@ -24,7 +24,7 @@ pub(in crate::plane) use store::create_private_dir;
 
 use super::name::ClusterName;
 use super::token::{Grant, TokenHash, TokenText, hex};
-use store::{Store, delete_token, put_cluster, put_service_token, put_token};
+use store::{Store, delete_service_token, delete_token, put_cluster, put_service_token, put_token};
 
 /// How old the lazily written facts on disk may be.
 pub(crate) const FLUSH: Duration = Duration::from_secs(30);
@@ -174,7 +174,13 @@ impl Registry {
                 pods: 0,
             },
         };
-        // An agent that hands no token over now keeps the one it handed over before.
+        // An agent that hands no token over now keeps the one it handed over before;
+        // not the one of another agent, whose cluster may be another one too.
+        let stale = service_token.is_none()
+            && known_token.is_some()
+            && known
+                .as_ref()
+                .is_some_and(|k| k.agent.id != cluster.agent.id);
         let new_token = service_token.filter(|token| known_token.as_ref() != Some(token));
         let same = known.is_some_and(|known| known.agent == cluster.agent) && new_token.is_none();
         if !same {
@@ -182,6 +188,7 @@ impl Registry {
                 put_cluster(to, &cluster)?;
                 match &new_token {
                     Some(token) => put_service_token(to, &cluster.id, token),
+                    None if stale => delete_service_token(to, &cluster.id),
                     None => Ok(()),
                 }
             })?;
@@ -189,6 +196,8 @@ impl Registry {
         let mut state = self.state.lock();
         if let Some(token) = new_token {
             state.service_tokens.insert(cluster.id.clone(), token);
+        } else if stale {
+            state.service_tokens.remove(&cluster.id);
         }
         if same {
             state.unwritten_clusters.insert(name.clone());

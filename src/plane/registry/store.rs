@@ -167,6 +167,14 @@ pub(super) fn put_service_token(
     Ok(())
 }
 
+pub(super) fn delete_service_token(
+    to: &WriteTransaction,
+    cluster_id: &str,
+) -> Result<(), RegistryError> {
+    to.open_table(SERVICE_TOKENS)?.remove(cluster_id)?;
+    Ok(())
+}
+
 fn json(table: &'static str, value: &impl Serialize) -> Result<Vec<u8>, RegistryError> {
     serde_json::to_vec(value).map_err(|cause| RegistryError::Record { table, cause })
 }

@@ -100,6 +100,22 @@ fn an_agent_that_hands_over_no_token_keeps_the_one_it_handed_over() {
     assert_eq!(open(&dir).service_token(&id), token("new"));
 }
 
+/// It was kept, and shown to whatever cluster that agent speaks for.
+#[test]
+fn another_agent_does_not_inherit_the_service_token_of_the_one_before() {
+    let dir = directory();
+    let registry = open(&dir);
+    let token = ServiceToken::new("of the first cluster");
+    let first = registry.register(&name("a"), agent("1"), token);
+    let id = first.expect("new").id;
+    registry
+        .register(&name("a"), agent("2"), None)
+        .expect("known");
+    assert_eq!(registry.service_token(&id), None);
+    drop(registry);
+    assert_eq!(open(&dir).service_token(&id), None);
+}
+
 #[test]
 fn a_revoked_token_opens_nothing_also_after_a_crash() {
     let dir = directory();

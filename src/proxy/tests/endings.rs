@@ -229,7 +229,7 @@ fn t42_a_second_request_under_a_live_id_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
-fn a_lost_connection_ends_streams_and_unfinished_bodies() {
+fn t43_a_lost_connection_ends_streams_and_unfinished_bodies() {
     let mut house = House::new();
     let mut stream = begun(&mut house, "s", "/api");
     house.request(
