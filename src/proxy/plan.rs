@@ -46,6 +46,8 @@ pub(super) enum PlanError {
         "ingress controllers are not supported by this agent version yet (the path is none of the Kubernetes API)"
     )]
     Ingress,
+    #[error("failed to create Kubernetes request: its {0} cannot be read")]
+    Unreadable(&'static str),
     #[error("failed to create Kubernetes request: method {0} is not allowed")]
     Method(String),
     #[error("failed to create Kubernetes request: invalid path: it has a '.' or '..' segment")]
@@ -76,6 +78,9 @@ impl Plan {
         base: &str,
         lend: bool,
     ) -> Result<Self, PlanError> {
+        if let Some(field) = request.unreadable {
+            return Err(PlanError::Unreadable(field));
+        }
         choose_target(request)?;
         if !is_token(&request.method) || matches!(request.method.as_str(), "CONNECT" | "TRACE") {
             return Err(PlanError::Method(printable(&request.method)));

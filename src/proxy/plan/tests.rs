@@ -104,6 +104,21 @@ fn the_agents_identity_is_lent_only_where_there_is_no_other() {
 }
 
 #[test]
+fn an_unreadable_authorization_is_not_replaced_by_the_agents() {
+    for headers in [
+        r#"{"Authorization":"Bearer \ud800"}"#,
+        r#"{"Authorization":[7]}"#,
+    ] {
+        let payload = format!(r#"{{"path":"/api","headers":{headers}}}"#);
+        assert_eq!(
+            plan_lending(&payload, true),
+            Err(PlanError::Unreadable("headers")),
+            "{headers}"
+        );
+    }
+}
+
+#[test]
 fn a_connection_header_cannot_take_the_identity_away() {
     for name in ["Authorization", "impersonate-user", "X-Remote-User"] {
         let payload = format!(
