@@ -3,7 +3,7 @@
 
 use crate::http::{
     Headers, MAX_FIELDS, MAX_HEAD, decode_query, encode_path, encode_query, is_field_value,
-    is_token,
+    is_token, trim_blanks,
 };
 use crate::wire::{ProxyRequest, RequestBody};
 
@@ -80,6 +80,12 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         if let Some(field) = request.unreadable {
             return Err(PlanError::Unreadable(field));
+        }
+        // Before anything looks at each of them: this is the link-reader's time.
+        let given = request.headers.iter().map(|(n, v)| n.len() + v.len());
+        let size = request.path.len() + request.query.len() + given.sum::<usize>();
+        if size > MAX_HEAD || request.headers.len() > MAX_FIELDS {
+            return Err(PlanError::TooLarge);
         }
         choose_target(request)?;
         if !is_token(&request.method) || matches!(request.method.as_str(), "CONNECT" | "TRACE") {
@@ -198,7 +204,7 @@ fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError
         if !is_token(name) {
             return Err(PlanError::HeaderName(printable(name)));
         }
-        let value = value.trim_matches([' ', '\t']);
+        let value = trim_blanks(value);
         if !is_field_value(value) {
             return Err(PlanError::HeaderValue(printable(name)));
         }
@@ -218,7 +224,7 @@ fn content_length(headers: &Headers) -> Result<Option<u64>, PlanError> {
     if headers.contains("Transfer-Encoding") {
         return Ok(None); // it was chunked, and so it will be
     }
-    let mut values = headers.get_all("Content-Length").map(str::trim);
+    let mut values = headers.get_all("Content-Length").map(trim_blanks);
     let Some(first) = values.next() else {
         return Ok(None);
     };
