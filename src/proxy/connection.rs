@@ -164,6 +164,8 @@ pub(super) struct Ticket {
     body_complete: AtomicBool,
     /// Only the last message is left to be sent.
     finishing: AtomicBool,
+    /// Its last message is sent.
+    retired: AtomicBool,
     /// The peer has cancelled it and used its id again: nothing more may be sent.
     superseded: AtomicBool,
     alarms: Mutex<Alarms>,
@@ -209,6 +211,7 @@ impl Ticket {
             timeout,
             body_complete: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             superseded: AtomicBool::new(false),
             alarms: Mutex::default(),
             failure: Mutex::default(),
@@ -217,6 +220,10 @@ impl Ticket {
 
     fn is_live(&self) -> bool {
         !self.finishing.load(Ordering::Acquire) && self.cancel.reason() != Some(Reason::Cancelled)
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     pub(super) fn is_superseded(&self) -> bool {
@@ -313,6 +320,7 @@ impl Ticket {
     /// Its last message is sent: nothing of it is left.
     pub(super) fn retire(&self) {
         self.finish();
+        self.retired.store(true, Ordering::Release);
         let mut live = self.connection.live.lock();
         if live
             .get(&self.id)
@@ -352,3 +360,50 @@ pub(super) const TOO_LATE: &str = "kubernetes API request failed: context deadli
 
 /// Refusals that may wait for the lane.
 const MAX_REFUSALS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::SendError;
+    use crate::proxy::Settings;
+
+    struct Nowhere;
+
+    impl Outlet for Nowhere {
+        fn send(&self, _: Message, _: &Cancel) -> Result<(), SendError> {
+            Err(SendError::Closed)
+        }
+        fn send_late(&self, _: &str, _: Message, _: &Cancel) -> Result<(), SendError> {
+            Ok(())
+        }
+        fn abort(&self, _: &str) {}
+    }
+
+    #[test]
+    fn a_request_that_ends_while_its_connection_is_lost_is_nobodys_orphan() {
+        let executor = Executor::new(Settings::default(), None);
+        let connection = Connection::new(Arc::new(Nowhere));
+        let (form, kind) = (Form::Buffered, Kind::Short);
+        let ticket = Ticket::new(
+            "r".into(),
+            executor.next_serial(),
+            form,
+            kind,
+            connection.clone(),
+            Cancel::new(),
+            None,
+            None,
+            None,
+            &executor,
+        );
+        connection.enter(&ticket);
+        // The reader takes it from the connection; its worker is faster than what
+        // the reader does next.
+        let all = connection.take_all();
+        ticket.retire();
+        for ticket in all {
+            executor.adopt(&ticket);
+        }
+        assert!(executor.orphans.lock().is_empty());
+    }
+}
