@@ -55,6 +55,11 @@ pub struct PipeOps {
     pub reconnect: Reconnect,
     pub tls: Tls,
     pub proxy: OutboundProxy,
+    /// Lets a controller that is reached over TLS name a gateway without
+    /// (control-channel.md T30).
+    pub allow_plaintext_gateway: bool,
+    /// Hosts that a gateway may have; empty: any.
+    pub gateway_hosts: Vec<String>,
     /// Largest WebSocket message and frame, in bytes (decisions.md §6.2).
     pub max_message_bytes: usize,
 }
