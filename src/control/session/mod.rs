@@ -349,6 +349,12 @@ impl Session {
     /// reached doesn't make us register again and again (decisions.md §6.1).
     fn accept(&mut self, registered: Registered) {
         self.has_registered();
+        if registered.token.is_some() {
+            log::info!(
+                "the controller handed a cluster token over; this version doesn't take it up \
+                 (kubernetes.service_token sets one)"
+            );
+        }
         self.need_register = false;
         self.without_id = false;
         self.gateway_in_turns = false;
