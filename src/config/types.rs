@@ -208,6 +208,9 @@ pub struct State {
     pub backend: StateBackend,
     /// The state file, by the order of §7.4; always set after loading.
     pub file: PathBuf,
+    /// Somebody has named it. Such a file must be usable; the default places may
+    /// turn out not to be (a read-only root file system).
+    pub file_given: bool,
     pub configmap_name: String,
     pub secret_name: String,
     /// `None`: the ServiceAccount's, else the pod's, else `pipeops-system` (§7.2).
