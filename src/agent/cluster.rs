@@ -12,6 +12,7 @@ use crate::http::client;
 use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Search};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
+use crate::telemetry;
 
 /// Where a pod's own credentials are (config-and-state.md §9.1).
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -143,6 +144,10 @@ impl ClusterFacts for KubeFacts {
                 }
             });
         let deadline = deadline.earlier(Deadline::after(self.limit));
+        // They are opaque at times, so the log can't know them by their look.
+        for token in self.given.iter().chain(&mounted) {
+            telemetry::register(token);
+        }
         let usable = |token: &Secret| match self.api.is_usable(token, deadline, cancel) {
             Ok(usable) => usable,
             Err(error) => {
