@@ -92,6 +92,11 @@ impl Peer {
         }
     }
 
+    /// For a test that speaks TLS on it.
+    pub(crate) fn into_socket(self) -> Socket {
+        self.stream.into()
+    }
+
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).expect("written");
     }

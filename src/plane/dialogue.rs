@@ -43,6 +43,8 @@ pub(crate) struct Dialogue {
     /// Until then an answer to our hello is waited for. No request is sent before
     /// it: one that crossed the answer would be counted by one side only.
     hello: Hello,
+    /// A heartbeat came before the answer to our hello.
+    owes_ack: bool,
     agent: Agent,
     /// Without a registration or heartbeat until then the connection is closed.
     idle_until: Option<Instant>,
@@ -91,6 +93,7 @@ impl Dialogue {
             hello: Hello::Awaited {
                 until: now + HELLO_LIMIT,
             },
+            owes_ack: false,
             agent: Agent::Unknown,
             idle_until: Some(now + IDLE_LIMIT),
         }
@@ -129,7 +132,7 @@ impl Dialogue {
         }
         if matches!(self.hello, Hello::Awaited { until } if until <= now) {
             self.hello = Hello::Given;
-            return self.attach();
+            return self.settled();
         }
         Next::Continue
     }
@@ -142,7 +145,7 @@ impl Dialogue {
                     if flow {
                         self.session.set_metered();
                     }
-                    self.attach()
+                    self.settled()
                 }
                 // It counts credit for requests for which we don't.
                 Hello::Given if flow => Next::Abort("the answer to plane_hello came too late"),
@@ -223,7 +226,25 @@ impl Dialogue {
         self.hub
             .registry
             .seen(&self.cluster, Some((beat.nodes, beat.pods)));
+        // Who has an acknowledged heartbeat can be reached: not before the hello is
+        // settled.
+        if matches!(self.hello, Hello::Awaited { .. }) {
+            self.owes_ack = true;
+            return Next::Continue;
+        }
+        self.acknowledge()
+    }
+
+    fn acknowledge(&self) -> Next {
         self.said(self.session.send_control(128, to_agent::heartbeat_ack))
+    }
+
+    /// The hello is: what waited for that is done.
+    fn settled(&mut self) -> Next {
+        match self.attach() {
+            Next::Continue if std::mem::take(&mut self.owes_ack) => self.acknowledge(),
+            next => next,
+        }
     }
 
     /// The agent has said who it is.

@@ -69,6 +69,8 @@ struct State {
     announced: bool,
     /// The answer is over; what is queued is still to be taken.
     end: Option<Result<(), Failure>>,
+    /// More came than may be kept for the client.
+    overrun: bool,
     /// The agent has ended it, or is gone: it needs no `proxy_cancel`.
     agent_done: bool,
 }
@@ -95,6 +97,7 @@ impl Exchange {
                 sending,
                 announced: false,
                 end: None,
+                overrun: false,
                 agent_done: false,
             }),
             changed: Condvar::new(),
@@ -148,7 +151,13 @@ impl Exchange {
         } else {
             state.break_off("the agent sent a body before its header");
         }
+        let overrun = state.overrun;
+        drop(state);
         self.changed.notify_all();
+        if overrun {
+            // Who should pass it on waits for a client that may never read again.
+            self.cancel.cancel(Reason::Failed);
+        }
     }
 
     pub(crate) fn on_end(&self) {
@@ -349,9 +358,11 @@ impl State {
             return self.break_off("the agent sent a body that is not base64");
         };
         if self.receiving.receive(length as u64).is_err() {
+            self.overrun = true;
             return self.break_off("the agent sent more than the client could take");
         }
         if !self.budget.take(length) {
+            self.overrun = true;
             return self.break_off("the plane holds as many answers for slow clients as it may");
         }
         // Small pieces share a buffer: a million of one byte must not take a

@@ -39,8 +39,15 @@ pub(super) struct Connection {
 
 struct Refusal {
     id: Arc<str>,
-    form: Form,
     text: String,
+    how: How,
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    As(Form),
+    /// `proxy_error`, and never on another connection.
+    Duplicate,
 }
 
 impl Connection {
@@ -83,11 +90,22 @@ impl Connection {
     /// Sends the bad end of a request that isn't executed. Never waits: the lane
     /// may have to be waited for, so a small thread does it, if it ever comes to
     /// that. A peer that provokes more than it takes loses the connection.
-    pub(super) fn refuse(self: &Arc<Self>, id: &Arc<str>, form: Form, text: &str) {
+    pub(super) fn refuse(&self, id: &Arc<str>, form: Form, text: &str) {
+        self.queue(id, text, How::As(form));
+    }
+
+    /// As [`refuse`](Self::refuse), under an id that a live request has (T42): an
+    /// abort would be taken for that one's.
+    pub(super) fn refuse_duplicate(&self, id: &Arc<str>) {
+        let text = "a request with this id is still being executed";
+        self.queue(id, text, How::Duplicate);
+    }
+
+    fn queue(&self, id: &Arc<str>, text: &str, how: How) {
         let refusal = Refusal {
             id: id.clone(),
-            form,
             text: text.to_owned(),
+            how,
         };
         let mut refusals = self.refusals.lock();
         let queue = match &*refusals {
@@ -112,8 +130,16 @@ impl Connection {
         let (queue, refusals) = bounded::<Refusal>(MAX_REFUSALS);
         let (outlet, lost) = (self.outlet.clone(), self.lost.clone());
         threads::spawn("proxy-refusals", Stack::Work, move || {
-            for Refusal { id, form, text } in refusals {
-                send_failure(&*outlet, &id, form, &text, &lost);
+            for Refusal { id, text, how } in refusals {
+                match how {
+                    How::As(form) => send_failure(&*outlet, &id, form, &text, &lost),
+                    How::Duplicate => {
+                        let message = Message::text(192 + id.len(), |buf| {
+                            from_agent::proxy_error(buf, &id, &text);
+                        });
+                        let _ = outlet.send(message, &lost);
+                    }
+                }
             }
         })?;
         Ok(queue)
@@ -279,12 +305,11 @@ impl Ticket {
     /// Ends the request with an error that isn't its upstream's.
     pub(super) fn fail(&self, why: &str) {
         self.failure.lock().get_or_insert_with(|| why.to_owned());
+        let first = self.cancel.cancel(Reason::Failed);
         if let Some(inbound) = &self.inbound {
             inbound.fail(why);
         }
-        if self.cancel.cancel(Reason::Failed)
-            && let Some(executor) = self.executor.upgrade()
-        {
+        if first && let Some(executor) = self.executor.upgrade() {
             executor.refuse_waiting(self.serial, why);
         }
     }

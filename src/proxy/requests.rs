@@ -74,9 +74,7 @@ impl Requests {
         };
         let awaits_body = request.wants_binary_body();
         if self.connection.live(&id).is_some() {
-            // T42. An abort would be taken for the first one's.
-            let text = "a request with this id is still being executed";
-            self.connection.refuse(&id, Form::Buffered, text);
+            self.connection.refuse_duplicate(&id);
         } else {
             // Ids live per connection (decisions.md §6.2 "Lost connection").
             self.executor.disown(&id);
@@ -315,11 +313,12 @@ impl Drop for Requests {
                 self.executor.adopt(&ticket);
                 continue;
             }
+            ticket.silence.cancel(Reason::ConnectionLost);
+            ticket.cancel.cancel(Reason::ConnectionLost);
+            // After its end is decided: it must not be taken for the cause.
             if let Some(inbound) = &ticket.inbound {
                 inbound.fail("the connection to the control plane was lost");
             }
-            ticket.silence.cancel(Reason::ConnectionLost);
-            ticket.cancel.cancel(Reason::ConnectionLost);
             self.executor.refuse_waiting(ticket.serial, "lost");
         }
     }

@@ -20,6 +20,10 @@ struct Shared {
 struct State {
     due: BTreeMap<(Instant, u64), Box<dyn FnOnce() + Send>>,
     next: u64,
+    /// When the thread looks again by itself; `None` while it is at work or waits
+    /// for the first alarm. Most alarms are later than some that was taken back:
+    /// those needn't wake it.
+    looks_at: Option<Instant>,
     running: bool,
     stopped: bool,
 }
@@ -54,19 +58,25 @@ impl Timer {
         }
         let key = (when, state.next);
         state.next += 1;
-        let earliest = state
-            .due
-            .first_key_value()
-            .is_none_or(|(first, _)| key < *first);
+        let wakes = state.looks_at.is_none_or(|at| when < at);
         state.due.insert(key, Box::new(what));
         drop(state);
-        if earliest {
+        if wakes {
             self.0.changed.notify_one();
         }
         Ok(Alarm {
             timer: self.0.clone(),
             key,
         })
+    }
+
+    /// As if the time of all alarms had come.
+    #[cfg(test)]
+    pub(super) fn ring_all(&self) {
+        let due = std::mem::take(&mut self.0.state.lock().due);
+        for what in due.into_values() {
+            what();
+        }
     }
 
     /// Alarms that are set.
@@ -96,7 +106,9 @@ impl Shared {
                 continue;
             };
             if when > Instant::now() {
+                state.looks_at = Some(when);
                 self.changed.wait_until(&mut state, when);
+                state.looks_at = None;
                 continue;
             }
             let due = state.due.pop_first();

@@ -7,6 +7,9 @@
 //!                  └─► Gateway ─► the Go program, by lines of JSON
 //! ```
 
+// Values are literals here, which read better without `&`.
+#![allow(clippy::needless_pass_by_value)]
+
 mod driver;
 mod http_mode;
 mod log_lines;

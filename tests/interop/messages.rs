@@ -165,7 +165,7 @@ fn c06_an_unknown_type_gets_one_fallback_per_connection() {
     assert_eq!(stage.gateway.seen(&fallbacks).len(), 2);
     stage.gateway.drop_connection();
     let gateway = stage.gateway.connection("gateway");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     stage.gateway.send("deploy", "d-2", json!({}));
     stage.gateway.settle();
     assert_eq!(stage.gateway.seen(&fallbacks).len(), 3);
@@ -199,6 +199,31 @@ fn a_gateway_hello_is_not_acknowledged() {
         assert_eq!(seen, Vec::<Value>::new());
     }
     stage.end(agent, &gateway);
+}
+
+/// decisions.md §6.2 "Between the plane and us": features only for the first message.
+#[test]
+#[ignore = "needs the Go gateway: tests/run interop"]
+fn a_plane_hello_is_acknowledged_with_what_both_know() {
+    for (first, features) in [(true, json!(["flow"])), (false, json!([]))] {
+        let stage = Stage::new();
+        let hello = json!({"features": ["teleport", "flow"]});
+        if first {
+            let greeting = json!({"type": "plane_hello", "payload": hello}).to_string();
+            stage.gateway.set("gateway_greeting", greeting);
+        }
+        let agent = stage.start();
+        let gateway = stage.arrived();
+        if !first {
+            stage.gateway.round_trip();
+            stage.gateway.send("plane_hello", "", hello);
+        }
+        assert_eq!(
+            stage.gateway.message("plane_hello_ack")["payload"]["features"],
+            features
+        );
+        stage.end(agent, &gateway);
+    }
 }
 
 #[test]
@@ -334,7 +359,7 @@ fn t31_a_message_beyond_the_limit_ends_the_connection_with_1009() {
         stage.gateway.closed(&gateway, 1009);
         stage.gateway.set("close_code", 1000);
         let gateway = stage.gateway.connection("gateway");
-        stage.heartbeat_acked(&gateway);
+        stage.heartbeat_on(&gateway);
         stage.end(agent, &gateway);
     }
 }
@@ -361,7 +386,7 @@ fn broken_frames_end_the_connection_with_the_right_code() {
         stage.gateway.closed(&gateway, code);
         stage.gateway.set("close_code", 1000);
         let gateway = stage.gateway.connection("gateway");
-        stage.heartbeat_acked(&gateway);
+        stage.heartbeat_on(&gateway);
         stage.end(agent, &gateway);
     }
 }

@@ -215,6 +215,36 @@ fn the_state_file_lets_the_next_process_resume() {
     home.gateway.finish();
 }
 
+/// The end of the process looks for the token in its log.
+#[test]
+#[ignore = "needs the Go gateway: tests/run interop"]
+fn a_token_that_an_answer_repeats_stays_out_of_the_log() {
+    let home = Home::new("timeouts: {websocket_reconnect: 10ms}");
+    let body = format!("denied: Authorization: Bearer {}", home.gateway.token);
+    home.gateway.set(
+        "controller",
+        json!({"status": 503, "body": body, "times": 3}),
+    );
+    let running = home.start();
+    for _ in 0..3 {
+        home.gateway.refused("controller", 503);
+    }
+    let gateway = home.gateway.connection("gateway");
+    let error = format!("{} is not welcome", home.gateway.token);
+    home.gateway.send("error", "", json!({"error": error}));
+    home.gateway.round_trip();
+    running.terminate();
+    home.gateway.closed(&gateway, 1000);
+    let (code, log) = running.end();
+    assert_eq!(code, Some(0));
+    let warns = |text: &str| {
+        log.iter()
+            .any(|record| record["msg"].as_str().is_some_and(|msg| msg.contains(text)))
+    };
+    assert!(warns("denied") && warns("is not welcome"), "{log:#?}");
+    home.gateway.finish();
+}
+
 /// A termination that comes while nothing is connected.
 #[test]
 #[ignore = "needs the Go gateway: tests/run interop"]

@@ -63,11 +63,13 @@ impl Proxied {
     /// The request has ended well, in its form, with this status and body.
     pub(crate) fn answered(&self, id: &str, streamed: bool, status: u16, body: &[u8]) {
         let outcome = self.outcome(id, if streamed { "end" } else { "response" });
-        let sum = Sha256::digest(body);
-        let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        let sum: Vec<String> = Sha256::digest(body)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         assert_eq!(outcome["status"], status, "{id}");
         assert_eq!(outcome["size"], body.len(), "{id}");
-        assert_eq!(outcome["sha256"], sum, "{id}");
+        assert_eq!(outcome["sha256"], sum.concat(), "{id}");
     }
 
     /// A message of this type about this request.

@@ -80,7 +80,9 @@ fn t18_a_cancelled_request_lets_go_of_the_api_server() {
         json!({"method": "POST", "use_streaming": true}),
     );
     gateway.send("proxy_request_chunk", "u", json!({"data": "aGVsbG8g"}));
+    proxied.upstream.begun("/api/v1/echo/upload");
     gateway.send("proxy_cancel", "u", json!({}));
+    proxied.upstream.gone(4);
     gateway.round_trip();
     let silent = json!({"event": "outcome"});
     assert_eq!(gateway.seen(&silent).len(), 1, "only the watch had begun");
@@ -225,11 +227,11 @@ fn c15_a_buffered_answer_reaches_the_next_connection_and_a_stream_ends() {
     proxied.stage.gateway.drop_connection();
     proxied.upstream.gone(1);
     proxied.conn = proxied.stage.gateway.connection("gateway");
-    proxied.stage.heartbeat_acked(&proxied.conn);
+    proxied.stage.heartbeat_on(&proxied.conn);
     proxied
         .agent()
-        .wait_until(far(), |status| status.heartbeat_acks == 2)
-        .expect("acked");
+        .wait_until(far(), |status| status.connections == 2)
+        .expect("serving");
     proxied.upstream.go_on();
     proxied.answered("late", false, 200, b"at last");
     // The watch's id is free again.
@@ -252,10 +254,10 @@ fn t43_a_body_that_a_lost_connection_cuts_short_is_not_taken_for_a_whole_one() {
         .stage
         .gateway
         .send("proxy_request_chunk", "u", json!({"data": "aGVsbG8g"}));
-    proxied.stage.gateway.round_trip();
+    proxied.upstream.begun("/api/v1/echo/upload");
     proxied.stage.gateway.drop_connection();
     proxied.conn = proxied.stage.gateway.connection("gateway");
-    proxied.stage.heartbeat_acked(&proxied.conn);
+    proxied.stage.heartbeat_on(&proxied.conn);
     // Another body under that id has nothing of the first.
     proxied.ask(
         "u",

@@ -207,6 +207,16 @@ fn t01_nobody_at_the_controllers_address_is_waited_for() {
     stage.gateway.finish();
 }
 
+#[test]
+#[ignore = "needs the Go gateway: tests/run interop"]
+fn a_stop_while_the_answer_is_awaited_is_orderly() {
+    let stage = Stage::new();
+    stage.gateway.set("register", "silence");
+    let agent = stage.start();
+    stage.gateway.message("register");
+    stage.end(agent, "controller#1");
+}
+
 /// The controller may ask for patience.
 #[test]
 #[ignore = "needs the Go gateway: tests/run interop"]
@@ -224,7 +234,7 @@ fn a_retry_after_is_kept() {
     let between = taken["t_ms"].as_u64().expect("ms") - refused["t_ms"].as_u64().expect("ms");
     assert!(between >= 990, "{between} ms");
     let gateway = stage.gateway.connection("gateway");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     agent
         .wait_until(far(), |status| status.heartbeat_acks == 1)
         .expect("acked");

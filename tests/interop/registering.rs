@@ -8,6 +8,7 @@ use pipeops_agent::control::session::ConnectionState;
 use pipeops_agent::identity::Store;
 use serde_json::{Value, json};
 
+use crate::log_lines;
 use crate::stage::{CLUSTER_ID, CLUSTER_UUID, Stage, far};
 
 #[test]
@@ -61,6 +62,9 @@ fn registers_on_the_controller_and_moves_to_the_gateway() {
         stored.gateway_ws_url.as_deref(),
         Some(stage.gateway.gateway_url.as_str())
     );
+    // Each test looks for its token in the log at its end: there is one.
+    let serving = format!("serving over {}", stage.gateway.gateway_url);
+    assert!(log_lines::with(&serving).is_some());
     stage.end(agent, "gateway#1");
 }
 
@@ -71,7 +75,7 @@ fn stays_on_a_controller_that_names_no_gateway() {
     let agent = stage.start();
     let controller = stage.gateway.connection("controller");
     stage.gateway.message("register");
-    stage.heartbeat_acked(&controller);
+    stage.heartbeat_on(&controller);
     agent
         .wait_until(far(), |status| status.heartbeat_acks == 1)
         .expect("acked");
@@ -79,7 +83,7 @@ fn stays_on_a_controller_that_names_no_gateway() {
     // Lost, it comes back without registering (§12.3).
     stage.gateway.drop_connection();
     let controller = stage.gateway.connection("controller");
-    stage.heartbeat_acked(&controller);
+    stage.heartbeat_on(&controller);
     assert_eq!(
         stage
             .gateway
@@ -128,7 +132,7 @@ fn t17_register_carries_the_recorded_fields_and_no_other() {
         "fresh"
     );
     let gateway = stage.gateway.connection("gateway");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     stage.end(agent, &gateway);
 }
 
@@ -207,7 +211,7 @@ fn t06_a_registration_in_progress_is_waited_for() {
     stage
         .gateway
         .send("register_success", id, json!({"cluster_id": "late"}));
-    stage.heartbeat_acked("controller#1");
+    stage.heartbeat_on("controller#1");
     stage.end(agent, "controller#1");
 }
 
@@ -234,7 +238,7 @@ fn a_registration_without_an_answer_is_tried_again() {
     stage.gateway.message("register");
     stage.gateway.set("register", "success");
     let gateway = stage.gateway.connection("gateway");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     stage.gateway.set("allow_abrupt", false);
     stage.end(agent, &gateway);
 }
@@ -263,7 +267,7 @@ fn answers_to_other_requests_are_not_taken() {
     stage
         .gateway
         .send("register_success", id, json!({"cluster_id": "right"}));
-    stage.heartbeat_acked("controller#1");
+    stage.heartbeat_on("controller#1");
     stage.end(agent, "controller#1");
 }
 

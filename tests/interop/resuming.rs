@@ -23,7 +23,7 @@ fn a_restart_resumes_on_the_gateway_without_registering() {
     // The strict side checks that `cluster_uuid` is the registration's (T2).
     let gateway = stage.gateway.connection("gateway");
     assert_eq!(gateway, "gateway#2");
-    stage.heartbeat_acked(&gateway);
+    stage.heartbeat_on(&gateway);
     agent
         .wait_until(far(), |status| status.heartbeat_acks == 1)
         .expect("acked");

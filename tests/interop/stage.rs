@@ -87,12 +87,12 @@ impl Stage {
         let controller = self.gateway.connection("controller");
         self.gateway.closed(&controller, 1000);
         let gateway = self.gateway.connection("gateway");
-        self.heartbeat_acked(&gateway);
+        self.heartbeat_on(&gateway);
         gateway
     }
 
-    /// Waits for the next heartbeat on `conn`. The ack follows it on the wire.
-    pub(crate) fn heartbeat_acked(&self, conn: &str) {
+    /// Waits for the next heartbeat on `conn`; its ack may still be on the way.
+    pub(crate) fn heartbeat_on(&self, conn: &str) {
         self.gateway
             .expect(json!({"event": "message", "conn": conn, "type": "heartbeat"}));
     }

@@ -43,7 +43,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Requests that have arrived, bodies included, apart from the agent's own.
+    /// Targets of the requests that have begun, apart from the agent's own.
+    begun: Vec<String>,
+    /// Those whose body has come to its end, good or bad.
     seen: Vec<Seen>,
     /// Requests whose client left before their end.
     gone: usize,
@@ -87,6 +89,14 @@ impl Upstream {
         };
         let found = agent::find_cluster(&kubernetes).expect("a kubeconfig");
         agent::reach(found, config).expect("a cluster")
+    }
+
+    /// Waits until the head of a request for this has arrived.
+    pub(crate) fn begun(&self, target: &str) {
+        let mut state = self.shared.state.lock();
+        while !state.begun.iter().any(|begun| begun == target) {
+            self.wait(&mut state);
+        }
     }
 
     /// The only request for this path, once it has arrived.
@@ -182,6 +192,7 @@ impl Handler for Api {
             }
             _ => {}
         }
+        self.change(|state| state.begun.push(target.clone()));
         let gone = Cancel::new();
         let guard = responder.on_client_gone(&gone).expect("watched");
         let mut seen = Seen {

@@ -12,9 +12,10 @@ use super::*;
 use crate::net::{ClientTls, ClientTlsSettings, Reason};
 
 /// Takes one request, gives `answer` byte for byte, and returns what it was asked.
-fn server(answer: &'static str) -> (String, JoinHandle<(String, Value)>) {
+fn server(answer: &str) -> (String, JoinHandle<(String, Value)>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let url = format!("http://{}", listener.local_addr().expect("address"));
+    let answer = answer.to_owned();
     let handle = std::thread::spawn(move || {
         let (stream, _) = listener.accept().expect("accept");
         let asked = read_request(&stream);

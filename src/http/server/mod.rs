@@ -60,7 +60,12 @@ impl Default for Settings {
         Self {
             name: "http",
             tls: None,
-            options: ConnectOptions::default(),
+            options: ConnectOptions {
+                // It would end a client that is alive and doesn't read for a while, a
+                // terminal that somebody has stopped: the write limit is for that.
+                user_timeout: None,
+                ..ConnectOptions::default()
+            },
             max_connections: 1024,
             handshake_limit: Duration::from_secs(10),
             head_limit: Duration::from_secs(10),

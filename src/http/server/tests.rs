@@ -181,6 +181,22 @@ fn a_body_that_stops_coming_is_given_up() {
     assert!(head.starts_with("HTTP/1.1 400"), "{head}");
 }
 
+/// `TCP_USER_TIMEOUT` counts the time in which a client takes nothing, too.
+#[test]
+fn a_client_that_stops_reading_is_not_given_up_by_the_kernel() {
+    let server = serve(|_, _, responder| {
+        let limit = responder.socket().tcp_user_timeout().expect("option");
+        let text = format!("{limit:?}");
+        let answered = responder.respond(200, &Headers::new(), text.as_bytes());
+        answered.expect("answered");
+    });
+    let answer = talk(
+        &server,
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    );
+    assert!(answer.ends_with("None"), "{answer}");
+}
+
 #[test]
 fn a_client_that_expects_100_is_told_to_go_on() {
     let server = serve(echo);

@@ -264,11 +264,27 @@ fn a_heartbeat_before_the_hello_is_answered_is_no_reason_to_wait_for_the_next() 
     let (mut dead, _) = house.gateway();
     dead.handle(house.beat("a"));
     let cluster_id = house.hub.registry.cluster(&name()).expect("known").id;
-    let (mut again, _) = house.dial(Endpoint::Gateway { cluster_id });
+    let (mut again, sent) = house.dial(Endpoint::Gateway { cluster_id });
     assert_eq!(again.handle(house.beat("a")), Next::Continue);
     assert_eq!(house.attached(), Some(dead.session.id()));
+    // Acknowledged it would be taken for connected, and requests would be refused.
+    assert_eq!(sent.take(), [""; 0]);
     assert_eq!(again.handle(HELLO), Next::Continue);
     assert_eq!(house.attached(), Some(again.session.id()));
+    assert!(is(&sent.take()[0], "heartbeat_ack", "received_at"));
+}
+
+#[test]
+fn a_heartbeat_of_an_agent_that_does_not_know_the_hello_is_acknowledged_later() {
+    let house = House::new();
+    house.registered("a");
+    let cluster_id = house.hub.registry.cluster(&name()).expect("known").id;
+    let (mut dialogue, sent) = house.dial(Endpoint::Gateway { cluster_id });
+    assert_eq!(dialogue.handle(house.beat("a")), Next::Continue);
+    let until = dialogue.deadline().expect("waits");
+    assert_eq!(dialogue.timeout(until), Next::Continue);
+    assert!(is(&sent.take()[0], "heartbeat_ack", "received_at"));
+    assert_eq!(sent.take(), [""; 0]);
 }
 
 #[test]

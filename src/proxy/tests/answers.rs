@@ -68,6 +68,20 @@ fn c7_a_large_text_is_gzipped_and_everything_else_is_not() {
     house.expect_rest();
 }
 
+/// The recorder of these tests takes text only; the original sent a body of this
+/// size in a binary message (control-channel.md §5.2).
+#[test]
+fn t29_a_large_answer_is_never_a_binary_message() {
+    let mut house = House::new();
+    house.get("r", "/api");
+    let mut peer = house.upstream.accept();
+    peer.request();
+    peer.answer("200 OK", &"x".repeat(100_000));
+    let payload = house.expect("proxy_response", "r");
+    assert_eq!(decode(&payload["body"]).len(), 100_000);
+    house.expect_rest();
+}
+
 #[test]
 fn empty_answers_errors_and_head_in_form_b() {
     let mut house = House::new();
