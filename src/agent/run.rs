@@ -195,9 +195,10 @@ mod tests {
     use crate::config::StateBackend;
     use crate::control::facts::NoCluster;
 
-    /// Several were read, documented, and then forgotten here.
+    /// Several were read, documented, and then forgotten here; the original forgot
+    /// nearly all of its `timeouts`.
     #[test]
-    fn what_is_configured_arrives() {
+    fn t4_what_is_configured_arrives() {
         let mut config = Config::defaults();
         let seconds = Duration::from_secs;
         config.state.backend = StateBackend::Memory;
@@ -208,6 +209,13 @@ mod tests {
         config.pipeops.gateway_hosts = vec!["g.test".to_owned()];
         config.timeouts.heartbeat = seconds(43);
         config.timeouts.websocket_handshake = seconds(44);
+        config.timeouts.websocket_ping = seconds(45);
+        config.timeouts.websocket_read = seconds(46);
+        config.timeouts.websocket_write = seconds(47);
+        config.timeouts.websocket_reconnect = seconds(48);
+        config.timeouts.websocket_reconnect_max = seconds(49);
+        config.timeouts.registration = seconds(50);
+        config.timeouts.shutdown = seconds(51);
         let health = Arc::new(HealthState::new(seconds(30)));
         let parts = parts(&config, health, Arc::new(NoProxy), Arc::new(NoCluster));
         let parts = parts.expect("valid");
@@ -219,5 +227,12 @@ mod tests {
         assert_eq!(session.gateway_hosts, ["g.test"]);
         assert_eq!(parts.heartbeat_limit, seconds(43));
         assert_eq!(session.dial_limit, seconds(44));
+        assert_eq!(parts.link.ping_interval, seconds(45));
+        assert_eq!(parts.link.read_limit, seconds(46));
+        assert_eq!(parts.link.write_limit, seconds(47));
+        assert_eq!(session.reconnect_first, seconds(48));
+        assert_eq!(session.reconnect_cap, seconds(49));
+        assert_eq!(session.register_limit, seconds(50));
+        assert_eq!(parts.shutdown_limit, seconds(51));
     }
 }
