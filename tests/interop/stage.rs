@@ -67,10 +67,12 @@ impl Stage {
         let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
         let proxy = Arc::new(Executor::new(proxy::Settings::default(), None));
         let parts = agent::parts(config, health, proxy, Arc::new(NoCluster));
-        Parts {
-            store: self.store.clone(),
-            ..parts.expect("parts")
-        }
+        let mut parts = parts.expect("parts");
+        parts.store = self.store.clone();
+        // On a machine that is busy with other tests a close may take its time, and
+        // one that is cut off is a fault here.
+        parts.session.leave_limit = Duration::from_secs(30);
+        parts
     }
 
     pub(crate) fn start(&self) -> Agent {

@@ -481,11 +481,6 @@ const UNAUTHORIZED_JITTER: f64 = 0.25;
 /// A peer may ask for patience, not for silence.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
-/// How long the switch to the gateway waits for the controller to close: the agent
-/// should never have two connections, but a controller that lets its socket linger
-/// must not delay it.
-const LEAVE_LIMIT: Duration = Duration::from_millis(300);
-
 /// How long shutdown waits for the close frame and what is queued before it.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 

@@ -24,6 +24,10 @@ pub struct Settings {
     pub give_up_after: Option<Duration>,
     /// A dial including the upgrade (`timeouts.websocket_handshake`).
     pub dial_limit: Duration,
+    /// How long the switch to the gateway waits for the controller to close: the
+    /// agent should never have two connections, but a controller that lets its socket
+    /// linger must not delay it.
+    pub leave_limit: Duration,
     /// `register_success` must come within this.
     pub register_limit: Duration,
     /// The same after `register_in_progress` (T6).
@@ -69,6 +73,7 @@ impl Default for Settings {
             reconnect_jitter: 0.25,
             give_up_after: None,
             dial_limit: seconds(30),
+            leave_limit: Duration::from_millis(300),
             register_limit: seconds(30),
             register_limit_in_progress: seconds(120),
             unauthorized_first: seconds(60),

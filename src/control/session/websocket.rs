@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Action, Answers, ConnectionState, Event, Failure, LEAVE_LIMIT, Next, Phase, Session, Target,
-    Transport, names_unknown_cluster,
+    Action, Answers, ConnectionState, Event, Failure, Next, Phase, Session, Target, Transport,
+    names_unknown_cluster,
 };
 use crate::wire::to_agent::Registered;
 
@@ -67,7 +67,7 @@ impl Session {
     /// agent never has two.
     pub(super) fn leave(&mut self, now: Instant, next: Next) {
         self.actions.push_back(Action::Close(self.generation));
-        let until = now + LEAVE_LIMIT;
+        let until = now + self.settings.leave_limit;
         self.phase = Phase::Leaving { until, next };
     }
 
