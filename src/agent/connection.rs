@@ -16,7 +16,7 @@ use crate::control::session::{Failure, Generation};
 use crate::control::urls::Url;
 use crate::link::upgrade::{self, UpgradeError};
 use crate::link::{Ending, Lane, Link, Message};
-use crate::net::{Cancel, Deadline};
+use crate::net::{Cancel, Deadline, DialCause, DialError, Endpoint, Phase};
 use crate::telemetry::RateLimit;
 use crate::threads::{self, SpawnError, Stack};
 
@@ -119,7 +119,8 @@ fn connect(
         target: &target,
         token: Some(token.expose()),
     };
-    let halves = upgrade::upgrade(halves, &request, deadline, cancel).map_err(upgrade_failure)?;
+    let halves = upgrade::upgrade(halves, &request, deadline, cancel)
+        .map_err(|error| upgrade_failure(&url.endpoint(), error))?;
     // Late answers go to the same endpoint, query included.
     let endpoint = format!("{url}?{}", url.query.as_deref().unwrap_or_default());
     let link = Link::start(halves, parts.link.clone(), |link| {
@@ -150,9 +151,20 @@ fn connect(
     link.map_err(|error| Failure::Other(error.to_string()))
 }
 
-fn upgrade_failure(error: UpgradeError) -> Failure {
-    let UpgradeError::Refused(answer) = error else {
-        return Failure::Other(error.to_string());
+fn upgrade_failure(endpoint: &Endpoint, error: UpgradeError) -> Failure {
+    let answer = match error {
+        UpgradeError::Refused(answer) => answer,
+        // Where the last step of the dial failed, and what a TLS alert means: one
+        // about our certificate comes no sooner in TLS 1.3.
+        UpgradeError::Io(cause) => {
+            let error = DialError::new(Phase::Upgrade, endpoint, cause);
+            return Failure::Other(error.to_string());
+        }
+        error => {
+            let cause = DialCause::Invalid(error.to_string());
+            let error = DialError::new(Phase::Upgrade, endpoint, cause);
+            return Failure::Other(error.to_string());
+        }
     };
     // A page for people comes from a box in between: whatever it forbids, it is not
     // the control plane that refuses us (decisions.md §6.1).

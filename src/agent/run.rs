@@ -18,7 +18,9 @@ use crate::control::registration::Registrant;
 use crate::control::session::ConnectionState;
 use crate::control::{heartbeat, session};
 use crate::link;
-use crate::net::{Cancel, ClientTls, ClientTlsSettings, Dialer, PemSource, ProxyRules};
+use crate::net::{
+    Cancel, ClientTls, ClientTlsSettings, ConnectOptions, Dialer, PemSource, ProxyRules,
+};
 use crate::server::{HealthState, LocalServer};
 use crate::threads::{self, SpawnError, Stack};
 
@@ -74,7 +76,11 @@ pub fn parts(
             give_up_after: config.registration.give_up_after,
             dial_limit: timeouts.websocket_handshake,
             register_limit: timeouts.registration,
+            registration_cap: config.registration.retry_interval,
             http_only: config.pipeops.transport == Transport::Http,
+            websocket_only: config.pipeops.transport == Transport::WebSocket,
+            allow_plaintext_gateway: config.pipeops.allow_plaintext_gateway,
+            gateway_hosts: config.pipeops.gateway_hosts.clone(),
             ..session::Settings::default()
         },
         heartbeat: heartbeat::Settings {
@@ -108,6 +114,7 @@ pub fn parts(
         is_private: config.tunnels.force_tunnel_mode,
         report_worker_join: config.agent.report_worker_join,
         http_limit: HTTP_LIMIT,
+        heartbeat_limit: timeouts.heartbeat,
         shutdown_limit: timeouts.shutdown,
         dialer: dialer(config)?,
         proxy,
@@ -134,14 +141,13 @@ fn dialer(config: &Config) -> Result<Dialer, AgentError> {
         insecure_skip_verify: tls.insecure_skip_verify,
         ..ClientTlsSettings::default()
     })?;
-    let proxy = &config.pipeops.proxy;
-    let rules = ProxyRules::from_env(|name| match name {
-        "HTTPS_PROXY" => proxy.https.as_ref().map(|url| url.expose().to_owned()),
-        "HTTP_PROXY" => proxy.http.as_ref().map(|url| url.expose().to_owned()),
-        "NO_PROXY" => Some(proxy.no_proxy.join(",")),
-        _ => None,
-    })?;
-    Ok(Dialer::new(Arc::new(tls)).with_proxy(rules))
+    let rules = ProxyRules::from_env(|name| config.pipeops.proxy.var(name))?;
+    let options = ConnectOptions {
+        user_timeout: Some(config.timeouts.tcp_user),
+        ..ConnectOptions::default()
+    };
+    let dialer = Dialer::new(Arc::new(tls)).with_proxy(rules);
+    Ok(dialer.with_options(options))
 }
 
 /// Tells systemd how it goes, in a line.
@@ -181,3 +187,52 @@ const HTTP_LIMIT: Duration = Duration::from_secs(30);
 
 /// For local requests that are being answered when everything else has ended.
 const SERVER_GRACE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::NoProxy;
+    use crate::config::StateBackend;
+    use crate::control::facts::NoCluster;
+
+    /// Several were read, documented, and then forgotten here; the original forgot
+    /// nearly all of its `timeouts`.
+    #[test]
+    fn t4_what_is_configured_arrives() {
+        let mut config = Config::defaults();
+        let seconds = Duration::from_secs;
+        config.state.backend = StateBackend::Memory;
+        config.registration.retry_interval = Some(seconds(41));
+        config.registration.give_up_after = Some(seconds(42));
+        config.pipeops.transport = Transport::WebSocket;
+        config.pipeops.allow_plaintext_gateway = true;
+        config.pipeops.gateway_hosts = vec!["g.test".to_owned()];
+        config.timeouts.heartbeat = seconds(43);
+        config.timeouts.websocket_handshake = seconds(44);
+        config.timeouts.websocket_ping = seconds(45);
+        config.timeouts.websocket_read = seconds(46);
+        config.timeouts.websocket_write = seconds(47);
+        config.timeouts.websocket_reconnect = seconds(48);
+        config.timeouts.websocket_reconnect_max = seconds(49);
+        config.timeouts.registration = seconds(50);
+        config.timeouts.shutdown = seconds(51);
+        let health = Arc::new(HealthState::new(seconds(30)));
+        let parts = parts(&config, health, Arc::new(NoProxy), Arc::new(NoCluster));
+        let parts = parts.expect("valid");
+        let session = &parts.session;
+        assert_eq!(session.registration_cap, Some(seconds(41)));
+        assert_eq!(session.give_up_after, Some(seconds(42)));
+        assert!(session.websocket_only && !session.http_only);
+        assert!(session.allow_plaintext_gateway);
+        assert_eq!(session.gateway_hosts, ["g.test"]);
+        assert_eq!(parts.heartbeat_limit, seconds(43));
+        assert_eq!(session.dial_limit, seconds(44));
+        assert_eq!(parts.link.ping_interval, seconds(45));
+        assert_eq!(parts.link.read_limit, seconds(46));
+        assert_eq!(parts.link.write_limit, seconds(47));
+        assert_eq!(session.reconnect_first, seconds(48));
+        assert_eq!(session.reconnect_cap, seconds(49));
+        assert_eq!(session.register_limit, seconds(50));
+        assert_eq!(parts.shutdown_limit, seconds(51));
+    }
+}

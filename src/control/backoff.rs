@@ -38,6 +38,11 @@ impl BackOff {
         }
     }
 
+    pub fn set_cap(&mut self, cap: Duration) {
+        self.cap = cap.max(self.first);
+        self.delay = self.delay.min(self.cap);
+    }
+
     pub fn grow(&mut self) {
         self.delay = self.delay.saturating_mul(2).min(self.cap);
     }

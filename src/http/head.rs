@@ -5,7 +5,7 @@
 //! differently is an error.
 
 use super::body::Framing;
-use super::headers::{Headers, is_field_value, is_token};
+use super::headers::{Headers, is_field_value, is_token, trim_blanks};
 
 /// The head of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,7 +209,7 @@ fn framing(headers: &Headers, minor: u8) -> Result<Option<Framing>, HeadError> {
     for value in headers.get_all("Content-Length") {
         // Several values are one only if they are the same (RFC 9110 §8.6).
         for value in value.split(',') {
-            let value = value.trim_matches([' ', '\t']);
+            let value = trim_blanks(value);
             if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(HeadError::Length("Content-Length is not a number"));
             }
@@ -234,7 +234,7 @@ fn framing(headers: &Headers, minor: u8) -> Result<Option<Framing>, HeadError> {
     if minor == 0 {
         return Err(HeadError::Encoding("in HTTP/1.0"));
     }
-    if codings.next().is_some() || !coding.trim().eq_ignore_ascii_case("chunked") {
+    if codings.next().is_some() || !trim_blanks(coding).eq_ignore_ascii_case("chunked") {
         return Err(HeadError::Encoding("is something else than \"chunked\""));
     }
     Ok(Some(Framing::Chunked))
@@ -273,7 +273,7 @@ fn complete(parsed: httparse::Result<usize>) -> Result<(), HeadError> {
 /// Values that aren't UTF-8 can't be carried as they are in JSON; what is wrong
 /// in them is replaced, as the original's encoder does.
 fn collect(fields: &[httparse::Header<'_>]) -> Headers {
-    let text = |value| String::from_utf8_lossy(value).trim().to_owned();
+    let text = |value| trim_blanks(&String::from_utf8_lossy(value)).to_owned();
     fields
         .iter()
         .map(|field| (field.name.to_owned(), text(field.value)))
@@ -345,6 +345,10 @@ mod tests {
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding: identity\r\n",
             "Transfer-Encoding:\r\n",
+            // Blanks to Unicode, but not to HTTP.
+            "Transfer-Encoding: \u{a0}chunked\r\n",
+            "Transfer-Encoding: chunked\u{2003}\r\n",
+            "Content-Length: 5\u{85}\r\n",
         ] {
             assert!(response(fields).framing("GET").is_err(), "{fields}");
             let head = request(&format!("POST / HTTP/1.1\r\n{fields}\r\n")).expect("head");

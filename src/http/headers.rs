@@ -51,7 +51,7 @@ impl Headers {
     pub fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.get_all(name)
             .flat_map(|value| value.split(','))
-            .map(str::trim)
+            .map(trim_blanks)
             .filter(|e| !e.is_empty())
     }
 
@@ -110,6 +110,13 @@ pub fn is_token(text: &str) -> bool {
 /// RFC 9110 §5.5, without obs-fold: no CR, LF, NUL or other control character but tab.
 pub fn is_field_value(text: &str) -> bool {
     text.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
+}
+
+/// Without what HTTP calls blanks (RFC 9110 §5.6.3) at both ends. `str::trim` takes
+/// more, and a field whose length or coding begins with a no-break space means
+/// something to one reader and nothing to the next.
+pub fn trim_blanks(value: &str) -> &str {
+    value.trim_matches([' ', '\t'])
 }
 
 #[cfg(test)]

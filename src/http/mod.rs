@@ -20,7 +20,7 @@ pub(crate) mod testing;
 pub use body::{BodyError, CHUNK_END, Decoder, Framing, LAST_CHUNK, Step, chunk_head};
 pub use client::Client;
 pub use head::{HeadError, MAX_FIELDS, MAX_HEAD, RequestHead, ResponseHead, allows_body};
-pub use headers::{Headers, canonical_name, is_field_value, is_token};
+pub use headers::{Headers, canonical_name, is_field_value, is_token, trim_blanks};
 pub use incoming::ReadError;
 pub use server::Server;
 pub use target::{decode_query, encode_path, encode_query, percent_decode};

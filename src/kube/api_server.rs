@@ -40,8 +40,9 @@ pub enum ApiError {
 }
 
 impl ApiServer {
-    /// Reads what the credentials name; connects nowhere yet.
-    pub fn new(credentials: Credentials) -> Result<Self, KubeError> {
+    /// Reads what the credentials name; connects nowhere yet. `settings` are those of
+    /// both kinds of connections.
+    pub fn new(credentials: Credentials, settings: &Settings) -> Result<Self, KubeError> {
         let tls = |client: Option<&(Material, Material)>| {
             let (certificate, key) = match client {
                 Some((certificate, key)) => (
@@ -80,7 +81,7 @@ impl ApiServer {
                 credentials.server.endpoint.clone(),
                 host.clone(),
                 dialer,
-                Settings::default(),
+                settings.clone(),
             )
         };
         Ok(Self {
@@ -367,7 +368,7 @@ mod tests {
         (
             server,
             fake,
-            ApiServer::new(credentials).expect("nothing to read"),
+            ApiServer::new(credentials, &Settings::default()).expect("nothing to read"),
         )
     }
 

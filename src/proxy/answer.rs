@@ -60,22 +60,25 @@ impl Answer {
         Ok(())
     }
 
-    /// Form B: the whole answer.
+    /// Form B: the whole answer. The body is gone before the message waits for room.
     pub(super) fn buffered(
         &mut self,
         status: u16,
         headers: &Headers,
-        body: &[u8],
+        body: Vec<u8>,
         encoding: Encoding,
     ) -> Result<(), SendError> {
         self.ticket.finish();
         let id = &*self.ticket.id;
         let expected = 256 + id.len() + size_of(headers) + body.len().div_ceil(3) * 4;
         let message = Message::text(expected, |buf| {
-            from_agent::proxy_response(buf, id, status, headers, body, encoding);
+            from_agent::proxy_response(buf, id, status, headers, &body, encoding);
         });
-        let outlet = &self.ticket.connection.outlet;
-        outlet.send_late(id, message, &self.ticket.cancel)?;
+        drop(body);
+        if !self.ticket.is_superseded() {
+            let outlet = &self.ticket.connection.outlet;
+            outlet.send_late(id, message, &self.ticket.cancel)?;
+        }
         self.close();
         Ok(())
     }

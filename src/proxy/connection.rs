@@ -193,6 +193,8 @@ pub(super) struct Ticket {
     /// Fires when nothing more may be sent for it, not even its end: the peer has
     /// cancelled it and used its id again, or is gone.
     pub(super) silence: Cancel,
+    /// Its last message is sent.
+    retired: AtomicBool,
     alarms: Mutex<Alarms>,
     /// Why the request was ended with [`Reason::Failed`].
     failure: Mutex<Option<String>>,
@@ -237,6 +239,7 @@ impl Ticket {
             body_complete: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
             silence: Cancel::new(),
+            retired: AtomicBool::new(false),
             alarms: Mutex::default(),
             failure: Mutex::default(),
         })
@@ -244,6 +247,14 @@ impl Ticket {
 
     fn is_live(&self) -> bool {
         !self.finishing.load(Ordering::Acquire) && self.cancel.reason() != Some(Reason::Cancelled)
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_superseded(&self) -> bool {
+        self.silence.reason().is_some()
     }
 
     /// Limits the whole request.
@@ -305,12 +316,11 @@ impl Ticket {
     /// Ends the request with an error that isn't its upstream's.
     pub(super) fn fail(&self, why: &str) {
         self.failure.lock().get_or_insert_with(|| why.to_owned());
+        let first = self.cancel.cancel(Reason::Failed);
         if let Some(inbound) = &self.inbound {
             inbound.fail(why);
         }
-        if self.cancel.cancel(Reason::Failed)
-            && let Some(executor) = self.executor.upgrade()
-        {
+        if first && let Some(executor) = self.executor.upgrade() {
             executor.refuse_waiting(self.serial, why);
         }
     }
@@ -337,6 +347,7 @@ impl Ticket {
     /// Its last message is sent: nothing of it is left.
     pub(super) fn retire(&self) {
         self.finish();
+        self.retired.store(true, Ordering::Release);
         let mut live = self.connection.live.lock();
         if live
             .get(&self.id)
@@ -376,3 +387,50 @@ pub(super) const TOO_LATE: &str = "kubernetes API request failed: context deadli
 
 /// Refusals that may wait for the lane.
 const MAX_REFUSALS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::SendError;
+    use crate::proxy::Settings;
+
+    struct Nowhere;
+
+    impl Outlet for Nowhere {
+        fn send(&self, _: Message, _: &Cancel) -> Result<(), SendError> {
+            Err(SendError::Closed)
+        }
+        fn send_late(&self, _: &str, _: Message, _: &Cancel) -> Result<(), SendError> {
+            Ok(())
+        }
+        fn abort(&self, _: &str) {}
+    }
+
+    #[test]
+    fn a_request_that_ends_while_its_connection_is_lost_is_nobodys_orphan() {
+        let executor = Executor::new(Settings::default(), None);
+        let connection = Connection::new(Arc::new(Nowhere));
+        let (form, kind) = (Form::Buffered, Kind::Short);
+        let ticket = Ticket::new(
+            "r".into(),
+            executor.next_serial(),
+            form,
+            kind,
+            connection.clone(),
+            Cancel::new(),
+            None,
+            None,
+            None,
+            &executor,
+        );
+        connection.enter(&ticket);
+        // The reader takes it from the connection; its worker is faster than what
+        // the reader does next.
+        let all = connection.take_all();
+        ticket.retire();
+        for ticket in all {
+            executor.adopt(&ticket);
+        }
+        assert!(executor.orphans.lock().is_empty());
+    }
+}

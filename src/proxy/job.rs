@@ -190,7 +190,7 @@ impl Job {
         }
         let status = response.status;
         drop(response);
-        Ok(self.answer.buffered(status, headers, &body, encoding)?)
+        Ok(self.answer.buffered(status, headers, body, encoding)?)
     }
 }
 

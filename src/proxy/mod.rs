@@ -279,7 +279,12 @@ impl Executor {
     /// Its connection is gone, and it may finish.
     fn adopt(&self, ticket: &Ticket) {
         let entry = (ticket.serial, ticket.cancel.clone());
-        self.orphans.lock().insert(ticket.id.clone(), entry);
+        let mut orphans = self.orphans.lock();
+        // It may have come to its end since its connection let go of it: then
+        // nobody would forget it.
+        if !ticket.is_retired() {
+            orphans.insert(ticket.id.clone(), entry);
+        }
     }
 
     /// The id is used again: an answer to the old request would be taken for the

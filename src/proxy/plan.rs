@@ -3,7 +3,7 @@
 
 use crate::http::{
     Headers, MAX_FIELDS, MAX_HEAD, decode_query, encode_path, encode_query, is_field_value,
-    is_token,
+    is_token, trim_blanks,
 };
 use crate::wire::{ProxyRequest, RequestBody};
 
@@ -46,6 +46,8 @@ pub(super) enum PlanError {
         "ingress controllers are not supported by this agent version yet (the path is none of the Kubernetes API)"
     )]
     Ingress,
+    #[error("failed to create Kubernetes request: its {0} cannot be read")]
+    Unreadable(&'static str),
     #[error("failed to create Kubernetes request: method {0} is not allowed")]
     Method(String),
     #[error("failed to create Kubernetes request: invalid path: it has a '.' or '..' segment")]
@@ -76,6 +78,15 @@ impl Plan {
         base: &str,
         lend: bool,
     ) -> Result<Self, PlanError> {
+        if let Some(field) = request.unreadable {
+            return Err(PlanError::Unreadable(field));
+        }
+        // Before anything looks at each of them: this is the link-reader's time.
+        let given = request.headers.iter().map(|(n, v)| n.len() + v.len());
+        let size = request.path.len() + request.query.len() + given.sum::<usize>();
+        if size > MAX_HEAD || request.headers.len() > MAX_FIELDS {
+            return Err(PlanError::TooLarge);
+        }
         choose_target(request)?;
         if !is_token(&request.method) || matches!(request.method.as_str(), "CONNECT" | "TRACE") {
             return Err(PlanError::Method(printable(&request.method)));
@@ -193,7 +204,7 @@ fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError
         if !is_token(name) {
             return Err(PlanError::HeaderName(printable(name)));
         }
-        let value = value.trim_matches([' ', '\t']);
+        let value = trim_blanks(value);
         if !is_field_value(value) {
             return Err(PlanError::HeaderValue(printable(name)));
         }
@@ -213,7 +224,7 @@ fn content_length(headers: &Headers) -> Result<Option<u64>, PlanError> {
     if headers.contains("Transfer-Encoding") {
         return Ok(None); // it was chunked, and so it will be
     }
-    let mut values = headers.get_all("Content-Length").map(str::trim);
+    let mut values = headers.get_all("Content-Length").map(trim_blanks);
     let Some(first) = values.next() else {
         return Ok(None);
     };

@@ -313,11 +313,12 @@ impl Drop for Requests {
                 self.executor.adopt(&ticket);
                 continue;
             }
+            ticket.silence.cancel(Reason::ConnectionLost);
+            ticket.cancel.cancel(Reason::ConnectionLost);
+            // After its end is decided: it must not be taken for the cause.
             if let Some(inbound) = &ticket.inbound {
                 inbound.fail("the connection to the control plane was lost");
             }
-            ticket.silence.cancel(Reason::ConnectionLost);
-            ticket.cancel.cancel(Reason::ConnectionLost);
             self.executor.refuse_waiting(ticket.serial, "lost");
         }
     }

@@ -70,6 +70,15 @@ impl Timer {
         })
     }
 
+    /// As if the time of all alarms had come.
+    #[cfg(test)]
+    pub(super) fn ring_all(&self) {
+        let due = std::mem::take(&mut self.0.state.lock().due);
+        for what in due.into_values() {
+            what();
+        }
+    }
+
     /// Alarms that are set.
     #[cfg(test)]
     pub(super) fn pending(&self) -> usize {

@@ -24,8 +24,8 @@ struct Shared {
 struct State {
     /// The one that worked last is used first, so that the others get old.
     parked: Vec<Arc<Parked>>,
-    /// Tasks for which there was no thread to be had.
-    backlog: VecDeque<Task>,
+    /// Tasks whose threads are being started, by number.
+    backlog: VecDeque<(u64, Task)>,
     threads: usize,
     next: u64,
     stopped: bool,
@@ -61,12 +61,9 @@ impl Workers {
             parked.changed.notify_one();
             return Ok(());
         }
-        // Counted before it runs, and before anybody can ask.
-        state.threads += 1;
-        let name = format!("proxy-{}", state.next);
-        state.next += 1;
-        state.backlog.push_back(task);
+        let number = state.expect_thread(task);
         drop(state);
+        let name = format!("proxy-{number}");
         let shared = self.0.clone();
         let spawned = threads::spawn(name, Stack::Work, move || {
             let _counted = Counted(shared.clone());
@@ -76,20 +73,36 @@ impl Workers {
             return Ok(());
         };
         log::warn!("{error}");
+        self.take_back(number)
+    }
+
+    /// There is no thread for a task. It doesn't wait for one of the others, which
+    /// may be busy with a watch for days: nothing could end it meanwhile.
+    fn take_back(&self, number: u64) -> Result<(), Task> {
         let mut state = self.0.state.lock();
         state.threads -= 1;
-        if state.threads > 0 {
-            return Ok(()); // one of the others will find it
-        }
-        match state.backlog.pop_back() {
-            Some(task) => Err(task),
-            None => Ok(()),
+        let at = state.backlog.iter().position(|(other, _)| *other == number);
+        match at.and_then(|at| state.backlog.remove(at)) {
+            Some((_, task)) => Err(task),
+            None => Ok(()), // one of the others has just found it
         }
     }
 
     /// Threads now.
     pub(super) fn count(&self) -> usize {
         self.0.state.lock().threads
+    }
+}
+
+impl State {
+    /// Keeps a task for the thread of that number, which is counted before it runs
+    /// and before anybody can ask.
+    fn expect_thread(&mut self, task: Task) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.threads += 1;
+        self.backlog.push_back((number, task));
+        number
     }
 }
 
@@ -128,7 +141,7 @@ impl Shared {
 
     fn next(&self, me: &Arc<Parked>) -> Option<Task> {
         let mut state = self.state.lock();
-        if let Some(task) = state.backlog.pop_front() {
+        if let Some((_, task)) = state.backlog.pop_front() {
             return Some(task);
         }
         if state.stopped {
@@ -215,6 +228,29 @@ mod tests {
             receive.recv_timeout(FAR).expect("done");
         }
         wait_until(|| workers.count() == 0);
+    }
+
+    #[test]
+    fn a_task_without_a_thread_comes_back_whatever_the_others_do() {
+        let workers = Workers::new(FAR);
+        let (release, hangs) = mpsc::channel::<()>();
+        run(&workers, move || {
+            let _ = hangs.recv();
+        });
+        wait_until(|| workers.0.state.lock().backlog.is_empty());
+        let (send, receive) = mpsc::channel();
+        let expect = |what: &'static str| {
+            let send = send.clone();
+            let task = Box::new(move || send.send(what).expect("heard"));
+            workers.0.state.lock().expect_thread(task)
+        };
+        let (first, second) = (expect("first"), expect("second"));
+        for (number, want) in [(first, "first"), (second, "second")] {
+            workers.take_back(number).expect_err("it comes back")();
+            assert_eq!(receive.recv_timeout(FAR), Ok(want));
+        }
+        assert_eq!(workers.count(), 1);
+        drop(release);
     }
 
     #[test]

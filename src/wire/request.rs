@@ -36,6 +36,10 @@ pub struct ProxyRequest<'a> {
     /// A WebSocket upgrade by field, `protocol` or header (control-channel.md §8.3 step 3).
     pub upgrade: bool,
     pub service: ServiceTarget<'a>,
+    /// A field that is there and can't be read, although its type is right (half a
+    /// surrogate pair, say) or it says who calls: without it the request would be
+    /// another one, a DELETE without its selector or a call in another name.
+    pub unreadable: Option<&'static str>,
 }
 
 /// Where the body of a request is.
@@ -74,6 +78,8 @@ impl<'a> ProxyRequest<'a> {
             .text("method")
             .map_or_else(|| "GET".to_owned(), |m| m.to_uppercase());
         let mut headers = payload.parse::<HeaderMap>("headers").unwrap_or_default().0;
+        let body = body(payload);
+        let unreadable = unreadable(payload, &headers, &body);
         let mut upgrade = payload.flag("is_websocket") || payload.flag("isWebSocket");
         if let Some(protocol) = payload.text("protocol").filter(|p| !p.trim().is_empty()) {
             upgrade = true;
@@ -86,7 +92,7 @@ impl<'a> ProxyRequest<'a> {
             method,
             path: payload.str("path").unwrap_or_default(),
             query: payload.str("query").unwrap_or_default(),
-            body: body(payload),
+            body,
             stream_response: payload.flag("supports_response_streaming"),
             scheme: payload.text("scheme"),
             deadline: payload
@@ -101,13 +107,36 @@ impl<'a> ProxyRequest<'a> {
                 port: payload.integer("service_port"),
             },
             headers,
+            unreadable,
         }
     }
 
-    /// The whole head as owned values, for the thread that executes it.
+    /// The next message must be its body (control-channel.md §5.3).
     pub fn wants_binary_body(&self) -> bool {
         matches!(self.body, RequestBody::BinaryFollows)
     }
+}
+
+fn unreadable(
+    payload: &Payload<'_>,
+    headers: &Headers,
+    body: &RequestBody<'_>,
+) -> Option<&'static str> {
+    let is = |name, first| {
+        payload
+            .raw(name)
+            .is_some_and(|raw| raw.get().starts_with(first))
+    };
+    let text = ["method", "path", "query"];
+    let text = text
+        .into_iter()
+        .find(|name| is(name, '"') && payload.str(name).is_none());
+    let lost_body =
+        matches!(body, RequestBody::None) && is("body", '"') && payload.str("body").is_none();
+    let lost_headers =
+        headers.is_empty() && is("headers", '{') && payload.parse::<HeaderMap>("headers").is_none();
+    text.or(lost_body.then_some("body"))
+        .or(lost_headers.then_some("headers"))
 }
 
 fn has_upgrade_headers(headers: &Headers) -> bool {
@@ -168,7 +197,9 @@ fn timeout(payload: &Payload<'_>) -> Option<Duration> {
 }
 
 /// Header maps as peers write them: values are arrays of text or a single text,
-/// anything else is an empty list (control-channel.md §8.1).
+/// anything else is an empty list (control-channel.md §8.1). Only an
+/// `Authorization` that isn't text is an error: without it the call would be made
+/// as somebody else.
 #[derive(Default)]
 pub(super) struct HeaderMap(pub(super) Headers);
 
@@ -189,8 +220,11 @@ impl<'de> Deserialize<'de> for HeaderMap {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut headers = Headers::new();
-                while let Some((name, Values(values))) = map.next_entry::<String, Values>()? {
-                    for value in values {
+                while let Some((name, values)) = map.next_entry::<String, Values>()? {
+                    if values.lost && name.eq_ignore_ascii_case("authorization") {
+                        return Err(serde::de::Error::custom("an Authorization that is no text"));
+                    }
+                    for value in values.texts {
                         headers.push(name.clone(), value);
                     }
                 }
@@ -202,21 +236,36 @@ impl<'de> Deserialize<'de> for HeaderMap {
     }
 }
 
-struct Values(Vec<String>);
+struct Values {
+    texts: Vec<String>,
+    /// There was something else than text.
+    lost: bool,
+}
 
 impl<'de> Deserialize<'de> for Values {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&'de RawValue>::deserialize(deserializer)?;
         if let Ok(one) = serde_json::from_str::<String>(raw.get()) {
-            return Ok(Self(vec![one]));
+            return Ok(Self {
+                texts: vec![one],
+                lost: false,
+            });
         }
-        Ok(serde_json::from_str::<Texts>(raw.get())
-            .map_or_else(|_| Self(Vec::new()), |texts| Self(texts.0)))
+        Ok(match serde_json::from_str::<Texts>(raw.get()) {
+            Ok(Texts { texts, lost }) => Self { texts, lost },
+            Err(_) => Self {
+                texts: Vec::new(),
+                lost: raw.get() != "null",
+            },
+        })
     }
 }
 
 /// The texts of an array; other elements are skipped.
-struct Texts(Vec<String>);
+struct Texts {
+    texts: Vec<String>,
+    lost: bool,
+}
 
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -230,13 +279,14 @@ impl<'de> Deserialize<'de> for Texts {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut texts = Vec::new();
+                let (mut texts, mut lost) = (Vec::new(), false);
                 while let Some(element) = seq.next_element::<TextOrOther>()? {
-                    if let TextOrOther::Text(text) = element {
-                        texts.push(text);
+                    match element {
+                        TextOrOther::Text(text) => texts.push(text),
+                        TextOrOther::Other(_) => lost = true,
                     }
                 }
-                Ok(Texts(texts))
+                Ok(Texts { texts, lost })
             }
         }
 
@@ -306,6 +356,36 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_does_not_just_vanish() {
+        for (payload, field) in [
+            (r#"{"method":"\ud800"}"#, "method"),
+            (r#"{"path":"/api/\ud800"}"#, "path"),
+            (r#"{"query":"labelSelector=\ud800"}"#, "query"),
+            (r#"{"body":"\ud800"}"#, "body"),
+            (r#"{"headers":{"A":"b","\ud800":"c"}}"#, "headers"),
+            (
+                r#"{"headers":{"Authorization":["Bearer \ud800"]}}"#,
+                "headers",
+            ),
+            (r#"{"headers":{"authorization":[7]}}"#, "headers"),
+            (r#"{"headers":{"authorization":{}}}"#, "headers"),
+        ] {
+            with(payload, |r| {
+                assert_eq!(r.unreadable, Some(field), "{payload}");
+            });
+        }
+        for payload in [
+            "{}",
+            r#"{"path":"","query":7,"body":"","headers":{}}"#,
+            r#"{"headers":{"Authorization":[]}}"#,
+            r#"{"headers":{"Authorization":null,"A":[1]}}"#,
+            r#"{"streaming":true,"body":"\ud800"}"#,
+        ] {
+            with(payload, |r| assert_eq!(r.unreadable, None, "{payload}"));
+        }
+    }
+
+    #[test]
     fn the_body_in_all_its_forms() {
         with(r#"{"body":"YQ==","body_encoding":"Base64"}"#, |r| {
             assert!(matches!(r.body, RequestBody::Base64(_)));
@@ -323,7 +403,7 @@ mod tests {
             assert!(matches!(r.body, RequestBody::None));
         });
         with(r#"{"body":"x","body_binary":true}"#, |r| {
-            assert!(r.wants_binary_body())
+            assert!(r.wants_binary_body());
         });
         for spelling in ["use_streaming", "streaming"] {
             with(&format!(r#"{{"body":"ignored","{spelling}":true}}"#), |r| {
@@ -365,18 +445,18 @@ mod tests {
             |r| assert!(!r.upgrade),
         );
         with(r#"{"protocol":"chat"}"#, |r| {
-            assert_eq!(r.headers.get("sec-websocket-protocol"), Some("chat"))
+            assert_eq!(r.headers.get("sec-websocket-protocol"), Some("chat"));
         });
     }
 
     #[test]
     fn zero_times_are_no_times() {
         with(r#"{"deadline":"0001-01-01T00:00:00Z"}"#, |r| {
-            assert_eq!(r.deadline, None)
+            assert_eq!(r.deadline, None);
         });
         with(r#"{"deadline":"soon"}"#, |r| assert_eq!(r.deadline, None));
         with(r#"{"deadline":"2026-03-01T10:00:00Z"}"#, |r| {
-            assert!(r.deadline.is_some())
+            assert!(r.deadline.is_some());
         });
     }
 }

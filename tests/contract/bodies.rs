@@ -31,6 +31,7 @@ fn served(
 }
 
 /// Answers with the body that came, and says in its fields what the request was.
+#[allow(clippy::needless_pass_by_value)] // as upstreams take it
 fn echo(request: Request, mut body: RequestBody, responder: Responder) {
     let bytes = body.read_all(64 << 20).expect("a whole body");
     let mut headers = content("application/octet-stream");

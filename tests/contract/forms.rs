@@ -53,6 +53,7 @@ fn body_of(answer: &Value) -> Vec<u8> {
 }
 
 /// Answers with what came: method, target, some fields, and the body.
+#[allow(clippy::needless_pass_by_value)] // as upstreams take it
 fn echo(request: Request, mut body: RequestBody, responder: Responder) {
     let bytes = body.read_all(64 << 20).expect("a whole body");
     drop(body);

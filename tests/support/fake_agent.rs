@@ -71,7 +71,7 @@ impl FakeAgent {
         agent.send("register", "req_1", &payload);
         let success = agent.expect("register_success");
         let id = success["payload"]["cluster_id"].as_str().expect("an id");
-        agent.cluster_id = id.to_owned();
+        id.clone_into(&mut agent.cluster_id);
         house.attached(cluster);
         agent
     }

@@ -4,16 +4,17 @@
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pipeops_agent::http::client::{Body, Call, CallError, Client, Response, Settings, Source};
 use pipeops_agent::http::{Headers, ResponseHead};
 use pipeops_agent::net::{
-    Cancel, ClientTls, ClientTlsSettings, Dialer, Endpoint, Halves, Reason, Trust,
+    Cancel, ClientTls, ClientTlsSettings, Deadline, Dialer, Endpoint, Halves, Reason, Trust,
 };
 use serde_json::Value;
 
 use super::ca::given;
-use super::wait::far;
+use super::wait::{LIMIT, far};
 
 /// A user at the front door.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub(crate) struct Front {
     client: Client,
     token: String,
     pub(crate) cluster: String,
+    /// For each request, its whole answer included.
+    limit: Duration,
 }
 
 /// A whole answer.
@@ -69,6 +72,15 @@ impl Front {
             client,
             token: token.to_owned(),
             cluster: cluster.to_owned(),
+            limit: LIMIT,
+        }
+    }
+
+    /// The same user, for what takes longer.
+    pub(crate) fn patient(&self) -> Self {
+        Self {
+            limit: LIMIT * 10,
+            ..self.clone()
         }
     }
 
@@ -110,7 +122,7 @@ impl Front {
             target: &self.target(path),
             headers: &all,
             body,
-            deadline: Some(far()),
+            deadline: Some(Deadline::after(self.limit)),
         };
         self.client.call(&call, cancel)
     }

@@ -232,6 +232,7 @@ pub(crate) struct AgentProcess {
     pub(crate) process: Process,
     folder: TempDir,
     environment: Vec<(String, String)>,
+    starts: usize,
 }
 
 /// What an agent is started with.
@@ -292,6 +293,7 @@ impl AgentProcess {
             process,
             folder,
             environment,
+            starts: 1,
         }
     }
 
@@ -311,6 +313,7 @@ impl AgentProcess {
     /// After [`kill`](Self::kill).
     pub(crate) fn start_again(&mut self) {
         self.process = Self::run(self.folder.path(), &self.environment);
+        self.starts += 1;
     }
 
     /// The text of the state file.
@@ -327,15 +330,18 @@ impl AgentProcess {
     }
 
     fn local_address(&mut self) -> SocketAddr {
-        // The last one: it may have been started again.
-        self.process.logged("the local server's address", |line| {
-            line.contains("local server is listening")
+        let mut found = None;
+        until("the local server listens", || {
+            let log = self.process.log();
+            let mut lines = log
+                .lines()
+                .filter(|line| line.contains("local server is listening"));
+            found = lines.nth(self.starts - 1).map(str::to_owned);
+            assert!(found.is_some() || self.process.is_running(), "{log}");
+            found.is_some()
         });
-        let log = self.process.log();
-        let line = log
-            .lines()
-            .rfind(|line| line.contains("local server is listening"));
-        let record: Value = serde_json::from_str(line.expect("logged")).expect("JSON");
+        let line = found.expect("found");
+        let record: Value = serde_json::from_str(&line).expect("JSON");
         let address = record["address"].as_str().expect("an address");
         address.parse().expect("an address")
     }

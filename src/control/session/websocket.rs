@@ -85,7 +85,7 @@ impl Session {
             Target::Gateway { .. } => {
                 self.gateway_failing_since = None;
                 self.gateway_in_turns = false;
-                self.registered = true;
+                self.has_registered();
                 self.need_register = false;
                 self.serve(now, Next::Gateway);
             }
@@ -263,7 +263,7 @@ impl Session {
     fn on_controller_failed(&mut self, now: Instant, failure: &Failure) {
         let (code, retry_after) = status(failure);
         match code {
-            Some(404 | 405 | 426 | 501) => {
+            Some(404 | 405 | 426 | 501) if !self.settings.websocket_only => {
                 if !self.http_mode {
                     log::warn!("the controller takes no WebSocket: going on over HTTP");
                 }

@@ -81,6 +81,14 @@ impl ResponseBody {
         };
         match rest.incoming.advance(max) {
             Ok(()) if rest.incoming.lent().is_empty() => {
+                // The end of the connection may be our own doing: then the body is
+                // half of one.
+                if self.framing == Framing::UntilClose
+                    && let Some(error) = self.broken_off()
+                {
+                    self.rest = None;
+                    return Err(error);
+                }
                 self.end();
                 Ok(&[])
             }
@@ -89,13 +97,9 @@ impl ResponseBody {
                 None => Ok(&[]),
             },
             Err(error) => {
-                let blame = rest.sending.blame();
+                let why = self.broken_off();
                 self.rest = None;
-                Err(match (self.cancel.reason(), blame) {
-                    (Some(reason), _) => CallError::Cancelled(reason),
-                    (None, Some(error)) => CallError::Upload(error),
-                    (None, None) => CallError::Body(error),
-                })
+                Err(why.unwrap_or(CallError::Body(error)))
             }
         }
     }
@@ -117,6 +121,15 @@ impl ResponseBody {
             }
             all.extend_from_slice(chunk);
         }
+    }
+
+    /// Why this side has closed the connection, if it has.
+    fn broken_off(&self) -> Option<CallError> {
+        if let Some(reason) = self.cancel.reason() {
+            return Some(CallError::Cancelled(reason));
+        }
+        let blame = self.rest.as_ref()?.sending.blame();
+        blame.map(CallError::Upload)
     }
 
     /// Gives the connection back, if it is good for another exchange.

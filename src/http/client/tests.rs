@@ -424,7 +424,6 @@ fn a_deadline_ends_a_call_and_does_not_stick_to_the_connection() {
         ..get("/")
     };
     let call = calling(&client, call, &Cancel::new());
-    peer.request();
     peer.wait_for_end();
     let error = call.join().expect("call").expect_err("late");
     assert!(
@@ -718,4 +717,43 @@ fn threads_and_sockets_of_many_calls_are_given_back() {
     for _ in 0..20 {
         ended.recv_timeout(FAR).expect("closed");
     }
+}
+
+#[test]
+fn a_body_that_ends_with_its_connection_is_not_whole_when_the_call_was_cancelled() {
+    let upstream = Upstream::new();
+    let client = upstream.client();
+    let cancel = Cancel::new();
+    let (call_client, call_cancel) = (client.clone(), cancel.clone());
+    let call = thread::spawn(move || call_client.call(&get("/"), &call_cancel));
+    let mut peer = upstream.accept();
+    peer.request();
+    peer.send("HTTP/1.1 200 OK\r\n\r\nhalf");
+    let mut response = call.join().expect("call").expect("an answer");
+    assert_eq!(response.body.chunk(100).expect("a piece"), b"half");
+    cancel.cancel(Reason::Deadline);
+    let end = response.body.chunk(100);
+    assert!(
+        matches!(end, Err(CallError::Cancelled(Reason::Deadline))),
+        "{end:?}"
+    );
+}
+
+#[test]
+fn a_body_that_ends_with_its_connection_is_not_whole_when_the_upload_failed() {
+    let upstream = Upstream::new();
+    let client = upstream.client();
+    let (fed, body) = stream(None);
+    let call = thread::spawn(move || client.call(&post(body), &Cancel::new()));
+    let mut peer = upstream.accept();
+    peer.head();
+    peer.send("HTTP/1.1 200 OK\r\n\r\nhalf");
+    let mut response = call.join().expect("call").expect("an answer");
+    assert_eq!(response.body.chunk(100).expect("a piece"), b"half");
+    fed.feed(Err(io::Error::other("the body broke off")));
+    let end = response.body.chunk(100);
+    assert!(
+        matches!(end, Err(CallError::Upload(UploadError::Source(_)))),
+        "{end:?}"
+    );
 }

@@ -104,6 +104,31 @@ fn the_agents_identity_is_lent_only_where_there_is_no_other() {
 }
 
 #[test]
+fn endless_fields_are_refused_before_the_link_reader_works_through_them() {
+    let names = "x,".repeat(MAX_HEAD);
+    let long = format!(r#"{{"path":"/api","headers":{{"Connection":"{names}"}}}}"#);
+    assert_eq!(plan(&long), Err(PlanError::TooLarge));
+    let many = r#""1","#.repeat(MAX_FIELDS);
+    let many = format!(r#"{{"path":"/api","headers":{{"TE":[{many}"1"]}}}}"#);
+    assert_eq!(plan(&many), Err(PlanError::TooLarge));
+}
+
+#[test]
+fn an_unreadable_authorization_is_not_replaced_by_the_agents() {
+    for headers in [
+        r#"{"Authorization":"Bearer \ud800"}"#,
+        r#"{"Authorization":[7]}"#,
+    ] {
+        let payload = format!(r#"{{"path":"/api","headers":{headers}}}"#);
+        assert_eq!(
+            plan_lending(&payload, true),
+            Err(PlanError::Unreadable("headers")),
+            "{headers}"
+        );
+    }
+}
+
+#[test]
 fn a_connection_header_cannot_take_the_identity_away() {
     for name in ["Authorization", "impersonate-user", "X-Remote-User"] {
         let payload = format!(

@@ -1,0 +1,257 @@
+//! Many at once, slow ones among them: nobody else notices
+//! (decisions.md §6.2 "At once", "Memory").
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use pipeops_agent::http::server::{Request, RequestBody, Responder};
+
+use crate::support::front::{Front, Watch, streamed};
+use crate::support::pattern::{Check, PIECE, piece};
+use crate::support::process::{AgentProcess, AgentSettings, PlaneProcess, is_release};
+use crate::support::upstream::{Upstream, content, json};
+use crate::support::wait::{LIMIT, figure, until};
+
+const WATCHES: usize = 256;
+
+/// Ends what waits for it.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock() = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut rung = self.rung.lock();
+        while !*rung {
+            self.changed.wait(&mut rung);
+        }
+    }
+}
+
+/// Bytes of each of the two large transfers.
+fn bulk() -> u64 {
+    let mib = std::env::var("PIPEOPS_TEST_BULK_MIB").ok();
+    let default = if is_release() { 1024 } else { 64 };
+    mib.map_or(default, |mib| mib.parse().expect("a number")) << 20
+}
+
+fn serve(request: &Request, body: RequestBody, responder: Responder, bell: &Bell) {
+    let target = request.target.as_str();
+    let size = target
+        .split("size=")
+        .nth(1)
+        .and_then(|size| size.parse().ok());
+    match target {
+        _ if target.contains("watch=") => {
+            // Whoever leaves early doesn't mind.
+            let Ok(mut writer) = responder.start(200, &json(), None) else {
+                return;
+            };
+            let _ = writer.write(b"{\"type\":\"ADDED\"}\n");
+            bell.wait();
+            let _ = writer.write(b"{\"type\":\"MODIFIED\"}\n");
+            let _ = writer.finish();
+        }
+        _ if request.method == "PUT" => take(body, responder, target, bell),
+        _ => match size {
+            Some(size) => give(responder, size),
+            None => drop(responder.respond(200, &json(), b"{}")),
+        },
+    }
+}
+
+fn give(responder: Responder, size: u64) {
+    let kind = content("application/octet-stream");
+    let Ok(mut writer) = responder.start(200, &kind, Some(size)) else {
+        return;
+    };
+    let mut sent = 0;
+    while sent < size {
+        let piece = piece(sent, size);
+        if writer.write(piece).is_err() {
+            return;
+        }
+        sent += piece.len() as u64;
+    }
+    let _ = writer.finish();
+}
+
+/// `lazy`: not before the bell rings. `slow`: 10 KiB/s until then.
+fn take(mut body: RequestBody, responder: Responder, target: &str, bell: &Bell) {
+    if target.contains("lazy") {
+        bell.wait();
+    }
+    let mut check = Check::default();
+    loop {
+        if target.contains("slow") && !*bell.rung.lock() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let most = if target.contains("slow") { 1024 } else { PIECE };
+        match body.chunk(most) {
+            Ok([]) => break,
+            Ok(bytes) => check.take(bytes),
+            Err(_) => return,
+        }
+    }
+    drop(body);
+    let received = check.received.to_string();
+    let _ = responder.respond(200, &content("text/plain"), received.as_bytes());
+}
+
+fn upload(front: &Front, path: &str, size: u64) -> u64 {
+    let mut sent = 0;
+    let body = streamed(Some(size), move || {
+        let next = piece(sent, size).to_vec();
+        sent += next.len() as u64;
+        (!next.is_empty()).then_some(next)
+    });
+    let answer = front.ask("PUT", path, &[], body);
+    assert_eq!(answer.status, 200, "PUT {path}");
+    String::from_utf8_lossy(&answer.body)
+        .parse()
+        .expect("a number")
+}
+
+fn download(front: &Front, path: &str, mut pause: impl FnMut()) -> u64 {
+    let mut answer = front.watch(path);
+    let mut check = Check::default();
+    loop {
+        pause();
+        let piece = answer.response.body.chunk(PIECE).expect("goes on");
+        if piece.is_empty() {
+            return check.received;
+        }
+        check.take(piece);
+    }
+}
+
+/// Lets everybody come to an end, also when the test has failed.
+struct Ending<'a> {
+    done: &'a AtomicBool,
+    bell: &'a Bell,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        self.bell.ring();
+    }
+}
+
+#[test]
+fn t9_watches_bulk_slow_clients_and_slow_upstreams_at_once() {
+    let bell = Arc::new(Bell::default());
+    let ringer = bell.clone();
+    let upstream = Upstream::start_tls(move |request, body, responder| {
+        serve(&request, body, responder, &ringer);
+    });
+    let plane = PlaneProcess::start();
+    let token = plane.token(&["--role", "agent", "--cluster", "edge"]);
+    let mut agent = AgentProcess::start(&AgentSettings {
+        address: plane.address().to_string(),
+        ca: &plane.certificate(),
+        token: &token,
+        cluster: "edge",
+        upstream: Some(&upstream),
+        more: &[("logging.level", "info")],
+        environment: &[],
+    });
+    until("it is ready", || agent.ready() == 200);
+    figure("agent, idle: KiB resident", agent.process.resident());
+    let front = plane.front("edge").patient();
+    let mut watches: Vec<Watch> = (0..WATCHES)
+        .map(|number| front.watch(&format!("/api/v1/pods?watch={number}")))
+        .collect();
+    for watch in &mut watches {
+        watch.expect("{\"type\":\"ADDED\"}\n");
+    }
+    // Watches take no place from anybody.
+    assert_eq!(front.get("/api/v1/pods").status, 200);
+    figure("agent, 256 watches: KiB resident", agent.process.resident());
+    figure("agent, 256 watches: threads", agent.process.threads());
+    figure("plane, 256 watches: KiB resident", plane.process.resident());
+
+    let size = bulk();
+    let done = AtomicBool::new(false);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let _ending = Ending {
+            done: &done,
+            bell: &bell,
+        };
+        // One that reads nothing, one that reads 10 KiB/s; until the bell rings.
+        let lazy = front.watch("/api/v1/large?size=33554432");
+        let slow = scope.spawn(|| {
+            download(&front, "/api/v1/large?size=4194304", || {
+                if !*bell.rung.lock() {
+                    std::thread::sleep(Duration::from_secs(6)); // for 64 KiB
+                }
+            })
+        });
+        // Targets of the same kind.
+        let targets = ["/api/v1/upload?lazy", "/api/v1/upload?slow"].map(|path| {
+            let front = &front;
+            scope.spawn(move || upload(front, path, 4 << 20))
+        });
+        let up = scope.spawn(|| upload(&front, "/api/v1/upload", size));
+        let down = scope.spawn(|| download(&front, &format!("/api/v1/large?size={size}"), || {}));
+        let short = scope.spawn(|| {
+            let (mut served, mut longest) = (0, Duration::ZERO);
+            while !done.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                assert_eq!(front.get("/api/v1/pods").status, 200);
+                longest = longest.max(asked.elapsed());
+                served += 1;
+            }
+            (served, longest)
+        });
+        assert_eq!(up.join().expect("arrived"), size);
+        figure("upload took", format!("{:?}", begun.elapsed()));
+        assert_eq!(down.join().expect("arrived"), size);
+        figure("both transfers took", format!("{:?}", begun.elapsed()));
+        done.store(true, Ordering::Relaxed);
+        let (served, longest) = short.join().expect("all served");
+        figure("short requests meanwhile", served);
+        figure("the longest of them", format!("{longest:?}"));
+        assert!(longest < LIMIT && served > 0);
+        figure("agent: KiB resident at most", agent.process.peak());
+        figure("plane: KiB resident at most", plane.process.peak());
+        figure("agent: threads", agent.process.threads());
+        // Whoever was slow gets everything.
+        bell.ring();
+        let mut lazy = lazy;
+        let mut check = Check::default();
+        loop {
+            let piece = lazy.piece().expect("goes on");
+            if piece.is_empty() {
+                break;
+            }
+            check.take(&piece);
+        }
+        assert_eq!(check.received, 32 << 20);
+        assert_eq!(slow.join().expect("arrived"), 4 << 20);
+        for target in targets {
+            assert_eq!(target.join().expect("arrived"), 4 << 20);
+        }
+    });
+    for watch in &mut watches {
+        watch.expect("{\"type\":\"MODIFIED\"}\n");
+        assert_eq!(watch.piece().expect("a good end"), b"");
+    }
+    let peak = agent.process.peak();
+    figure("agent: KiB resident at most, in the end", peak);
+    if is_release() {
+        assert!(peak < 64 * 1024, "{peak} KiB");
+    }
+    let plane = plane.clusters();
+    assert_eq!(agent.process.terminate(), Some(0), "{plane}");
+}

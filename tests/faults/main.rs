@@ -1,0 +1,12 @@
+//! What happens when something breaks: lines that are cut, frozen or slow, proxies in
+//! between, processes that are killed, peers that don't read.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cuts;
+mod kills;
+mod load;
+mod outages;
+mod slow_links;
+mod ways_out;
