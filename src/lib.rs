@@ -40,3 +40,7 @@ pub mod server;
 pub mod telemetry;
 pub mod threads;
 pub mod wire;
+
+// Tested wherever it can run; only the static build links it.
+#[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]
+mod copy;
