@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AgentError, NoProxy, Proxying};
+use super::{AgentError, Proxying};
 use crate::config::{self, Config, Secret};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
 use crate::http::client;
@@ -49,12 +49,17 @@ pub type Reach = (Arc<dyn Proxying>, Arc<dyn ClusterFacts>);
 
 /// Both for this cluster; without one both are stand-ins.
 pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach, AgentError> {
+    let timeouts = &config.timeouts;
+    let settings = proxy::Settings {
+        memory_limit: config.proxy.memory_limit,
+        default_timeout: timeouts.proxy_request,
+        ..proxy::Settings::default()
+    };
     let Some(credentials) = credentials else {
         log::warn!("there is no Kubernetes API here: every request for one is refused");
-        return Ok((Arc::new(NoProxy), Arc::new(NoCluster)));
+        return Ok((Arc::new(Executor::new(settings, None)), Arc::new(NoCluster)));
     };
     let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));
-    let timeouts = &config.timeouts;
     let connections = client::Settings {
         idle_limit: timeouts.proxy_idle,
         dial_limit: timeouts.proxy_dial,
@@ -69,11 +74,6 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
             identity: Arc::new(Lent(api.clone())),
         }),
         base: api.base().to_owned(),
-    };
-    let settings = proxy::Settings {
-        memory_limit: config.proxy.memory_limit,
-        default_timeout: timeouts.proxy_request,
-        ..proxy::Settings::default()
     };
     let executor = Executor::new(settings, Some(upstreams));
     let facts = KubeFacts {

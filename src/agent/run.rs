@@ -191,9 +191,9 @@ const SERVER_GRACE: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::NoProxy;
     use crate::config::StateBackend;
     use crate::control::facts::NoCluster;
+    use crate::proxy::{self, Executor};
 
     /// Several were read, documented, and then forgotten here; the original forgot
     /// nearly all of its `timeouts`.
@@ -217,7 +217,8 @@ mod tests {
         config.timeouts.registration = seconds(50);
         config.timeouts.shutdown = seconds(51);
         let health = Arc::new(HealthState::new(seconds(30)));
-        let parts = parts(&config, health, Arc::new(NoProxy), Arc::new(NoCluster));
+        let proxy = Arc::new(Executor::new(proxy::Settings::default(), None));
+        let parts = parts(&config, health, proxy, Arc::new(NoCluster));
         let parts = parts.expect("valid");
         let session = &parts.session;
         assert_eq!(session.registration_cap, Some(seconds(41)));
