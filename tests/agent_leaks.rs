@@ -46,6 +46,7 @@ fn parts(address: &str, token: &str) -> Parts {
         is_private: true,
         report_worker_join: false,
         http_limit: Duration::from_secs(30),
+        heartbeat_limit: Duration::from_secs(10),
         shutdown_limit: Duration::from_secs(25),
         dialer: Dialer::new(Arc::new(tls)),
         proxy: Arc::new(NoProxy),

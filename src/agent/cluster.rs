@@ -3,10 +3,12 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{AgentError, NoProxy, Proxying};
 use crate::config::{self, Config, Secret};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
+use crate::http;
 use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Search};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
@@ -44,7 +46,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         return Ok((Arc::new(NoProxy), Arc::new(NoCluster)));
     };
     let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));
-    let api = Arc::new(ApiServer::new(credentials)?);
+    let api = Arc::new(ApiServer::new(credentials, &connections(config))?);
     log::info!(api_server = api.authority().as_str(); "the cluster");
     let upstreams = Upstreams {
         callers: api.callers().clone(),
@@ -54,13 +56,27 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         }),
         base: api.base().to_owned(),
     };
-    let settings = proxy::Settings {
-        memory_limit: config.proxy.memory_limit,
-        ..proxy::Settings::default()
-    };
-    let executor = Executor::new(settings, Some(upstreams));
-    let facts = KubeFacts::new(api, &config.kubernetes, mounted);
+    let executor = Executor::new(limits(config), Some(upstreams));
+    let facts = KubeFacts::new(api, config, mounted);
     Ok((Arc::new(executor), Arc::new(facts)))
+}
+
+/// What proxied requests may take.
+pub(super) fn limits(config: &Config) -> proxy::Settings {
+    proxy::Settings {
+        memory_limit: config.proxy.memory_limit,
+        default_timeout: config.timeouts.proxy_request,
+        ..proxy::Settings::default()
+    }
+}
+
+/// How connections to the API server are made and kept.
+pub(super) fn connections(config: &Config) -> http::client::Settings {
+    http::client::Settings {
+        dial_limit: config.timeouts.proxy_dial,
+        idle_limit: config.timeouts.proxy_idle,
+        ..http::client::Settings::default()
+    }
 }
 
 /// The agent's own credential, for those that it is lent to.
@@ -81,6 +97,8 @@ pub struct KubeFacts {
     api: Arc<ApiServer>,
     /// `kubernetes.service_token`.
     given: Option<Secret>,
+    /// One call (`timeouts.k8s_operation`).
+    limit: Duration,
     /// The ServiceAccount's token, in a pod that speaks for its own cluster.
     mounted: Option<PathBuf>,
 }
@@ -96,14 +114,11 @@ fn mounted_token(credentials: &Credentials, folder: &Path) -> Option<PathBuf> {
 
 impl KubeFacts {
     /// `mounted`: the ServiceAccount's token file, if it belongs to this cluster.
-    pub fn new(
-        api: Arc<ApiServer>,
-        settings: &config::Kubernetes,
-        mounted: Option<PathBuf>,
-    ) -> Self {
+    pub fn new(api: Arc<ApiServer>, config: &Config, mounted: Option<PathBuf>) -> Self {
         Self {
             api,
-            given: settings.service_token.clone(),
+            given: config.kubernetes.service_token.clone(),
+            limit: config.timeouts.k8s_operation,
             mounted,
         }
     }
@@ -111,9 +126,10 @@ impl KubeFacts {
 
 impl ClusterFacts for KubeFacts {
     fn read(&self, deadline: Deadline, cancel: &Cancel) -> Facts {
-        let count = |plural| or_default(plural, self.api.count(plural, deadline, cancel));
+        let by = || deadline.earlier(Deadline::after(self.limit));
+        let count = |plural| or_default(plural, self.api.count(plural, by(), cancel));
         Facts {
-            k8s_version: or_default("version", self.api.version(deadline, cancel)),
+            k8s_version: or_default("version", self.api.version(by(), cancel)),
             nodes: count("nodes"),
             pods: count("pods"),
         }
@@ -133,7 +149,8 @@ impl ClusterFacts for KubeFacts {
                     None
                 }
             });
-        let usable = |token: &Secret| match self.api.is_usable(token, deadline, cancel) {
+        let by = || deadline.earlier(Deadline::after(self.limit));
+        let usable = |token: &Secret| match self.api.is_usable(token, by(), cancel) {
             Ok(usable) => usable,
             Err(error) => {
                 log::debug!("a token could not be reviewed: {error}");

@@ -31,8 +31,10 @@ pub struct Parts {
     pub is_private: bool,
     /// `agent.report_worker_join` (T37).
     pub report_worker_join: bool,
-    /// One HTTP call of HTTP mode (30 s).
+    /// One registration in HTTP mode (30 s).
     pub http_limit: Duration,
+    /// One heartbeat in HTTP mode (10 s).
+    pub heartbeat_limit: Duration,
     /// From [`Agent::stop`](super::Agent::stop) to the end (25 s).
     pub shutdown_limit: Duration,
     pub dialer: Dialer,

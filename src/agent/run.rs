@@ -18,7 +18,9 @@ use crate::control::registration::Registrant;
 use crate::control::session::ConnectionState;
 use crate::control::{heartbeat, session};
 use crate::link;
-use crate::net::{Cancel, ClientTls, ClientTlsSettings, Dialer, PemSource, ProxyRules};
+use crate::net::{
+    Cancel, ClientTls, ClientTlsSettings, ConnectOptions, Dialer, PemSource, ProxyRules,
+};
 use crate::server::{HealthState, LocalServer};
 use crate::threads::{self, SpawnError, Stack};
 
@@ -70,6 +72,7 @@ pub fn parts(
         session: session::Settings {
             reconnect_first: timeouts.websocket_reconnect,
             reconnect_cap: timeouts.websocket_reconnect_max,
+            register_cap: config.registration.retry_interval,
             reconnect_jitter: timeouts.websocket_reconnect_jitter,
             give_up_after: config.registration.give_up_after,
             dial_limit: timeouts.websocket_handshake,
@@ -107,7 +110,9 @@ pub fn parts(
         },
         is_private: config.tunnels.force_tunnel_mode,
         report_worker_join: config.agent.report_worker_join,
-        http_limit: HTTP_LIMIT,
+        // The answer to a registration is the answer to the call.
+        http_limit: timeouts.registration,
+        heartbeat_limit: timeouts.heartbeat,
         shutdown_limit: timeouts.shutdown,
         dialer: dialer(config)?,
         proxy,
@@ -141,7 +146,13 @@ fn dialer(config: &Config) -> Result<Dialer, AgentError> {
         "NO_PROXY" => Some(proxy.no_proxy.join(",")),
         _ => None,
     })?;
-    Ok(Dialer::new(Arc::new(tls)).with_proxy(rules))
+    let options = ConnectOptions {
+        user_timeout: Some(config.timeouts.tcp_user),
+        ..ConnectOptions::default()
+    };
+    Ok(Dialer::new(Arc::new(tls))
+        .with_proxy(rules)
+        .with_options(options))
 }
 
 /// Tells systemd how it goes, in a line.
@@ -176,8 +187,76 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// One call of HTTP mode (control-channel.md §12.8).
-const HTTP_LIMIT: Duration = Duration::from_secs(30);
-
 /// For local requests that are being answered when everything else has ended.
 const SERVER_GRACE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::NoProxy;
+    use crate::agent::cluster::{connections, limits};
+    use crate::config::{ApiUrl, StateBackend};
+    use crate::control::facts::NoCluster;
+    use crate::net::{Deadline, Endpoint};
+
+    #[test]
+    fn t04_every_documented_time_limit_reaches_what_it_limits() {
+        let seconds = Duration::from_secs;
+        let mut config = Config::defaults();
+        config.pipeops.api_url = ApiUrl::parse("http://127.0.0.1:1").expect("a URL");
+        config.state.backend = StateBackend::Memory;
+        config.registration.retry_interval = Some(seconds(101));
+        config.registration.give_up_after = Some(seconds(102));
+        let timeouts = &mut config.timeouts;
+        for (nth, limit) in [
+            &mut timeouts.websocket_handshake,
+            &mut timeouts.websocket_ping,
+            &mut timeouts.websocket_read,
+            &mut timeouts.websocket_write,
+            &mut timeouts.websocket_reconnect,
+            &mut timeouts.websocket_reconnect_max,
+            &mut timeouts.tcp_user,
+            &mut timeouts.registration,
+            &mut timeouts.heartbeat,
+            &mut timeouts.proxy_request,
+            &mut timeouts.proxy_dial,
+            &mut timeouts.proxy_idle,
+            &mut timeouts.shutdown,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            *limit = seconds(201 + nth as u64);
+        }
+        let health = Arc::new(HealthState::new(seconds(30)));
+        let parts = parts(&config, health, Arc::new(NoProxy), Arc::new(NoCluster));
+        let parts = parts.expect("valid");
+        assert_eq!(parts.session.dial_limit, seconds(201));
+        assert_eq!(parts.link.ping_interval, seconds(202));
+        assert_eq!(parts.link.read_limit, seconds(203));
+        assert_eq!(parts.link.write_limit, seconds(204));
+        assert_eq!(parts.session.reconnect_first, seconds(205));
+        assert_eq!(parts.session.reconnect_cap, seconds(206));
+        assert_eq!(parts.session.register_cap, Some(seconds(101)));
+        assert_eq!(parts.session.give_up_after, Some(seconds(102)));
+        assert_eq!(parts.session.register_limit, seconds(208));
+        assert_eq!(parts.http_limit, seconds(208));
+        assert_eq!(parts.heartbeat_limit, seconds(209));
+        assert_eq!(limits(&config).default_timeout, seconds(210));
+        assert_eq!(connections(&config).dial_limit, seconds(211));
+        assert_eq!(connections(&config).idle_limit, seconds(212));
+        assert_eq!(parts.shutdown_limit, seconds(213));
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = Endpoint {
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().expect("its address").port(),
+            tls: false,
+        };
+        let by = Deadline::after(seconds(60));
+        let dialled = parts.dialer.dial(&endpoint, by, &Cancel::new());
+        let socket = dialled.expect("connected").socket;
+        let limit = socket.tcp_user_timeout().expect("option");
+        assert_eq!(limit, Some(seconds(207)));
+    }
+}

@@ -29,7 +29,7 @@ fn outage(length: Duration) {
     // The defaults are what this is about.
     let mut config = agent_config("https://x", &token, house.plane.certificate_path());
     config.pipeops.api_url = url(proxy.address());
-    config.agent.cluster_name = "edge".to_owned();
+    "edge".clone_into(&mut config.agent.cluster_name);
     config.timeouts = Config::defaults().timeouts;
     let agent = start(&config, None);
     let well = agent

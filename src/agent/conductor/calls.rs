@@ -66,6 +66,7 @@ impl Conductor {
             dialer: self.parts.dialer.clone(),
             api_url: self.parts.api_url.clone(),
             limit: self.parts.http_limit,
+            heartbeat_limit: self.parts.heartbeat_limit,
         }
     }
 }

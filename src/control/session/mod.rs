@@ -115,7 +115,9 @@ impl Session {
     pub fn new(settings: Settings, stored: Ids, resumable: bool, rng: Rng, now: Instant) -> Self {
         let back_off = BackOff::new(
             settings.reconnect_first,
-            settings.reconnect_cap,
+            settings
+                .reconnect_cap
+                .max(settings.register_cap.unwrap_or_default()),
             settings.reconnect_jitter,
         );
         let unauthorized = BackOff::at_least(
@@ -395,7 +397,11 @@ impl Session {
 
     fn wait(&mut self, now: Instant, next: Next, retry_after: Option<Duration>) {
         let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        let wait = self.back_off.wait(&mut self.rng).max(asked);
+        let cap = match self.settings.register_cap {
+            Some(cap) if !self.registered => cap,
+            _ => self.settings.reconnect_cap,
+        };
+        let wait = self.back_off.wait_at_most(cap, &mut self.rng).max(asked);
         log::info!("next attempt in {:.1} s", wait.as_secs_f64());
         self.phase = Phase::Waiting {
             until: now + wait,

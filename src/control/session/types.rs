@@ -13,6 +13,9 @@ pub struct Settings {
     pub reconnect_first: Duration,
     /// `timeouts.websocket_reconnect_max`.
     pub reconnect_cap: Duration,
+    /// `registration.retry_interval`: the cap until it is registered. `None`: the
+    /// same.
+    pub register_cap: Option<Duration>,
     /// Share of each wait by which it may be shorter or longer.
     pub reconnect_jitter: f64,
     /// `registration.give_up_after`: ends the process when it hasn't been
@@ -47,6 +50,7 @@ impl Default for Settings {
         Self {
             reconnect_first: Duration::from_millis(500),
             reconnect_cap: seconds(15),
+            register_cap: None,
             reconnect_jitter: 0.25,
             give_up_after: None,
             dial_limit: seconds(30),

@@ -391,11 +391,6 @@ impl Client {
         (head.status, serde_json::from_slice(&body).expect("JSON"))
     }
 
-    /// True when the connection has ended with nothing unread.
-    pub(in crate::plane) fn is_over(&mut self) -> bool {
-        self.unread.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
-    }
-
     fn read(&mut self, length: usize) -> Option<Vec<u8>> {
         while self.unread.len() < length {
             self.more()?;
