@@ -1,4 +1,25 @@
-//! The library behind `pipeops-agent`.
+//! The library behind `pipeops-agent`: the map of the house.
+//!
+//! Rooms depend downwards only. From the wire up:
+//!
+//! * [`net`]: sockets. One dialer (resolve, TCP, CONNECT proxy, TLS, one deadline),
+//!   the two halves of a connection, and [`net::Cancel`]: work ends early by
+//!   closing what it blocks on.
+//! * [`link`]: one WebSocket as two threads, frames read in place, a control lane
+//!   that goes first and a bulk lane that waits, liveness judged by a third thread.
+//! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
+//! * [`wire`]: the messages of the control channel as pure types, both directions.
+//! * [`kube`]: which cluster, under whose identity: kubeconfigs, a pod's own
+//!   credentials, the two ways to the API server.
+//! * [`proxy`]: executes `proxy_request`s within limits; exactly one outcome each.
+//! * [`control`]: the protocol. A pure state machine of the life cycle, and thin
+//!   shells: registration, heartbeat, dispatch, HTTP mode, late answers.
+//! * [`agent`]: the conductor. It knows every room, and no room knows it.
+//! * `plane`, `demo` (feature `plane`): our own control plane, and the demo on it.
+//!
+//! Used by all of them: [`config`] (one table of keys), [`identity`] (what is
+//! remembered), [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
+//! [`threads`] (the one way to start a thread), [`duration`], and [`cli`] on top.
 
 pub mod agent;
 pub mod cli;
@@ -19,3 +40,7 @@ pub mod server;
 pub mod telemetry;
 pub mod threads;
 pub mod wire;
+
+// Tested wherever it can run; only the static build links it.
+#[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]
+mod copy;

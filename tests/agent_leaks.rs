@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pipeops_agent::agent::{Agent, NoProxy, Parts};
+use pipeops_agent::agent::{Agent, Parts};
 use pipeops_agent::config::{Secret, TokenSource};
 use pipeops_agent::control::facts::NoCluster;
 use pipeops_agent::control::host::Host;
@@ -18,6 +18,7 @@ use pipeops_agent::control::{heartbeat, session};
 use pipeops_agent::identity::{Identity, MemoryStore, credentials_hash};
 use pipeops_agent::link;
 use pipeops_agent::net::{ClientTls, ClientTlsSettings, Dialer};
+use pipeops_agent::proxy::{self, Executor};
 use pipeops_agent::server::HealthState;
 use tungstenite::{Message, WebSocket};
 
@@ -49,7 +50,7 @@ fn parts(address: &str, token: &str) -> Parts {
         heartbeat_limit: Duration::from_secs(10),
         shutdown_limit: Duration::from_secs(25),
         dialer: Dialer::new(Arc::new(tls)),
-        proxy: Arc::new(NoProxy),
+        proxy: Arc::new(Executor::new(proxy::Settings::default(), None)),
         facts: Arc::new(NoCluster),
         store: Arc::new(MemoryStore::new(Identity {
             cluster_id: Some("c-1".into()),

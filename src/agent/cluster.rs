@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AgentError, NoProxy, Proxying};
+use super::{AgentError, Proxying};
 use crate::config::{self, Config, Secret};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
-use crate::http;
+use crate::http::client;
 use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Search};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
+use crate::telemetry;
 
 /// Where a pod's own credentials are (config-and-state.md §9.1).
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -26,6 +27,12 @@ pub fn find_cluster(settings: &config::Kubernetes) -> Result<Option<Credentials>
         let port = variable("KUBERNETES_SERVICE_PORT");
         if let Some(found) = kube::in_cluster(&host, &port, Path::new(SERVICE_ACCOUNT))? {
             return Ok(Some(found));
+        }
+        if settings.in_cluster == Some(true) {
+            log::warn!(
+                "kubernetes.in_cluster is set, but this is no pod with a ServiceAccount token \
+                 (KUBERNETES_SERVICE_HOST, {SERVICE_ACCOUNT}/token)"
+            );
         }
     }
     Search {
@@ -42,11 +49,23 @@ pub type Reach = (Arc<dyn Proxying>, Arc<dyn ClusterFacts>);
 
 /// Both for this cluster; without one both are stand-ins.
 pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach, AgentError> {
+    let timeouts = &config.timeouts;
+    let settings = proxy::Settings {
+        memory_limit: config.proxy.memory_limit,
+        default_timeout: timeouts.proxy_request,
+        ..proxy::Settings::default()
+    };
     let Some(credentials) = credentials else {
-        return Ok((Arc::new(NoProxy), Arc::new(NoCluster)));
+        log::warn!("there is no Kubernetes API here: every request for one is refused");
+        return Ok((Arc::new(Executor::new(settings, None)), Arc::new(NoCluster)));
     };
     let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));
-    let api = Arc::new(ApiServer::new(credentials, &connections(config))?);
+    let connections = client::Settings {
+        idle_limit: timeouts.proxy_idle,
+        dial_limit: timeouts.proxy_dial,
+        ..client::Settings::default()
+    };
+    let api = Arc::new(ApiServer::new(credentials, &connections)?);
     log::info!(api_server = api.authority().as_str(); "the cluster");
     let upstreams = Upstreams {
         callers: api.callers().clone(),
@@ -56,27 +75,14 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         }),
         base: api.base().to_owned(),
     };
-    let executor = Executor::new(limits(config), Some(upstreams));
-    let facts = KubeFacts::new(api, config, mounted);
+    let executor = Executor::new(settings, Some(upstreams));
+    let facts = KubeFacts {
+        api,
+        given: config.kubernetes.service_token.clone(),
+        mounted,
+        limit: timeouts.k8s_operation,
+    };
     Ok((Arc::new(executor), Arc::new(facts)))
-}
-
-/// What proxied requests may take.
-pub(super) fn limits(config: &Config) -> proxy::Settings {
-    proxy::Settings {
-        memory_limit: config.proxy.memory_limit,
-        default_timeout: config.timeouts.proxy_request,
-        ..proxy::Settings::default()
-    }
-}
-
-/// How connections to the API server are made and kept.
-pub(super) fn connections(config: &Config) -> http::client::Settings {
-    http::client::Settings {
-        dial_limit: config.timeouts.proxy_dial,
-        idle_limit: config.timeouts.proxy_idle,
-        ..http::client::Settings::default()
-    }
 }
 
 /// The agent's own credential, for those that it is lent to.
@@ -93,14 +99,14 @@ impl AgentIdentity for Lent {
 }
 
 /// What the messages say about the cluster, asked of its API server.
-pub struct KubeFacts {
+struct KubeFacts {
     api: Arc<ApiServer>,
     /// `kubernetes.service_token`.
     given: Option<Secret>,
-    /// One call (`timeouts.k8s_operation`).
-    limit: Duration,
     /// The ServiceAccount's token, in a pod that speaks for its own cluster.
     mounted: Option<PathBuf>,
+    /// `timeouts.k8s_operation`: each call is cut at this age, if not before.
+    limit: Duration,
 }
 
 /// The mounted token, where it is this cluster's: in a pod with a kubeconfig of
@@ -112,24 +118,12 @@ fn mounted_token(credentials: &Credentials, folder: &Path) -> Option<PathBuf> {
     }
 }
 
-impl KubeFacts {
-    /// `mounted`: the ServiceAccount's token file, if it belongs to this cluster.
-    pub fn new(api: Arc<ApiServer>, config: &Config, mounted: Option<PathBuf>) -> Self {
-        Self {
-            api,
-            given: config.kubernetes.service_token.clone(),
-            limit: config.timeouts.k8s_operation,
-            mounted,
-        }
-    }
-}
-
 impl ClusterFacts for KubeFacts {
     fn read(&self, deadline: Deadline, cancel: &Cancel) -> Facts {
-        let by = || deadline.earlier(Deadline::after(self.limit));
-        let count = |plural| or_default(plural, self.api.count(plural, by(), cancel));
+        let deadline = deadline.earlier(Deadline::after(self.limit));
+        let count = |plural| or_default(plural, self.api.count(plural, deadline, cancel));
         Facts {
-            k8s_version: or_default("version", self.api.version(by(), cancel)),
+            k8s_version: or_default("version", self.api.version(deadline, cancel)),
             nodes: count("nodes"),
             pods: count("pods"),
         }
@@ -149,8 +143,12 @@ impl ClusterFacts for KubeFacts {
                     None
                 }
             });
-        let by = || deadline.earlier(Deadline::after(self.limit));
-        let usable = |token: &Secret| match self.api.is_usable(token, by(), cancel) {
+        let deadline = deadline.earlier(Deadline::after(self.limit));
+        // They are opaque at times, so the log can't know them by their look.
+        for token in self.given.iter().chain(&mounted) {
+            telemetry::register(token);
+        }
+        let usable = |token: &Secret| match self.api.is_usable(token, deadline, cancel) {
             Ok(usable) => usable,
             Err(error) => {
                 log::debug!("a token could not be reviewed: {error}");

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{State, StateBackend};
-use crate::identity::{
-    self, FileStore, Identity, Machine, MemoryStore, StateFile, Store, StoreError,
-};
+use crate::identity::{self, FileStore, Identity, Machine, MemoryStore, Store, StoreError};
 
 /// Opens the state that the configuration names. A file that nobody asked for and
 /// that can't be used (a read-only root file system) is replaced by memory, with a
@@ -17,19 +15,20 @@ pub fn open_store(state: &State) -> Result<Arc<dyn Store>, StoreError> {
             log::warn!("state.backend kubernetes is not built yet: the state is kept in a file");
             open_file(state, false)
         }
-        StateBackend::Auto => open_file(state, false),
+        StateBackend::Auto => {
+            if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+                log::info!("in a pod: unless a volume holds the state, each start registers anew");
+            }
+            open_file(state, false)
+        }
         StateBackend::File => open_file(state, true),
     }
 }
 
-fn open_file(state: &State, explicit: bool) -> Result<Arc<dyn Store>, StoreError> {
-    let file = StateFile {
-        path: state.file.clone(),
-        explicit,
-    };
-    match FileStore::open(&file.path) {
+fn open_file(state: &State, required: bool) -> Result<Arc<dyn Store>, StoreError> {
+    match FileStore::open(&state.file) {
         Ok(store) => Ok(Arc::new(store)),
-        Err(error @ StoreError::Io { .. }) if !file.explicit => {
+        Err(error @ StoreError::Io { .. }) if !required && !state.file_given => {
             log::warn!("the state is kept in memory only, so each start registers anew: {error}");
             Ok(Arc::new(MemoryStore::default()))
         }
@@ -88,6 +87,9 @@ mod tests {
             ..State::default()
         };
         assert_eq!(open_store(&state).expect("memory").location(), "memory");
+        state.file_given = true;
+        assert!(open_store(&state).is_err(), "somebody has named it");
+        state.file_given = false;
         state.backend = StateBackend::File;
         assert!(open_store(&state).is_err());
     }

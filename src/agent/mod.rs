@@ -24,10 +24,10 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
 
-pub use cluster::{KubeFacts, Reach, find_cluster, reach};
+pub use cluster::{Reach, find_cluster, reach};
 pub use error::AgentError;
 pub use identify::{agent_id, open_store};
-pub use parts::{NoProxy, Parts, Proxying};
+pub use parts::{Parts, Proxying};
 pub use run::{parts, run};
 pub use status::{Status, Watch};
 

@@ -72,12 +72,15 @@ pub fn parts(
         session: session::Settings {
             reconnect_first: timeouts.websocket_reconnect,
             reconnect_cap: timeouts.websocket_reconnect_max,
-            register_cap: config.registration.retry_interval,
             reconnect_jitter: timeouts.websocket_reconnect_jitter,
             give_up_after: config.registration.give_up_after,
             dial_limit: timeouts.websocket_handshake,
             register_limit: timeouts.registration,
+            registration_cap: config.registration.retry_interval,
             http_only: config.pipeops.transport == Transport::Http,
+            websocket_only: config.pipeops.transport == Transport::WebSocket,
+            allow_plaintext_gateway: config.pipeops.allow_plaintext_gateway,
+            gateway_hosts: config.pipeops.gateway_hosts.clone(),
             ..session::Settings::default()
         },
         heartbeat: heartbeat::Settings {
@@ -110,8 +113,7 @@ pub fn parts(
         },
         is_private: config.tunnels.force_tunnel_mode,
         report_worker_join: config.agent.report_worker_join,
-        // The answer to a registration is the answer to the call.
-        http_limit: timeouts.registration,
+        http_limit: HTTP_LIMIT,
         heartbeat_limit: timeouts.heartbeat,
         shutdown_limit: timeouts.shutdown,
         dialer: dialer(config)?,
@@ -139,20 +141,13 @@ fn dialer(config: &Config) -> Result<Dialer, AgentError> {
         insecure_skip_verify: tls.insecure_skip_verify,
         ..ClientTlsSettings::default()
     })?;
-    let proxy = &config.pipeops.proxy;
-    let rules = ProxyRules::from_env(|name| match name {
-        "HTTPS_PROXY" => proxy.https.as_ref().map(|url| url.expose().to_owned()),
-        "HTTP_PROXY" => proxy.http.as_ref().map(|url| url.expose().to_owned()),
-        "NO_PROXY" => Some(proxy.no_proxy.join(",")),
-        _ => None,
-    })?;
+    let rules = ProxyRules::from_env(|name| config.pipeops.proxy.var(name))?;
     let options = ConnectOptions {
         user_timeout: Some(config.timeouts.tcp_user),
         ..ConnectOptions::default()
     };
-    Ok(Dialer::new(Arc::new(tls))
-        .with_proxy(rules)
-        .with_options(options))
+    let dialer = Dialer::new(Arc::new(tls)).with_proxy(rules);
+    Ok(dialer.with_options(options))
 }
 
 /// Tells systemd how it goes, in a line.
@@ -187,76 +182,58 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
+/// One call of HTTP mode (control-channel.md §12.8).
+const HTTP_LIMIT: Duration = Duration::from_secs(30);
+
 /// For local requests that are being answered when everything else has ended.
 const SERVER_GRACE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::NoProxy;
-    use crate::agent::cluster::{connections, limits};
-    use crate::config::{ApiUrl, StateBackend};
+    use crate::config::StateBackend;
     use crate::control::facts::NoCluster;
-    use crate::net::{Deadline, Endpoint};
+    use crate::proxy::{self, Executor};
 
+    /// Several were read, documented, and then forgotten here; the original forgot
+    /// nearly all of its `timeouts`.
     #[test]
-    fn t04_every_documented_time_limit_reaches_what_it_limits() {
-        let seconds = Duration::from_secs;
+    fn t4_what_is_configured_arrives() {
         let mut config = Config::defaults();
-        config.pipeops.api_url = ApiUrl::parse("http://127.0.0.1:1").expect("a URL");
+        let seconds = Duration::from_secs;
         config.state.backend = StateBackend::Memory;
-        config.registration.retry_interval = Some(seconds(101));
-        config.registration.give_up_after = Some(seconds(102));
-        let timeouts = &mut config.timeouts;
-        for (nth, limit) in [
-            &mut timeouts.websocket_handshake,
-            &mut timeouts.websocket_ping,
-            &mut timeouts.websocket_read,
-            &mut timeouts.websocket_write,
-            &mut timeouts.websocket_reconnect,
-            &mut timeouts.websocket_reconnect_max,
-            &mut timeouts.tcp_user,
-            &mut timeouts.registration,
-            &mut timeouts.heartbeat,
-            &mut timeouts.proxy_request,
-            &mut timeouts.proxy_dial,
-            &mut timeouts.proxy_idle,
-            &mut timeouts.shutdown,
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            *limit = seconds(201 + nth as u64);
-        }
+        config.registration.retry_interval = Some(seconds(41));
+        config.registration.give_up_after = Some(seconds(42));
+        config.pipeops.transport = Transport::WebSocket;
+        config.pipeops.allow_plaintext_gateway = true;
+        config.pipeops.gateway_hosts = vec!["g.test".to_owned()];
+        config.timeouts.heartbeat = seconds(43);
+        config.timeouts.websocket_handshake = seconds(44);
+        config.timeouts.websocket_ping = seconds(45);
+        config.timeouts.websocket_read = seconds(46);
+        config.timeouts.websocket_write = seconds(47);
+        config.timeouts.websocket_reconnect = seconds(48);
+        config.timeouts.websocket_reconnect_max = seconds(49);
+        config.timeouts.registration = seconds(50);
+        config.timeouts.shutdown = seconds(51);
         let health = Arc::new(HealthState::new(seconds(30)));
-        let parts = parts(&config, health, Arc::new(NoProxy), Arc::new(NoCluster));
+        let proxy = Arc::new(Executor::new(proxy::Settings::default(), None));
+        let parts = parts(&config, health, proxy, Arc::new(NoCluster));
         let parts = parts.expect("valid");
-        assert_eq!(parts.session.dial_limit, seconds(201));
-        assert_eq!(parts.link.ping_interval, seconds(202));
-        assert_eq!(parts.link.read_limit, seconds(203));
-        assert_eq!(parts.link.write_limit, seconds(204));
-        assert_eq!(parts.session.reconnect_first, seconds(205));
-        assert_eq!(parts.session.reconnect_cap, seconds(206));
-        assert_eq!(parts.session.register_cap, Some(seconds(101)));
-        assert_eq!(parts.session.give_up_after, Some(seconds(102)));
-        assert_eq!(parts.session.register_limit, seconds(208));
-        assert_eq!(parts.http_limit, seconds(208));
-        assert_eq!(parts.heartbeat_limit, seconds(209));
-        assert_eq!(limits(&config).default_timeout, seconds(210));
-        assert_eq!(connections(&config).dial_limit, seconds(211));
-        assert_eq!(connections(&config).idle_limit, seconds(212));
-        assert_eq!(parts.shutdown_limit, seconds(213));
-
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let endpoint = Endpoint {
-            host: "127.0.0.1".to_owned(),
-            port: listener.local_addr().expect("its address").port(),
-            tls: false,
-        };
-        let by = Deadline::after(seconds(60));
-        let dialled = parts.dialer.dial(&endpoint, by, &Cancel::new());
-        let socket = dialled.expect("connected").socket;
-        let limit = socket.tcp_user_timeout().expect("option");
-        assert_eq!(limit, Some(seconds(207)));
+        let session = &parts.session;
+        assert_eq!(session.registration_cap, Some(seconds(41)));
+        assert_eq!(session.give_up_after, Some(seconds(42)));
+        assert!(session.websocket_only && !session.http_only);
+        assert!(session.allow_plaintext_gateway);
+        assert_eq!(session.gateway_hosts, ["g.test"]);
+        assert_eq!(parts.heartbeat_limit, seconds(43));
+        assert_eq!(session.dial_limit, seconds(44));
+        assert_eq!(parts.link.ping_interval, seconds(45));
+        assert_eq!(parts.link.read_limit, seconds(46));
+        assert_eq!(parts.link.write_limit, seconds(47));
+        assert_eq!(session.reconnect_first, seconds(48));
+        assert_eq!(session.reconnect_cap, seconds(49));
+        assert_eq!(session.register_limit, seconds(50));
+        assert_eq!(parts.shutdown_limit, seconds(51));
     }
 }

@@ -200,6 +200,8 @@ fn plane() -> Command {
         );
     run(Command::new("plane"))
         .about("Run the self-hosted control plane, or manage it")
+        // `plane --data x token list` would silently look elsewhere.
+        .args_conflicts_with_subcommands(true)
         .subcommand(run(Command::new("run")).about("Run the control plane (the default)"))
         .subcommand(
             Command::new("token")
@@ -321,6 +323,21 @@ mod tests {
             let args = parse(&[&format!("--{flag}=1")]);
             assert_eq!(args.flags[key.name], "1", "{flag}");
         }
+    }
+
+    /// `--data` was ignored there, and a database made in the working directory.
+    #[test]
+    fn flags_of_plane_before_its_subcommand_are_an_error() {
+        for line in [
+            &["plane", "--data", "x", "run"][..],
+            &["plane", "--data=x", "token", "list"],
+            &["plane", "--listen=127.0.0.1:1", "clusters"],
+        ] {
+            let line = std::iter::once(&"pipeops-agent").chain(line);
+            command().try_get_matches_from(line).expect_err("refused");
+        }
+        parse(&["plane", "--data", "x"]);
+        parse(&["plane", "run", "--data", "x"]);
     }
 
     #[test]

@@ -196,6 +196,7 @@ fn state_file(load: &mut Load<'_>) {
         load.config.state.file = PathBuf::from(text.trim());
     }
     if !load.config.state.file.as_os_str().is_empty() {
+        load.config.state.file_given = true;
         return;
     }
     let var = |name: &str| load.around.var(name).filter(|value| !value.is_empty());

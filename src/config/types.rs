@@ -55,6 +55,11 @@ pub struct PipeOps {
     pub reconnect: Reconnect,
     pub tls: Tls,
     pub proxy: OutboundProxy,
+    /// Lets a controller that is reached over TLS name a gateway without
+    /// (control-channel.md T30).
+    pub allow_plaintext_gateway: bool,
+    /// Hosts that a gateway may have; empty: any.
+    pub gateway_hosts: Vec<String>,
     /// Largest WebSocket message and frame, in bytes (decisions.md §6.2).
     pub max_message_bytes: usize,
 }
@@ -203,6 +208,9 @@ pub struct State {
     pub backend: StateBackend,
     /// The state file, by the order of §7.4; always set after loading.
     pub file: PathBuf,
+    /// Somebody has named it. Such a file must be usable; the default places may
+    /// turn out not to be (a read-only root file system).
+    pub file_given: bool,
     pub configmap_name: String,
     pub secret_name: String,
     /// `None`: the ServiceAccount's, else the pod's, else `pipeops-system` (§7.2).

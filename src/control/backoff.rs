@@ -38,6 +38,11 @@ impl BackOff {
         }
     }
 
+    pub fn set_cap(&mut self, cap: Duration) {
+        self.cap = cap.max(self.first);
+        self.delay = self.delay.min(self.cap);
+    }
+
     pub fn grow(&mut self) {
         self.delay = self.delay.saturating_mul(2).min(self.cap);
     }
@@ -48,14 +53,8 @@ impl BackOff {
 
     /// How long to wait now.
     pub fn wait(&self, rng: &mut Rng) -> Duration {
-        self.wait_at_most(self.cap, rng)
-    }
-
-    /// The same with a lower cap; jitter comes on top of it, too.
-    pub fn wait_at_most(&self, cap: Duration, rng: &mut Rng) -> Duration {
         let (low, high) = (*self.jitter.start(), *self.jitter.end());
-        let delay = self.delay.min(cap.max(self.first));
-        delay.mul_f64(low + (high - low) * rng.f64())
+        self.delay.mul_f64(low + (high - low) * rng.f64())
     }
 }
 
@@ -99,17 +98,5 @@ mod tests {
         let mut back = BackOff::new(Duration::ZERO, Duration::ZERO, 9.0);
         back.grow();
         assert!(!back.wait(&mut Rng::with_seed(1)).is_zero());
-    }
-
-    #[test]
-    fn a_lower_cap_holds_as_long_as_it_is_given() {
-        let mut back_off = BackOff::new(Duration::from_secs(1), Duration::from_secs(60), 0.0);
-        let mut rng = Rng::with_seed(1);
-        for _ in 0..10 {
-            back_off.grow();
-        }
-        let cap = Duration::from_secs(5);
-        assert_eq!(back_off.wait_at_most(cap, &mut rng), cap);
-        assert_eq!(back_off.wait(&mut rng), Duration::from_secs(60));
     }
 }

@@ -26,10 +26,8 @@ pub struct HttpApi {
     pub dialer: Dialer,
     /// `pipeops.api_url`; its base path is kept.
     pub api_url: String,
-    /// One call to register, from the dial to the last byte of the answer.
+    /// One call, from the dial to the last byte of the answer.
     pub limit: Duration,
-    /// The same for one heartbeat.
-    pub heartbeat_limit: Duration,
 }
 
 /// What came back.
@@ -77,14 +75,7 @@ impl HttpApi {
             tunnel_status: payload.tunnel_status,
         };
         let body = serde_json::to_value(body).map_err(own_fault)?;
-        let answer = post(
-            &self.dialer,
-            &url,
-            &body,
-            token,
-            self.heartbeat_limit,
-            cancel,
-        )?;
+        let answer = post(&self.dialer, &url, &body, token, self.limit, cancel)?;
         match answer.status {
             200..=299 => Ok(()),
             _ => Err(answer.into_failure()),

@@ -39,6 +39,8 @@ pub enum UrlError {
     TooLong,
     #[error("the controller is reached over TLS, but the gateway's URL is plain text")]
     Downgrade,
+    #[error("{0} is not among pipeops.gateway_hosts")]
+    HostNotAllowed(String),
 }
 
 impl Url {
@@ -180,19 +182,41 @@ pub struct GatewayQuery<'a> {
     pub supports_yamux: bool,
 }
 
-/// The gateway's WebSocket. Its URL comes from a peer and gets our token, so it
-/// may not be plain text when the controller was reached over TLS, unless
-/// `allow_plaintext` (T30).
+/// Which gateways get our token (T30): their URL comes from a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct GatewayRules<'a> {
+    /// Plain text is good enough: the controller is reached so too, or a setting
+    /// says so.
+    pub plaintext: bool,
+    /// `pipeops.gateway_hosts`: names, or `.example.com` for all below it; empty:
+    /// any.
+    pub hosts: &'a [String],
+}
+
+impl GatewayRules<'_> {
+    fn check(&self, url: &Url) -> Result<(), UrlError> {
+        if !url.tls && !self.plaintext {
+            return Err(UrlError::Downgrade);
+        }
+        let is = |allowed: &String| {
+            let allowed = allowed.trim_start_matches('*').to_ascii_lowercase();
+            url.host == allowed || (allowed.starts_with('.') && url.host.ends_with(&allowed))
+        };
+        if self.hosts.is_empty() || self.hosts.iter().any(is) {
+            return Ok(());
+        }
+        Err(UrlError::HostNotAllowed(url.host.clone()))
+    }
+}
+
+/// The gateway's WebSocket, if the rules allow it.
 pub fn gateway(
     gateway_ws_url: &str,
     query: &GatewayQuery<'_>,
-    controller_tls: bool,
-    allow_plaintext: bool,
+    rules: &GatewayRules<'_>,
 ) -> Result<Url, UrlError> {
     let mut url = Url::parse(gateway_ws_url)?;
-    if controller_tls && !url.tls && !allow_plaintext {
-        return Err(UrlError::Downgrade);
-    }
+    rules.check(&url)?;
     if url.path.is_empty() {
         "/ws".clone_into(&mut url.path);
     }
@@ -282,6 +306,33 @@ mod tests {
         supports_yamux: false,
     };
 
+    const TLS_ONLY: GatewayRules<'_> = GatewayRules {
+        plaintext: false,
+        hosts: &[],
+    };
+    const PLAIN: GatewayRules<'_> = GatewayRules {
+        plaintext: true,
+        hosts: &[],
+    };
+
+    #[test]
+    fn t30_the_token_goes_to_listed_hosts_only() {
+        let hosts = ["Gw.test".to_owned(), "*.example.com".to_owned()];
+        let rules = GatewayRules {
+            hosts: &hosts,
+            ..TLS_ONLY
+        };
+        let allowed = |url| gateway(url, &QUERY, &rules).is_ok();
+        assert!(allowed("wss://gw.test:8443/ws") && allowed("wss://a.b.example.com"));
+        for other in [
+            "wss://example.com",
+            "wss://evilexample.com",
+            "wss://gw.test.evil",
+        ] {
+            assert!(!allowed(other), "{other}");
+        }
+    }
+
     fn dialled(url: &Url) -> String {
         let scheme = if url.tls { "wss" } else { "ws" };
         format!("{scheme}://{}{}", url.authority(), url.target())
@@ -349,7 +400,7 @@ mod tests {
             ),
             ("wss://g/ws?aa", format!("wss://g/ws?aa=&{own}")),
         ] {
-            let url = gateway(given, &QUERY, true, false).expect(given);
+            let url = gateway(given, &QUERY, &TLS_ONLY).expect(given);
             assert_eq!(dialled(&url), want);
         }
     }
@@ -360,7 +411,7 @@ mod tests {
             cluster_uuid: "a&b=ü c",
             ..QUERY
         };
-        let url = gateway("wss://g", &query, true, false).expect("url");
+        let url = gateway("wss://g", &query, &TLS_ONLY).expect("url");
         assert!(
             url.target().contains("cluster_uuid=a%26b%3D%C3%BC%20c&"),
             "{}",
@@ -369,25 +420,18 @@ mod tests {
     }
 
     #[test]
-    fn t30_a_plain_gateway_needs_a_plain_controller_or_a_setting() {
+    fn t30_a_plain_gateway_is_refused_unless_it_is_good_enough() {
         assert_eq!(
-            gateway("ws://g", &QUERY, true, false),
+            gateway("ws://g", &QUERY, &TLS_ONLY),
             Err(UrlError::Downgrade)
         );
         assert_eq!(
-            gateway("http://g", &QUERY, true, false),
+            gateway("http://g", &QUERY, &TLS_ONLY),
             Err(UrlError::Downgrade)
         );
-        assert!(gateway("ws://g", &QUERY, true, true).is_ok());
-        assert!(gateway("ws://g", &QUERY, false, false).is_ok());
-        assert_eq!(
-            gateway("gopher://g", &QUERY, false, true),
-            Err(UrlError::Scheme)
-        );
-        assert_eq!(
-            gateway("g:443/ws", &QUERY, false, true),
-            Err(UrlError::NoScheme)
-        );
+        assert!(gateway("ws://g", &QUERY, &PLAIN).is_ok());
+        assert_eq!(gateway("gopher://g", &QUERY, &PLAIN), Err(UrlError::Scheme));
+        assert_eq!(gateway("g:443/ws", &QUERY, &PLAIN), Err(UrlError::NoScheme));
     }
 
     #[test]
@@ -405,7 +449,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
-            for url in [controller(&text), gateway(&text, &QUERY, false, true)].into_iter().flatten() {
+            for url in [controller(&text), gateway(&text, &QUERY, &PLAIN)].into_iter().flatten() {
                 let again = Url::parse(&dialled(&url)).expect("its own form is readable");
                 prop_assert_eq!(again, url);
             }

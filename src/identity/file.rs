@@ -13,40 +13,6 @@ use super::import::import;
 use super::record::Record;
 use super::{Identity, Store, StoreError};
 
-/// Which file, and whether somebody named it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StateFile {
-    pub path: PathBuf,
-    /// True when a setting names it. Such a file must be usable; the default
-    /// places may turn out not to be (a read-only root file system).
-    pub explicit: bool,
-}
-
-/// The path order of config-and-state.md §7.4: the setting (`daemon.state_file`,
-/// `PIPEOPS_STATE_FILE`), systemd's `STATE_DIRECTORY`, `$HOME`, `/var/lib`.
-pub fn state_file(setting: Option<&Path>, env: impl Fn(&str) -> Option<String>) -> StateFile {
-    let set = |name| env(name).filter(|value| !value.is_empty());
-    if let Some(path) = setting
-        .map(Path::to_owned)
-        .or_else(|| set("PIPEOPS_STATE_FILE").map(PathBuf::from))
-    {
-        return StateFile {
-            path,
-            explicit: true,
-        };
-    }
-    // systemd separates several folders by colons; the first is ours.
-    let systemd = set("STATE_DIRECTORY")
-        .and_then(|folders| Some(Path::new(folders.split(':').next()?).join("state.yaml")));
-    let path = systemd
-        .or_else(|| Some(Path::new(&set("HOME")?).join(".pipeops-agent/state.yaml")))
-        .unwrap_or_else(|| PathBuf::from("/var/lib/pipeops-agent/state.yaml"));
-    StateFile {
-        path,
-        explicit: false,
-    }
-}
-
 /// An [`Identity`] in a file of mode 0600. While the store lives it holds an
 /// exclusive lock on `PATH.lock`.
 #[derive(Debug)]

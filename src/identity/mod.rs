@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 pub(crate) use agent_id::hostname;
 pub use agent_id::{Machine, agent_id};
-pub use file::{FileStore, StateFile, state_file};
+pub use file::FileStore;
 pub use memory::MemoryStore;
 
 use crate::config::Secret;

@@ -42,7 +42,8 @@ pub enum ApiError {
 }
 
 impl ApiServer {
-    /// Reads what the credentials name; connects nowhere yet.
+    /// Reads what the credentials name; connects nowhere yet. `settings` are those of
+    /// both kinds of connections.
     pub fn new(credentials: Credentials, settings: &Settings) -> Result<Self, KubeError> {
         let tls = |client: Option<&(Material, Material)>| {
             let (certificate, key) = match client {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::exec::{self, ExecCredential};
 use super::kubeconfig::read_limited;
 use super::{KubeError, Secret};
+use crate::config::ApiUrl;
 use crate::net::Endpoint;
 
 /// An API server and the agent's own identity there.
@@ -90,64 +91,27 @@ pub struct ServerUrl {
 
 impl ServerUrl {
     pub fn parse(url: &str) -> Result<Self, KubeError> {
-        let bad = |why: &'static str| KubeError::Server {
+        let bad = |why: String| KubeError::Server {
             url: url.to_owned(),
             why,
         };
-        let (scheme, rest) = match url.split_once("://") {
-            Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
-            None => ("https".to_owned(), url),
-        };
-        let tls = match scheme.as_str() {
-            "https" => true,
-            "http" => false,
-            _ => return Err(bad("the scheme is neither https nor http")),
-        };
-        let (authority, base) = match rest.find('/') {
-            Some(slash) => rest.split_at(slash),
-            None => (rest, ""),
-        };
-        if authority.contains('@') || base.contains(['?', '#']) {
-            return Err(bad("only host, port and path are allowed in it"));
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        if scheme.is_some_and(|s| !["https", "http"].contains(&&*s.to_ascii_lowercase())) {
+            return Err(bad("the scheme is neither https nor http".to_owned()));
         }
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(v6) => {
-                let (host, rest) = v6
-                    .split_once(']')
-                    .ok_or_else(|| bad("no ] after the address"))?;
-                (host, rest.strip_prefix(':'))
-            }
-            None => match authority.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            },
-        };
-        let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-        if host.is_empty() || !visible(host) || !visible(base) {
-            return Err(bad("no usable host"));
+        let parsed = ApiUrl::parse(url).map_err(bad)?;
+        if parsed.query.is_some() {
+            let why = "only host, port and path are allowed in it";
+            return Err(bad(why.to_owned()));
         }
-        let port = match port {
-            None | Some("") => {
-                if tls {
-                    443
-                } else {
-                    80
-                }
-            }
-            Some(port) => port
-                .parse()
-                .ok()
-                .filter(|p| *p != 0)
-                .ok_or_else(|| bad("the port is no port"))?,
-        };
         let endpoint = Endpoint {
-            host: host.to_owned(),
-            port,
-            tls,
+            host: parsed.host,
+            port: parsed.port,
+            tls: parsed.tls,
         };
         Ok(Self {
             endpoint,
-            base: base.trim_end_matches('/').to_owned(),
+            base: parsed.path,
         })
     }
 
@@ -350,6 +314,9 @@ mod tests {
             "https://u:p@h",
             "https://h/?q",
             "https://[::1",
+            "https://[::1]x",
+            "wss://h",
+            "https://h{}",
         ] {
             ServerUrl::parse(bad).expect_err(bad);
         }

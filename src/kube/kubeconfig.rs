@@ -73,7 +73,18 @@ impl Search {
             found = true;
         }
         if !found {
-            return Ok(None);
+            if !files.is_empty() {
+                log::warn!("KUBECONFIG names no file that exists: {files:?}");
+            }
+            return match &self.context {
+                // Whoever names a context means a cluster, not a plain machine.
+                Some(name) => Err(KubeError::Missing {
+                    what: "context",
+                    name: name.clone(),
+                    known: String::new(),
+                }),
+                None => Ok(None),
+            };
         }
         merged.credentials(self.context.as_deref()).map(Some)
     }
@@ -180,15 +191,16 @@ impl User {
             let name = provider.name.clone().unwrap_or_default();
             return Err(KubeError::AuthProvider { name });
         }
-        if let Some(exec) = &self.exec {
-            return exec.plugin(dir).map(Auth::Exec);
-        }
-        // As kubectl: a token file wins over a token, because it is read again.
+        // As kubectl: a token file wins over a token, because it is read again, and
+        // both over a plug-in.
         if let Some(file) = self.token_file.as_deref().filter(|file| !file.is_empty()) {
             return Ok(Auth::TokenFile(dir.join(file)));
         }
         if let Some(token) = self.token.as_deref().filter(|token| !token.is_empty()) {
             return Ok(Auth::Token(Secret::new(token)));
+        }
+        if let Some(exec) = &self.exec {
+            return exec.plugin(dir).map(Auth::Exec);
         }
         if let Some(username) = self.username.as_deref().filter(|name| !name.is_empty()) {
             let password = Secret::new(self.password.as_deref().unwrap_or_default());
@@ -523,6 +535,11 @@ mod tests {
             ..Search::default()
         };
         assert!(search.load().expect("not an error").is_none());
+        let named = Search {
+            context: Some("prod".to_owned()),
+            ..search
+        };
+        assert!(named.load().is_err(), "a context of no file");
     }
 
     #[test]
@@ -538,6 +555,9 @@ mod tests {
         assert_eq!(plugin.args, ["a", "b"]);
         assert_eq!(plugin.env, [("X".to_owned(), "1".to_owned())]);
         assert!(plugin.provide_cluster_info);
+        // kubectl asks a plug-in only where nothing else is given.
+        let text = text.replace("{exec", "{token: t, exec");
+        assert!(matches!(load(&text).expect("valid").auth, Auth::Token(_)));
     }
 
     proptest! {

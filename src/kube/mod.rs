@@ -44,7 +44,7 @@ pub enum KubeError {
     #[error(transparent)]
     Proxy(ProxyError),
     #[error("{url}: {why}")]
-    Server { url: String, why: &'static str },
+    Server { url: String, why: String },
     #[error("auth-provider {name:?} was removed from Kubernetes; use an exec plug-in or a token")]
     AuthProvider { name: String },
     #[error(

@@ -17,7 +17,7 @@
 //!    thread panics.
 //!
 //! Ending it early is one thing, whoever does it (the peer, the `timer`, the loss
-//! of the connection, a body that overflows): its [`Cancel`](crate::net::Cancel)
+//! of the connection, a body that overflows): its [`Cancel`]
 //! fires, which closes the socket to the API server and wakes what waits.
 
 mod answer;

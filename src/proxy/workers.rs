@@ -234,7 +234,9 @@ mod tests {
     fn a_task_without_a_thread_comes_back_whatever_the_others_do() {
         let workers = Workers::new(FAR);
         let (release, hangs) = mpsc::channel::<()>();
-        run(&workers, move || drop(hangs.recv()));
+        run(&workers, move || {
+            let _ = hangs.recv();
+        });
         wait_until(|| workers.0.state.lock().backlog.is_empty());
         let (send, receive) = mpsc::channel();
         let expect = |what: &'static str| {

@@ -14,23 +14,32 @@ pub fn register(secret: &Secret) {
     if text.len() < MIN_KNOWN {
         return;
     }
-    let mut known = KNOWN.write();
-    if known.iter().any(|other| other == text) {
+    remember(&mut KNOWN.write(), text);
+}
+
+/// The longest first: a secret may contain another one.
+type Known = Vec<(u64, String)>;
+
+fn remember(known: &mut Known, text: &str) {
+    let newest = known.iter().map(|(at, _)| at + 1).max().unwrap_or(0);
+    if let Some((at, _)) = known.iter_mut().find(|(_, other)| other == text) {
+        *at = newest;
         return;
     }
-    // Tokens that rotate for months must not pile up.
+    // Tokens that rotate for months must not pile up: the one that was heard of
+    // longest ago gives way.
     if known.len() >= MAX_KNOWN {
-        known.remove(0);
+        let oldest = known.iter().map(|(at, _)| *at).min();
+        known.retain(|(at, _)| Some(*at) != oldest);
     }
-    known.push(text.to_owned());
-    // A secret that contains another one must go first.
-    known.sort_by_key(|text| std::cmp::Reverse(text.len()));
+    known.push((newest, text.to_owned()));
+    known.sort_by_key(|(_, text)| std::cmp::Reverse(text.len()));
 }
 
 /// `text` without known secrets, and without what looks like one.
 pub fn redact(text: &str) -> Cow<'_, str> {
     let mut out = Cow::Borrowed(text);
-    for secret in KNOWN.read().iter() {
+    for (_, secret) in KNOWN.read().iter() {
         if out.contains(secret.as_str()) {
             out = Cow::Owned(out.replace(secret.as_str(), MASK));
         }
@@ -156,7 +165,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~+/=:".contains(&byte)
 }
 
-static KNOWN: RwLock<Vec<String>> = RwLock::new(Vec::new());
+static KNOWN: RwLock<Known> = RwLock::new(Vec::new());
 
 const MASK: &str = "[REDACTED]";
 
@@ -188,6 +197,20 @@ mod tests {
         );
         register(&Secret::new("a"));
         assert_eq!(redact("a cat"), "a cat");
+    }
+
+    /// The longest went first, however recent it was.
+    #[test]
+    fn the_oldest_secret_is_forgotten_not_the_longest() {
+        let mut known = Known::new();
+        remember(&mut known, "first");
+        remember(&mut known, &"long".repeat(100));
+        for n in 0..MAX_KNOWN - 1 {
+            remember(&mut known, &format!("token-{n}"));
+        }
+        let has = |text: &str| known.iter().any(|(_, other)| other == text);
+        assert!(has(&"long".repeat(100)) && !has("first"));
+        assert_eq!(known.len(), MAX_KNOWN);
     }
 
     #[test]

@@ -63,11 +63,7 @@ pub(super) fn string(buf: &mut Vec<u8>, text: &str) {
 /// A JSON string of standard base64 with padding.
 pub(super) fn base64(buf: &mut Vec<u8>, bytes: &[u8]) {
     buf.push(b'"');
-    let start = buf.len();
-    let length = base64_simd::STANDARD.encoded_length(bytes.len());
-    buf.resize(start + length, 0);
-    // The destination has exactly the length that the encoder asks for.
-    let _ = base64_simd::STANDARD.encode(bytes, base64_simd::Out::from_slice(&mut buf[start..]));
+    base64_simd::STANDARD.encode_append(bytes, buf);
     buf.push(b'"');
 }
 

@@ -371,7 +371,7 @@ mod tests {
             (r#"{"headers":{"authorization":{}}}"#, "headers"),
         ] {
             with(payload, |r| {
-                assert_eq!(r.unreadable, Some(field), "{payload}")
+                assert_eq!(r.unreadable, Some(field), "{payload}");
             });
         }
         for payload in [
@@ -403,7 +403,7 @@ mod tests {
             assert!(matches!(r.body, RequestBody::None));
         });
         with(r#"{"body":"x","body_binary":true}"#, |r| {
-            assert!(r.wants_binary_body())
+            assert!(r.wants_binary_body());
         });
         for spelling in ["use_streaming", "streaming"] {
             with(&format!(r#"{{"body":"ignored","{spelling}":true}}"#), |r| {
@@ -445,18 +445,18 @@ mod tests {
             |r| assert!(!r.upgrade),
         );
         with(r#"{"protocol":"chat"}"#, |r| {
-            assert_eq!(r.headers.get("sec-websocket-protocol"), Some("chat"))
+            assert_eq!(r.headers.get("sec-websocket-protocol"), Some("chat"));
         });
     }
 
     #[test]
     fn zero_times_are_no_times() {
         with(r#"{"deadline":"0001-01-01T00:00:00Z"}"#, |r| {
-            assert_eq!(r.deadline, None)
+            assert_eq!(r.deadline, None);
         });
         with(r#"{"deadline":"soon"}"#, |r| assert_eq!(r.deadline, None));
         with(r#"{"deadline":"2026-03-01T10:00:00Z"}"#, |r| {
-            assert!(r.deadline.is_some())
+            assert!(r.deadline.is_some());
         });
     }
 }

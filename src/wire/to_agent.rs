@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::encode::{base64, empty, headers, message, number, serialized, string};
 use super::envelope::{Envelope, Payload};
 use super::request::ProxyRequest;
+use crate::config::Secret;
 use crate::http::Headers;
 
 /// A message of control-channel.md §4, by its type. The request id stays in the
@@ -99,8 +100,8 @@ pub struct Registered {
     pub cluster_uuid: Option<String>,
     pub name: Option<String>,
     pub status: Option<String>,
-    /// A ServiceAccount token for this cluster. Secret.
-    pub token: Option<String>,
+    /// A ServiceAccount token for this cluster.
+    pub token: Option<Secret>,
     pub workspace_id: Option<i64>,
     pub gateway_ws_url: Option<String>,
 }
@@ -129,7 +130,10 @@ impl Registered {
             status: payload
                 .string("status")
                 .or_else(|| cluster.string("status")),
-            token: payload.string("token").or_else(|| cluster.string("token")),
+            token: payload
+                .string("token")
+                .or_else(|| cluster.string("token"))
+                .map(Secret::new),
             workspace_id: workspace(payload).or_else(|| workspace(&cluster)),
             gateway_ws_url: payload.string("gateway_ws_url"),
         }
@@ -317,12 +321,9 @@ mod tests {
             registered(r#"{"workspace_id":"42"}"#).workspace_id,
             Some(42)
         );
-        assert_eq!(
-            registered(r#"{"cluster":{"workspace_id":"42","token":"t"}}"#)
-                .token
-                .as_deref(),
-            Some("t")
-        );
+        let answer = registered(r#"{"cluster":{"workspace_id":"42","token":"hunter2"}}"#);
+        assert!(!format!("{answer:?}").contains("hunter2"));
+        assert_eq!(answer.token, Some(Secret::new("hunter2")));
     }
 
     #[test]

@@ -209,6 +209,8 @@ fn t5_t43_after_a_thousand_cuts_the_agent_holds_what_it_held_after_ten() {
             ("timeouts.websocket_reconnect_max", "3ms"),
             ("logging.level", "error"),
         ],
+        // In the binary of a plain `cargo test`, the system's allocator keeps an arena
+        // for each thread that ever had one.
         environment: &[("MALLOC_ARENA_MAX", "2")],
     });
     house.attached("edge");

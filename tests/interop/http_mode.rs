@@ -236,7 +236,7 @@ fn give_up_after_ends_an_agent_that_never_got_through() {
     let stage = Stage::without_gateway();
     stage.gateway.set("controller", json!({"status": 503}));
     let agent = stage.start_with(|parts| {
-        parts.session.give_up_after = Some(Duration::from_millis(200));
+        parts.session.give_up_after = Some(Duration::from_secs(2));
     });
     stage.gateway.refused("controller", 503);
     assert!(matches!(agent.wait(), Err(AgentError::GaveUp)));

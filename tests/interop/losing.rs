@@ -123,7 +123,7 @@ fn t10_an_unauthorized_redial_is_repeated_with_the_token_read_again() {
     std::fs::write(&file, &stage.gateway.token).expect("written");
     let agent = stage.start_with(|parts| {
         parts.token = TokenSource::File(file.clone());
-        parts.session.dial_limit = Duration::from_secs(2);
+        parts.session.dial_limit = Duration::from_secs(3);
         parts.session.unauthorized_first = Duration::from_millis(20);
         parts.session.unauthorized_cap = Duration::from_millis(40);
     });
@@ -280,7 +280,7 @@ fn a_frozen_peer_is_noticed_within_the_read_limit() {
     let stage = Stage::new();
     let agent = stage.start_with(|parts| {
         parts.link.ping_interval = Duration::from_millis(100);
-        parts.link.read_limit = Duration::from_millis(500);
+        parts.link.read_limit = Duration::from_secs(4);
     });
     stage.arrived();
     stage
@@ -302,11 +302,11 @@ fn a_peer_that_answers_no_ping_but_speaks_is_not_lost() {
     let agent = stage.start_with(|parts| {
         parts.heartbeat.connected = Duration::from_millis(50);
         parts.link.ping_interval = Duration::from_millis(50);
-        parts.link.read_limit = Duration::from_secs(2);
+        parts.link.read_limit = Duration::from_secs(4);
     });
     let gateway = stage.arrived();
     let status = agent
-        .wait_until(far(), |status| status.heartbeat_acks >= 50)
+        .wait_until(far(), |status| status.heartbeat_acks >= 100)
         .expect("acked");
     assert_eq!(status.connections, 1);
     stage.end(agent, &gateway);

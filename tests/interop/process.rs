@@ -46,7 +46,26 @@ impl Home {
         .expect("a String");
         writeln!(yaml, "logging: {{level: debug}}\n{more}").expect("a String");
         home.write("config.yaml", &yaml);
+        // On a machine that is busy with other tests the switch to the gateway may not
+        // wait for the controller's close.
+        home.gateway.set("allow_abrupt", true);
         home
+    }
+
+    /// Waits until the agent has arrived at the gateway; the connection's name. From
+    /// then on it has to close in order.
+    fn connected(&self) -> String {
+        let conn = self.gateway.connection("gateway");
+        self.gateway.message("heartbeat");
+        let controllers = json!({"event": "upgrade", "role": "controller", "status": 101});
+        for upgrade in self.gateway.seen(&controllers) {
+            let close = json!({"event": "close", "conn": upgrade["conn"]});
+            if self.gateway.seen(&close).is_empty() {
+                self.gateway.expect(close);
+            }
+        }
+        self.gateway.set("allow_abrupt", false);
+        conn
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -89,7 +108,7 @@ impl Home {
             }),
         ];
         Running {
-            child,
+            child: Kept(child),
             out,
             readers,
             token: self.gateway.token.clone(),
@@ -98,7 +117,7 @@ impl Home {
 }
 
 struct Running {
-    child: Child,
+    child: Kept,
     out: mpsc::Receiver<String>,
     readers: [JoinHandle<String>; 2],
     token: String,
@@ -106,7 +125,7 @@ struct Running {
 
 impl Running {
     fn terminate(&self) {
-        let pid = i32::try_from(self.child.id())
+        let pid = i32::try_from(self.child.0.id())
             .ok()
             .and_then(rustix::process::Pid::from_raw);
         let pid = pid.expect("a process id");
@@ -115,7 +134,7 @@ impl Running {
 
     /// Its exit code and its log, in which the token isn't.
     fn end(mut self) -> (Option<i32>, Vec<Value>) {
-        let code = self.child.wait().expect("it ends").code();
+        let code = self.child.0.wait().expect("it ends").code();
         let [_, stderr] = self.readers.map(|reader| reader.join().expect("read"));
         let lines: Vec<String> = self.out.iter().collect();
         assert!(
@@ -125,6 +144,17 @@ impl Running {
         assert_eq!(stderr, "", "everything is said in the log");
         let record = |line: &String| serde_json::from_str(line).expect("a JSON record");
         (code, lines.iter().map(record).collect())
+    }
+}
+
+/// A test that fails leaves no process behind.
+struct Kept(Child);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // Both fail where it has ended, as it should have.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -140,8 +170,7 @@ fn errors(log: &[Value]) -> Vec<&str> {
 fn a_termination_closes_with_1000_and_ends_with_0() {
     let home = Home::new("");
     let running = home.start();
-    let gateway = home.gateway.connection("gateway");
-    home.gateway.message("heartbeat");
+    let gateway = home.connected();
     home.gateway.settle();
     running.terminate();
     home.gateway.closed(&gateway, 1000);
@@ -195,8 +224,7 @@ fn a_refused_token_is_one_clear_line_and_exit_code_1() {
 fn the_state_file_lets_the_next_process_resume() {
     let home = Home::new("");
     let running = home.start();
-    let gateway = home.gateway.connection("gateway");
-    home.gateway.message("heartbeat");
+    let gateway = home.connected();
     running.terminate();
     home.gateway.closed(&gateway, 1000);
     assert_eq!(running.end().0, Some(0));
@@ -205,8 +233,7 @@ fn the_state_file_lets_the_next_process_resume() {
     assert!(!state.contains(&home.gateway.token), "{state}");
 
     let running = home.start();
-    let gateway = home.gateway.connection("gateway");
-    home.gateway.message("heartbeat");
+    let gateway = home.connected();
     let registers = json!({"event": "message", "type": "register"});
     assert_eq!(home.gateway.seen(&registers).len(), 1);
     running.terminate();
@@ -229,7 +256,7 @@ fn a_token_that_an_answer_repeats_stays_out_of_the_log() {
     for _ in 0..3 {
         home.gateway.refused("controller", 503);
     }
-    let gateway = home.gateway.connection("gateway");
+    let gateway = home.connected();
     let error = format!("{} is not welcome", home.gateway.token);
     home.gateway.send("error", "", json!({"error": error}));
     home.gateway.round_trip();
@@ -265,10 +292,9 @@ fn a_termination_while_the_controller_is_down_ends_with_0() {
 #[ignore = "needs the Go gateway: tests/run interop"]
 fn t04_the_time_limits_of_the_configuration_are_effective() {
     let home = Home::new(
-        "timeouts: {websocket_handshake: 300ms, websocket_ping: 100ms, websocket_read: 500ms, \
-         websocket_reconnect: 10ms, websocket_reconnect_max: 20ms, registration: 200ms}",
+        "timeouts: {websocket_handshake: 1s, websocket_ping: 200ms, websocket_read: 2s, \
+         websocket_reconnect: 10ms, websocket_reconnect_max: 20ms, registration: 1s}",
     );
-    home.gateway.set("allow_abrupt", true);
     // An upgrade that is never answered, then a registration that isn't: with the
     // defaults each would take half a minute.
     home.gateway
@@ -284,8 +310,7 @@ fn t04_the_time_limits_of_the_configuration_are_effective() {
     home.gateway
         .expect(json!({"event": "ping", "conn": frozen}));
     home.gateway.command(json!({"cmd": "pause"}));
-    let gateway = home.gateway.connection("gateway");
-    home.gateway.message("heartbeat");
+    let gateway = home.connected();
     let t_ms = |pattern: Value| home.gateway.seen(&pattern).pop().expect("seen")["t_ms"].as_u64();
     let total = t_ms(json!({"event": "upgrade", "conn": gateway})).expect("ms");
     assert!(

@@ -165,7 +165,7 @@ fn t01_an_upgrade_that_is_never_answered_is_tried_again() {
     stage
         .gateway
         .set("controller", json!({"hang": true, "times": 1}));
-    let agent = stage.start_with(|parts| parts.session.dial_limit = Duration::from_millis(200));
+    let agent = stage.start_with(|parts| parts.session.dial_limit = Duration::from_secs(1));
     stage.gateway.refused("controller", 0);
     let gateway = stage.arrived();
     stage.end(agent, &gateway);

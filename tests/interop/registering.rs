@@ -196,7 +196,7 @@ pub(crate) fn shapes() -> [(Value, &'static str); 7] {
 fn t06_a_registration_in_progress_is_waited_for() {
     let stage = Stage::new();
     stage.gateway.set("register", "silence");
-    let limit = Duration::from_millis(1500);
+    let limit = Duration::from_secs(3);
     let agent = stage.start_with(|parts| parts.session.register_limit = limit);
     let register = stage.gateway.message("register");
     let id = register["request_id"].as_str().expect("an id");
@@ -232,7 +232,7 @@ fn a_registration_without_an_answer_is_tried_again() {
     stage.gateway.set("register", "silence");
     stage.gateway.set("allow_abrupt", true);
     let agent = stage.start_with(|parts| {
-        parts.session.register_limit = Duration::from_millis(100);
+        parts.session.register_limit = Duration::from_millis(500);
     });
     stage.gateway.message("register");
     stage.gateway.message("register");

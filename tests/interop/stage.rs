@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipeops_agent::agent::{self, Agent, AgentError, NoProxy, Parts};
+use pipeops_agent::agent::{self, Agent, AgentError, Parts};
 use pipeops_agent::config::{ApiUrl, Config, Secret, StateBackend, TokenSource};
 use pipeops_agent::control::facts::NoCluster;
 use pipeops_agent::identity::{Identity, MemoryStore, Store};
 use pipeops_agent::net::Deadline;
+use pipeops_agent::proxy::{self, Executor};
 use pipeops_agent::server::HealthState;
 use serde_json::json;
 
@@ -64,11 +65,14 @@ impl Stage {
     /// The parts of an agent without a cluster.
     pub(crate) fn parts(&self, config: &Config) -> Parts {
         let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
-        let parts = agent::parts(config, health, Arc::new(NoProxy), Arc::new(NoCluster));
-        Parts {
-            store: self.store.clone(),
-            ..parts.expect("parts")
-        }
+        let proxy = Arc::new(Executor::new(proxy::Settings::default(), None));
+        let parts = agent::parts(config, health, proxy, Arc::new(NoCluster));
+        let mut parts = parts.expect("parts");
+        parts.store = self.store.clone();
+        // On a machine that is busy with other tests a close may take its time, and
+        // one that is cut off is a fault here.
+        parts.session.leave_limit = Duration::from_secs(30);
+        parts
     }
 
     pub(crate) fn start(&self) -> Agent {

@@ -132,6 +132,14 @@ impl Upstream {
         }
     }
 
+    /// Waits until the clients of all requests so far have left in the middle.
+    pub(crate) fn all_gone(&self) {
+        let mut state = self.shared.state.lock();
+        while state.gone < state.begun.len() {
+            self.wait(&mut state);
+        }
+    }
+
     /// Lets every watch say so many lines altogether.
     pub(crate) fn lines(&self, count: usize) {
         self.shared.state.lock().lines = count;

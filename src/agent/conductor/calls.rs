@@ -45,7 +45,11 @@ impl Conductor {
             let event = Event::HttpRegister(generation, Err(failure));
             return self.session.handle(Instant::now(), event);
         }
-        let (api, token, cancel) = (self.api(), self.token.clone(), self.cancel.clone());
+        let (api, token, cancel) = (
+            self.api(self.parts.http_limit),
+            self.token.clone(),
+            self.cancel.clone(),
+        );
         let (parts, facts) = (self.parts.clone(), self.gatherer.handle());
         let panicked = Done::Event(failed("the call panicked".to_owned()));
         let spawned = self.background.spawn("http-register", panicked, move || {
@@ -61,12 +65,12 @@ impl Conductor {
         }
     }
 
-    pub(super) fn api(&self) -> HttpApi {
+    /// `limit` is that of one call.
+    pub(super) fn api(&self, limit: Duration) -> HttpApi {
         HttpApi {
             dialer: self.parts.dialer.clone(),
             api_url: self.parts.api_url.clone(),
-            limit: self.parts.http_limit,
-            heartbeat_limit: self.parts.heartbeat_limit,
+            limit,
         }
     }
 }

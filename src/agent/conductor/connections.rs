@@ -26,8 +26,7 @@ impl Conductor {
                     agent_version: &self.parts.registrant.agent_version,
                     supports_yamux: false,
                 };
-                let plaintext = self.parts.session.allow_plaintext_gateway;
-                urls::gateway(url, &query, self.controller.tls, plaintext)
+                urls::gateway(url, &query, &self.session.settings().gateway_rules())
                     .map_err(|error| other(error.to_string()))?
             }
         };

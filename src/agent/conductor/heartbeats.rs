@@ -50,7 +50,11 @@ impl Conductor {
         let event = if let Err(failure) = self.read_token() {
             Some(failed(failure))
         } else {
-            let (api, token, cancel) = (self.api(), self.token.clone(), self.cancel.clone());
+            let (api, token, cancel) = (
+                self.api(self.parts.heartbeat_limit),
+                self.token.clone(),
+                self.cancel.clone(),
+            );
             let (reporter, facts) = (self.reporter.clone(), self.gatherer.latest());
             let cluster_id = self.session.ids().cluster_id.clone().unwrap_or_default();
             // control-channel.md §7.3; there is no socket whose state would say it.

@@ -12,7 +12,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-use crate::agent::{Agent, NoProxy, Parts};
+use crate::agent::{Agent, Parts};
 use crate::config::{Secret, TokenSource};
 use crate::control::facts::NoCluster;
 use crate::control::registration::tests::registrant;
@@ -20,6 +20,7 @@ use crate::control::{heartbeat, session};
 use crate::identity::{MemoryStore, Store};
 use crate::link;
 use crate::net::{ClientTls, ClientTlsSettings, Deadline, Dialer};
+use crate::proxy::{self, Executor};
 use crate::server::HealthState;
 
 /// Only a hung test reaches it.
@@ -189,6 +190,11 @@ impl Conn {
     }
 }
 
+/// Refuses every request.
+pub(super) fn no_cluster() -> Arc<Executor> {
+    Executor::new(proxy::Settings::default(), None)
+}
+
 pub(super) fn parts(api_url: String, store: Arc<dyn Store>) -> Parts {
     let tls = ClientTls::new(ClientTlsSettings::default()).expect("settings");
     let quick = Duration::from_millis(5);
@@ -209,7 +215,7 @@ pub(super) fn parts(api_url: String, store: Arc<dyn Store>) -> Parts {
         heartbeat_limit: Duration::from_secs(10),
         shutdown_limit: Duration::from_secs(25),
         dialer: Dialer::new(Arc::new(tls)),
-        proxy: Arc::new(NoProxy),
+        proxy: Arc::new(no_cluster()),
         facts: Arc::new(NoCluster),
         store,
         health: Arc::new(HealthState::new(Duration::from_secs(30))),

@@ -71,7 +71,7 @@ fn what_runs_is_drained_before_the_close() {
             &self,
             outlet: Arc<dyn crate::proxy::Outlet>,
         ) -> Box<dyn crate::control::dispatch::RequestSink> {
-            NoProxy.connection(outlet)
+            Proxying::connection(&peer::no_cluster(), outlet)
         }
         fn drain(&self, _: Deadline) {
             self.0.send(()).expect("told");

@@ -186,7 +186,8 @@ pub(super) const KUBERNETES: &[Key] = &[
         Kind::Text(|c, v| c.kubernetes.namespace = v),
         "Namespace of the agent's own objects",
     )
-    .default("pipeops-system"),
+    .default("pipeops-system")
+    .not_yet(),
     Key::new(
         "kubernetes.kubeconfig",
         Kind::Path(|c, v| c.kubernetes.kubeconfig = Some(v)),
@@ -212,7 +213,8 @@ pub(super) const KUBERNETES: &[Key] = &[
         Kind::Text(|c, v| c.kubernetes.ca_cert_data = Some(v)),
         "Cluster CA (base64 of PEM) to hand over instead of the mounted one",
     )
-    .env(&["PIPEOPS_K8S_CERT_DATA"]),
+    .env(&["PIPEOPS_K8S_CERT_DATA"])
+    .not_yet(),
     Key::new(
         "kubernetes.impersonate_agent",
         Kind::Bool(|c, v| c.kubernetes.impersonate_agent = v),
@@ -319,21 +321,24 @@ pub(super) const STATE: &[Key] = &[
         "ConfigMap of the Kubernetes store",
     )
     .env(&["PIPEOPS_STATE_CONFIGMAP_NAME"])
-    .default("pipeops-agent-state"),
+    .default("pipeops-agent-state")
+    .not_yet(),
     Key::new(
         "state.secret_name",
         Kind::Text(|c, v| c.state.secret_name = v),
         "Secret of the Kubernetes store",
     )
     .env(&["PIPEOPS_STATE_SECRET_NAME"])
-    .default("pipeops-agent-secrets"),
+    .default("pipeops-agent-secrets")
+    .not_yet(),
     Key::new(
         "state.namespace",
         Kind::Text(|c, v| c.state.namespace = Some(v)),
         "Namespace of the Kubernetes store",
     )
     .env(&["PIPEOPS_STATE_NAMESPACE"])
-    .default_note("the pod's"),
+    .default_note("the pod's")
+    .not_yet(),
 ];
 
 const fn interval(

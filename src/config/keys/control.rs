@@ -52,6 +52,18 @@ pub(super) const PIPEOPS: &[Key] = &[
     )
     .default("auto"),
     Key::new(
+        "pipeops.allow_plaintext_gateway",
+        Kind::Bool(|c, v| c.pipeops.allow_plaintext_gateway = v),
+        "Use a gateway without TLS although the control plane has it (development)",
+    )
+    .default("false"),
+    Key::new(
+        "pipeops.gateway_hosts",
+        Kind::List(|c, v| c.pipeops.gateway_hosts = v),
+        "Hosts of gateways that may be dialled; .example.com stands for all below it",
+    )
+    .default_note("any"),
+    Key::new(
         "pipeops.tls.insecure_skip_verify",
         Kind::Bool(|c, v| c.pipeops.tls.insecure_skip_verify = v),
         "Do not verify the control plane's certificate",

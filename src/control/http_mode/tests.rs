@@ -54,7 +54,6 @@ fn api(url: &str) -> HttpApi {
         dialer: dialer(),
         api_url: url.to_owned(),
         limit: Duration::from_secs(30),
-        heartbeat_limit: Duration::from_secs(30),
     }
 }
 

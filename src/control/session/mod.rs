@@ -115,9 +115,7 @@ impl Session {
     pub fn new(settings: Settings, stored: Ids, resumable: bool, rng: Rng, now: Instant) -> Self {
         let back_off = BackOff::new(
             settings.reconnect_first,
-            settings
-                .reconnect_cap
-                .max(settings.register_cap.unwrap_or_default()),
+            settings.registration_cap.unwrap_or(settings.reconnect_cap),
             settings.reconnect_jitter,
         );
         let unauthorized = BackOff::at_least(
@@ -188,6 +186,10 @@ impl Session {
         };
         let give_up = self.give_up_at.filter(|_| !self.registered);
         phase.into_iter().chain(give_up).min()
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     pub fn state(&self) -> ConnectionState {
@@ -346,7 +348,13 @@ impl Session {
     /// Ids are kept before anything else happens, so that a gateway that can't be
     /// reached doesn't make us register again and again (decisions.md §6.1).
     fn accept(&mut self, registered: Registered) {
-        self.registered = true;
+        self.has_registered();
+        if registered.token.is_some() {
+            log::info!(
+                "the controller handed a cluster token over; this version doesn't take it up \
+                 (kubernetes.service_token sets one)"
+            );
+        }
         self.need_register = false;
         self.without_id = false;
         self.gateway_in_turns = false;
@@ -359,6 +367,12 @@ impl Session {
         self.actions.push_back(Action::Store(self.ids.clone()));
     }
 
+    /// Registered or resumed: reconnecting has its own cap from now on.
+    fn has_registered(&mut self) {
+        self.registered = true;
+        self.back_off.set_cap(self.settings.reconnect_cap);
+    }
+
     /// The gateway to dial: known, and dialling it is allowed (T30).
     fn gateway(&self) -> Option<Target> {
         let url = self.ids.gateway_ws_url.clone()?;
@@ -369,8 +383,7 @@ impl Session {
             agent_version: "",
             supports_yamux: false,
         };
-        let tls = self.settings.controller_tls;
-        match urls::gateway(&url, &query, tls, self.settings.allow_plaintext_gateway) {
+        match urls::gateway(&url, &query, &self.settings.gateway_rules()) {
             Ok(_) => Some(Target::Gateway { url, cluster_uuid }),
             Err(error) => {
                 log::error!("the gateway that the controller named is not used: {error}");
@@ -397,11 +410,7 @@ impl Session {
 
     fn wait(&mut self, now: Instant, next: Next, retry_after: Option<Duration>) {
         let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        let cap = match self.settings.register_cap {
-            Some(cap) if !self.registered => cap,
-            _ => self.settings.reconnect_cap,
-        };
-        let wait = self.back_off.wait_at_most(cap, &mut self.rng).max(asked);
+        let wait = self.back_off.wait(&mut self.rng).max(asked);
         log::info!("next attempt in {:.1} s", wait.as_secs_f64());
         self.phase = Phase::Waiting {
             until: now + wait,
@@ -471,11 +480,6 @@ const UNAUTHORIZED_JITTER: f64 = 0.25;
 
 /// A peer may ask for patience, not for silence.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
-
-/// How long the switch to the gateway waits for the controller to close: the agent
-/// should never have two connections, but a controller that lets its socket linger
-/// must not delay it.
-const LEAVE_LIMIT: Duration = Duration::from_millis(300);
 
 /// How long shutdown waits for the close frame and what is queued before it.
 const STOP_LIMIT: Duration = Duration::from_secs(5);

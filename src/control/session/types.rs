@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::control::urls::GatewayRules;
 pub use crate::server::ConnectionState;
 use crate::wire::to_agent::Registered;
 
@@ -13,9 +14,9 @@ pub struct Settings {
     pub reconnect_first: Duration,
     /// `timeouts.websocket_reconnect_max`.
     pub reconnect_cap: Duration,
-    /// `registration.retry_interval`: the cap until it is registered. `None`: the
-    /// same.
-    pub register_cap: Option<Duration>,
+    /// `registration.retry_interval`: the cap until the first registration; `None`:
+    /// [`reconnect_cap`](Self::reconnect_cap).
+    pub registration_cap: Option<Duration>,
     /// Share of each wait by which it may be shorter or longer.
     pub reconnect_jitter: f64,
     /// `registration.give_up_after`: ends the process when it hasn't been
@@ -23,6 +24,10 @@ pub struct Settings {
     pub give_up_after: Option<Duration>,
     /// A dial including the upgrade (`timeouts.websocket_handshake`).
     pub dial_limit: Duration,
+    /// How long the switch to the gateway waits for the controller to close: the
+    /// agent should never have two connections, but a controller that lets its socket
+    /// linger must not delay it.
+    pub leave_limit: Duration,
     /// `register_success` must come within this.
     pub register_limit: Duration,
     /// The same after `register_in_progress` (T6).
@@ -38,10 +43,24 @@ pub struct Settings {
     pub websocket_retry: Duration,
     /// `pipeops.transport: http`.
     pub http_only: bool,
+    /// `pipeops.transport: websocket`: HTTP mode is never entered.
+    pub websocket_only: bool,
     /// The controller is reached over TLS.
     pub controller_tls: bool,
     /// Lets a TLS controller hand out a plain-text gateway (T30).
     pub allow_plaintext_gateway: bool,
+    /// Hosts that a gateway may have; empty: any (T30).
+    pub gateway_hosts: Vec<String>,
+}
+
+impl Settings {
+    /// Which gateways may be dialled.
+    pub fn gateway_rules(&self) -> GatewayRules<'_> {
+        GatewayRules {
+            plaintext: !self.controller_tls || self.allow_plaintext_gateway,
+            hosts: &self.gateway_hosts,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -50,10 +69,11 @@ impl Default for Settings {
         Self {
             reconnect_first: Duration::from_millis(500),
             reconnect_cap: seconds(15),
-            register_cap: None,
+            registration_cap: None,
             reconnect_jitter: 0.25,
             give_up_after: None,
             dial_limit: seconds(30),
+            leave_limit: Duration::from_millis(300),
             register_limit: seconds(30),
             register_limit_in_progress: seconds(120),
             unauthorized_first: seconds(60),
@@ -62,8 +82,10 @@ impl Default for Settings {
             reregister_interval: seconds(60),
             websocket_retry: seconds(300),
             http_only: false,
+            websocket_only: false,
             controller_tls: true,
             allow_plaintext_gateway: false,
+            gateway_hosts: Vec::new(),
         }
     }
 }

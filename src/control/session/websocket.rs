@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Action, Answers, ConnectionState, Event, Failure, LEAVE_LIMIT, Next, Phase, Session, Target,
-    Transport, names_unknown_cluster,
+    Action, Answers, ConnectionState, Event, Failure, Next, Phase, Session, Target, Transport,
+    names_unknown_cluster,
 };
 use crate::wire::to_agent::Registered;
 
@@ -67,7 +67,7 @@ impl Session {
     /// agent never has two.
     pub(super) fn leave(&mut self, now: Instant, next: Next) {
         self.actions.push_back(Action::Close(self.generation));
-        let until = now + LEAVE_LIMIT;
+        let until = now + self.settings.leave_limit;
         self.phase = Phase::Leaving { until, next };
     }
 
@@ -85,7 +85,7 @@ impl Session {
             Target::Gateway { .. } => {
                 self.gateway_failing_since = None;
                 self.gateway_in_turns = false;
-                self.registered = true;
+                self.has_registered();
                 self.need_register = false;
                 self.serve(now, Next::Gateway);
             }
@@ -263,7 +263,7 @@ impl Session {
     fn on_controller_failed(&mut self, now: Instant, failure: &Failure) {
         let (code, retry_after) = status(failure);
         match code {
-            Some(404 | 405 | 426 | 501) => {
+            Some(404 | 405 | 426 | 501) if !self.settings.websocket_only => {
                 if !self.http_mode {
                     log::warn!("the controller takes no WebSocket: going on over HTTP");
                 }

@@ -162,31 +162,6 @@ fn earlier_state_is_imported_once() {
     assert_eq!(open().identity(), named("old"));
 }
 
-#[test]
-fn the_order_of_places() {
-    let env = |set: &'static [(&str, &str)]| {
-        move |name: &str| {
-            let found = set.iter().find(|(n, _)| *n == name);
-            found.map(|(_, value)| (*value).to_owned())
-        }
-    };
-    let all: &[_] = &[
-        ("PIPEOPS_STATE_FILE", "/s.yaml"),
-        ("STATE_DIRECTORY", "/d:/e"),
-        ("HOME", "/h"),
-    ];
-    for (setting, set, want, explicit) in [
-        (Some("/c.yaml"), all, "/c.yaml", true),
-        (None, all, "/s.yaml", true),
-        (None, &all[1..], "/d/state.yaml", false),
-        (None, &all[2..], "/h/.pipeops-agent/state.yaml", false),
-        (None, &[], "/var/lib/pipeops-agent/state.yaml", false),
-    ] {
-        let file = state_file(setting.map(Path::new), env(set));
-        assert_eq!((file.path, file.explicit), (PathBuf::from(want), explicit));
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

@@ -171,18 +171,29 @@ impl Reader {
         let mut bytes = &*self.lower.buffered();
         let before = bytes.len();
         let ended = loop {
+            // rustls takes 4 KiB a call, and each time it looks at what it has it
+            // moves an unfinished record to the front, where it mostly is already
+            // (musl does that byte by byte): feed it until it is full, then let it look.
+            let fed = bytes.len();
+            let mut refused = None;
+            while !bytes.is_empty() && refused.is_none() {
+                match connection.read_tls(&mut bytes) {
+                    Ok(0) => refused = Some("input not taken".to_owned()),
+                    Ok(_) => {}
+                    Err(error) => refused = Some(error.to_string()),
+                }
+            }
+            let fed = fed - bytes.len();
             match take_plaintext(&mut connection, &mut self.plain) {
                 Ok(false) => {}
                 Ok(true) => break Some(Ok(())),
                 Err(error) => break Some(Err(error)),
             }
-            if bytes.is_empty() {
-                break None;
-            }
-            match connection.read_tls(&mut bytes) {
-                Ok(0) => break Some(Err(rustls::Error::General("input not taken".into()))),
-                Ok(_) => {}
-                Err(error) => break Some(Err(rustls::Error::General(error.to_string()))),
+            match refused {
+                // Full without a record in it can't go on.
+                Some(error) if fed == 0 => break Some(Err(rustls::Error::General(error))),
+                Some(_) => {}
+                None => break None,
             }
         };
         let taken = before - bytes.len();

@@ -20,7 +20,7 @@ pub struct Cluster {
     /// Who registered last.
     pub agent: AgentInfo,
     pub created: UnixTime,
-    /// When the agent was heard last; on disk at most [`FLUSH`](super::FLUSH) old.
+    /// When the agent was heard last; on disk at most 30 seconds old.
     pub last_seen: UnixTime,
     #[serde(default)]
     pub nodes: u64,
@@ -78,7 +78,7 @@ pub struct Token {
     #[serde(default)]
     pub label: Option<String>,
     pub created: UnixTime,
-    /// On disk at most [`FLUSH`](super::FLUSH) old.
+    /// On disk at most 30 seconds old.
     #[serde(default)]
     pub last_used: Option<UnixTime>,
 }

@@ -124,3 +124,21 @@ fn http_heartbeats_that_fail() {
     let (waited, actions) = sim.tick();
     assert!(waited >= S(60) && serves(&actions, Transport::Http));
 }
+
+#[test]
+fn where_only_the_websocket_is_wanted_http_is_never_tried() {
+    let settings = Settings {
+        websocket_only: true,
+        ..Settings::default()
+    };
+    let (mut sim, _) = Sim::new(settings, Ids::default(), false).start();
+    sim.failed(code(404));
+    let (_, actions) = sim.tick();
+    assert!(matches!(
+        actions[..],
+        [Action::Dial {
+            target: Target::Controller,
+            ..
+        }]
+    ));
+}

@@ -231,3 +231,23 @@ fn stopping_closes_in_order() {
     assert_ne!(sim.generation(), dialling);
     assert_eq!(sim.event(Event::Connected(dialling)), []);
 }
+
+#[test]
+fn registering_and_reconnecting_have_caps_of_their_own() {
+    let settings = Settings {
+        registration_cap: Some(S(60)),
+        reconnect_jitter: 0.0,
+        ..Settings::default()
+    };
+    let (mut sim, _) = Sim::new(settings, Ids::default(), false).start();
+    for _ in 0..8 {
+        sim.failed(unreachable());
+        sim.tick();
+    }
+    sim.failed(unreachable());
+    assert_eq!(sim.tick().0, S(60));
+    sim.connected();
+    sim.success(None);
+    sim.lost(None);
+    assert_eq!(sim.tick().0, S(15));
+}

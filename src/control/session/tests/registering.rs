@@ -51,7 +51,7 @@ fn a_controller_that_never_answers_the_close_is_left_anyway() {
     sim.connected();
     sim.success(Some(GATEWAY));
     let (waited, actions) = sim.tick();
-    assert_eq!(waited, LEAVE_LIMIT);
+    assert_eq!(waited, Settings::default().leave_limit);
     assert!(dials_gateway(&actions));
 }
 
