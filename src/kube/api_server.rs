@@ -1,6 +1,7 @@
 //! The two ways to one API server, and the agent's own few calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -11,7 +12,8 @@ use super::{KubeError, Secret};
 use crate::http::Headers;
 use crate::http::client::{Body, Call, CallError, Client, Settings};
 use crate::net::{
-    Cancel, ClientTls, ClientTlsSettings, Deadline, Dialer, PemSource, ProxyRules, Trust,
+    Cancel, ClientTls, ClientTlsSettings, ConnectOptions, Deadline, Dialer, PemSource, ProxyRules,
+    Trust,
 };
 
 /// An API server as the agent reaches it. Connections without any client
@@ -76,7 +78,14 @@ impl ApiServer {
         };
         let host = credentials.server.authority();
         let client = |tls: ClientTls| {
-            let dialer = Dialer::new(Arc::new(tls)).with_proxy(proxy.clone());
+            let dialer = Dialer::new(Arc::new(tls))
+                .with_proxy(proxy.clone())
+                .with_options(ConnectOptions {
+                    // Counts the time in which a busy server takes nothing of a
+                    // body, too: longer than for the control channel.
+                    user_timeout: Some(USER_TIMEOUT),
+                    ..ConnectOptions::default()
+                });
             Client::new(
                 credentials.server.endpoint.clone(),
                 host.clone(),
@@ -306,6 +315,8 @@ const USER_AGENT: &str = concat!("pipeops-agent/", env!("CARGO_PKG_VERSION"));
 /// One object at a time: etcd allows 1.5 MiB for each.
 const MAX_ANSWER: usize = 4 << 20;
 const MAX_MESSAGE: usize = 300;
+/// As long as a request that says nothing itself may take.
+const USER_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use pipeops_agent::http::server::{Request, RequestBody, Responder};
 
 use crate::support::front::{Front, Watch, streamed};
+use crate::support::house::House;
 use crate::support::pattern::{Check, PIECE, piece};
 use crate::support::process::{AgentProcess, AgentSettings, PlaneProcess, is_release};
 use crate::support::upstream::{Upstream, content, json};
@@ -254,4 +255,33 @@ fn t9_watches_bulk_slow_clients_and_slow_upstreams_at_once() {
     }
     let plane = plane.clusters();
     assert_eq!(agent.process.terminate(), Some(0), "{plane}");
+}
+
+/// The kernel must not take who is slow for dead (`TCP_USER_TIMEOUT` is 20 s).
+#[test]
+fn a_client_and_a_target_that_take_nothing_for_25_seconds_get_everything_in_the_end() {
+    const STALL: Duration = Duration::from_secs(25);
+    let upstream = Upstream::start_tls(|request, body, responder| {
+        if request.method == "PUT" {
+            std::thread::sleep(STALL); // the fault itself
+        }
+        let bell = Bell::default();
+        bell.ring();
+        serve(&request, body, responder, &bell);
+    });
+    let house = House::new();
+    let agent = house.agent("edge", upstream.credentials());
+    let front = house.front("edge").patient();
+    std::thread::scope(|scope| {
+        let up = scope.spawn(|| upload(&front, "/api/v1/upload", 16 << 20));
+        let mut stalled = false;
+        let down = download(&front, "/api/v1/large?size=16777216", || {
+            if !std::mem::replace(&mut stalled, true) {
+                std::thread::sleep(STALL);
+            }
+        });
+        assert_eq!(down, 16 << 20);
+        assert_eq!(up.join().expect("arrived"), 16 << 20);
+    });
+    assert_eq!(agent.status().connections, 1);
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use pipeops_agent::http::client::{Body, Call, CallError, Client, Response, Settings, Source};
 use pipeops_agent::http::{Headers, ResponseHead};
 use pipeops_agent::net::{
-    Cancel, ClientTls, ClientTlsSettings, Deadline, Dialer, Endpoint, Halves, Reason, Trust,
+    Cancel, ClientTls, ClientTlsSettings, ConnectOptions, Deadline, Dialer, Endpoint, Halves,
+    Reason, Trust,
 };
 use serde_json::Value;
 
@@ -59,7 +60,11 @@ impl Front {
             ..ClientTlsSettings::default()
         })
         .expect("usable");
-        let dialer = Dialer::new(Arc::new(tls));
+        // It may stop reading for as long as a test wants.
+        let dialer = Dialer::new(Arc::new(tls)).with_options(ConnectOptions {
+            user_timeout: None,
+            ..ConnectOptions::default()
+        });
         let client = Client::new(
             endpoint(address),
             address.to_string(),

@@ -90,6 +90,17 @@ impl Process {
         self.count("task")
     }
 
+    /// What its threads are called, in order.
+    pub(crate) fn thread_names(&self) -> Vec<String> {
+        let path = format!("/proc/{}/task", self.child.id());
+        let tasks = fs::read_dir(path).expect("it runs").flatten();
+        // One may end while it is looked at.
+        let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+        let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+        names.sort();
+        names
+    }
+
     pub(crate) fn descriptors(&self) -> usize {
         self.count("fd")
     }

@@ -48,6 +48,8 @@ impl Upstream {
             // A slow client is told from a dead one elsewhere.
             write_limit: None,
             body_idle_limit: None,
+            // It is the agent that lets go of idle connections.
+            idle_limit: LIMIT * 60,
             ..Settings::default()
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
