@@ -61,9 +61,10 @@ pub trait Outlet: Send + Sync {
     fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError>;
 
     /// The whole answer of a form B request. Outlives the connection: when that is
-    /// gone, it goes to the next one to the same endpoint within 30 s, or is
-    /// dropped and counted (decisions.md §6.2 "Lost connection"), which is no error
-    /// here. [`SendError::Cancelled`]: it was not sent, and won't be.
+    /// gone or goes before the answer was written, it goes to the next one to the
+    /// same endpoint within 30 s, or is dropped and counted (decisions.md §6.2 "Lost
+    /// connection"), which is no error here. [`SendError::Cancelled`]: it was not
+    /// sent, and won't be.
     fn send_late(
         &self,
         request_id: &str,
