@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::connection::{TOO_LATE, Ticket, send_failure};
+use super::connection::send_failure;
+use super::ticket::{TOO_LATE, Ticket};
 use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::Reason;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -33,6 +34,8 @@ struct State {
     handed: usize,
     /// Sent, and not yet granted anew.
     sent: u64,
+    /// When a piece last came or was taken.
+    moved: Instant,
     ended: bool,
     /// Nobody takes any more, and why if that is an error.
     stopped: bool,
@@ -61,6 +64,7 @@ impl Inbound {
                 held: 0,
                 handed: 0,
                 sent: 0,
+                moved: Instant::now(),
                 ended: false,
                 stopped: false,
                 failure: None,
@@ -83,6 +87,7 @@ impl Inbound {
         }
         state.room.grow(piece.len())?;
         state.held += piece.len();
+        state.moved = Instant::now();
         match state.pieces.back_mut() {
             // Many small pieces would cost more than they hold.
             Some(last) if last.len() + piece.len() <= JOINED => last.extend_from_slice(&piece),
@@ -90,6 +95,11 @@ impl Inbound {
         }
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// When a piece last came or was taken (or the body was announced).
+    pub(super) fn moved(&self) -> Instant {
+        self.state.lock().moved
     }
 
     /// The body is complete.
@@ -144,6 +154,7 @@ impl Source for Inbound {
             }
             if let Some(piece) = state.pieces.pop_front() {
                 state.handed = piece.len();
+                state.moved = Instant::now();
                 return Ok(Some(piece));
             }
             if state.ended {

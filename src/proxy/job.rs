@@ -9,10 +9,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::answer::{Answer, failure_text};
-use super::connection::{Form, Ticket};
+use super::connection::Form;
 use super::memory::{OverBudget, mib};
 use super::places::{Applicant, Kind};
 use super::plan::{Identity, Plan, answer_headers};
+use super::ticket::Ticket;
 use super::{Executor, Upstreams};
 use crate::http::client::{Body, Call, CallError, Response};
 use crate::http::{Client, Headers};
@@ -77,7 +78,9 @@ impl Job {
 
     fn call(&mut self, executor: &Executor, upstreams: &Upstreams) -> Result<(), JobError> {
         let ticket = self.ticket.clone();
-        if ticket.form == Form::Streamed
+        // An upload may take as long as it makes progress.
+        let may_take_long = ticket.form == Form::Streamed || ticket.inbound.is_some();
+        if may_take_long
             && ticket.kind == Kind::Short
             && let Err(error) = ticket.moves_over(executor.settings.long_after)
         {

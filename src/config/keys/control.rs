@@ -301,6 +301,12 @@ pub(super) const TIMEOUTS: &[Key] = &[
     )
     .default("2m"),
     limit(
+        "timeouts.proxy_body",
+        |c, v| c.timeouts.proxy_body = v,
+        "A request body on its way in that makes no progress, where no deadline was given",
+    )
+    .default("1m"),
+    limit(
         "timeouts.proxy_dial",
         |c, v| c.timeouts.proxy_dial = v,
         "Connecting to the target of a proxied request",
