@@ -148,13 +148,8 @@ impl Requests {
         let (Some(inbound), Some(data)) = (&ticket.inbound, data) else {
             return;
         };
-        match base64_simd::STANDARD.decode_to_vec(data) {
-            Err(_) => ticket.fail("invalid base64 in the request body"),
-            Ok(piece) => {
-                if let Err(error) = inbound.push(piece) {
-                    ticket.fail(&error.to_string());
-                }
-            }
+        if let Err(error) = inbound.push(data) {
+            ticket.fail(&error.to_string());
         }
     }
 
@@ -208,6 +203,7 @@ impl Requests {
         let live = form == Form::Streamed || plan.live;
         let now = jiff::Timestamp::now();
         let times = Times::of(request, live, now, executor.settings.default_timeout);
+        let head = executor.budget.reserve(id.len() + plan.size())?;
         let kind = if plan.live { Kind::Long } else { Kind::Short };
         let cancel = Cancel::new();
         let mut inbound = None;
@@ -253,6 +249,7 @@ impl Requests {
             ticket,
             plan,
             body,
+            _head: head,
         })
     }
 
