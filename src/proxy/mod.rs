@@ -16,9 +16,9 @@
 //! 4. `answer` sends it and sees to it that there is exactly one end, also when the
 //!    thread panics.
 //!
-//! Ending it early is one thing, whoever does it (the peer, the `timer`, the loss
-//! of the connection, a body that overflows): its [`Cancel`]
-//! fires, which closes the socket to the API server and wakes what waits.
+//! What is known of a request, its limits of time among it, is its `ticket`. Ending it
+//! early is one thing, whoever does it (the peer, the `timer`, the loss of the
+//! connection, a body that overflows or stalls): its [`Cancel`] fires, which closes the socket to the API server and wakes what waits.
 
 mod answer;
 mod connection;
@@ -109,7 +109,10 @@ pub trait AgentIdentity: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub places: PlaceLimits,
-    /// All buffered bodies together, in bytes (`proxy.memory_limit`).
+    /// All that is held of requests and buffered answers together, in bytes
+    /// (`proxy.memory_limit`): heads and bodies, and the messages that answers become,
+    /// until they are written. Beside it are the buffers of connections, a chunk for
+    /// each streamed answer, and what the link is just reading.
     pub memory_limit: usize,
     /// One buffered body or answer, decoded, in bytes.
     pub body_limit: usize,

@@ -353,7 +353,7 @@ pub(super) const PROXY: &[Key] = &[Key::new(
         min: 1024 * 1024,
         set: |c, v| c.proxy.memory_limit = usize::try_from(v).unwrap_or(usize::MAX),
     },
-    "All buffered bodies of proxied requests together",
+    "Memory for all buffered bodies of proxied requests and their answers together",
 )
 .default("256MiB")];
 
