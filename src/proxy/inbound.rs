@@ -92,15 +92,11 @@ impl Inbound {
         if length > self.limit - state.held {
             return Err(PushError::TooMuch(self.limit));
         }
-        let last = state.pieces.back_mut();
         // Many small pieces would cost more than they hold.
-        let mut piece = match last.filter(|last| last.len() + length <= JOINED) {
-            Some(last) => std::mem::take(last),
-            None => {
-                state.pieces.push_back(Vec::new());
-                Vec::new()
-            }
-        };
+        let last = state.pieces.back();
+        let joins = last.is_some_and(|last| last.len() + length <= JOINED);
+        let last = if joins { state.pieces.pop_back() } else { None };
+        let mut piece = last.unwrap_or_default();
         // After an error nobody takes what is left of it.
         state.room.extend(&mut piece, length)?;
         STANDARD
@@ -108,9 +104,7 @@ impl Inbound {
             .map_err(|_| PushError::Base64)?;
         state.held += length;
         state.moved = Instant::now();
-        if let Some(last) = state.pieces.back_mut() {
-            *last = piece;
-        }
+        state.pieces.push_back(piece);
         self.changed.notify_one();
         Ok(())
     }
@@ -232,10 +226,10 @@ mod tests {
     fn t9_too_much_is_refused_at_once() {
         let budget = Budget::new(100);
         let body = inbound(&budget, 10);
-        push(&body, &vec![0; 8]).expect("room");
-        assert_eq!(push(&body, &vec![0; 3]), Err(PushError::TooMuch(10)));
+        push(&body, &[0; 8]).expect("room");
+        assert_eq!(push(&body, &[0; 3]), Err(PushError::TooMuch(10)));
         let other = inbound(&budget, 1000);
-        let error = push(&other, &vec![0; 93]).expect_err("over the budget");
+        let error = push(&other, &[0; 93]).expect_err("over the budget");
         assert!(error.to_string().contains("proxy.memory_limit"), "{error}");
         drop((body, other));
         assert_eq!(budget.used(), 0);
@@ -294,7 +288,7 @@ mod tests {
         let body = Inbound::new(&budget, 10 << 20, Some(Box::new(grant))).expect("room");
         push(&body, &vec![0; 200 << 10]).expect("room");
         push(&body, &vec![0; 100 << 10]).expect("room");
-        push(&body, &vec![0; 1]).expect("room");
+        push(&body, &[0; 1]).expect("room");
         assert!(body.next().expect("a piece").is_some());
         assert!(body.next().expect("a piece").is_some());
         assert!(receive.try_recv().is_err(), "too early");
