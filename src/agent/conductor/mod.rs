@@ -54,6 +54,8 @@ pub(super) struct Conductor {
     background: Background,
     /// Ends what runs in the background.
     cancel: Cancel,
+    /// Ends the latest heartbeat over HTTP.
+    heartbeat_cancel: Cancel,
     gatherer: Gatherer,
     pace: Pace,
     reporter: Reporter,
@@ -109,6 +111,7 @@ impl Conductor {
             connections: HashMap::new(),
             background: Background::new(sender.clone()),
             cancel: Cancel::new(),
+            heartbeat_cancel: Cancel::new(),
             gatherer,
             pace: Pace::new(parts.heartbeat.clone(), Rng::new(), now),
             reporter: Reporter {
@@ -270,6 +273,15 @@ impl Conductor {
                 self.serving = None;
                 self.heartbeat_until = None;
                 self.pace.stop_serving(Instant::now());
+            }
+            Action::Rest => {
+                self.serving = None;
+                self.heartbeat_until = None;
+                self.pace.rest();
+            }
+            Action::Resume(generation) => {
+                self.serving = Some((generation, Transport::Http));
+                self.pace.serve(Instant::now(), false);
             }
             Action::State(state) => self.on_state(state),
             Action::End(end) => self.end = Some(end),

@@ -3,7 +3,7 @@
 mod peer;
 mod work;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -386,6 +386,53 @@ fn http_mode_registers_and_beats_over_http() {
     assert_eq!(store.identity().cluster_id.as_deref(), Some("c-9"));
     agent.stop();
     agent.wait().expect("an orderly end");
+}
+
+/// The state fell back to `reconnecting` at each try, and a heartbeat that was under
+/// way could arrive behind the first over the WebSocket.
+#[test]
+fn a_try_of_the_websocket_ends_the_heartbeat_under_way_and_leaves_the_agent_ready() {
+    let peer = Peer::new();
+    let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
+    parts.session.websocket_retry = Duration::from_secs(1);
+    let health = parts.health.clone();
+    let agent = Agent::start(parts).expect("started");
+    peer.answer("404 Not Found", "");
+    peer.answer("200 OK", r#"{"cluster_id":"c-1"}"#);
+    // It gets no answer before the WebSocket's time has come.
+    let mut beat = peer.stream();
+    let upgrade = peer.stream();
+    let ended = beat.read_to_end(&mut Vec::new());
+    assert!(
+        ended.map_err(|e| e.kind()) != Err(std::io::ErrorKind::WouldBlock),
+        "it goes on"
+    );
+    assert_eq!(agent.status().state, ConnectionState::Connected);
+    assert_eq!(
+        health.snapshot().connection_state,
+        ConnectionState::Connected
+    );
+    let (asked, _) = Peer::answer_on(&upgrade, "404 Not Found", "");
+    assert!(asked.starts_with("GET "), "{asked}");
+    // Over HTTP it goes on at once.
+    let (asked, body) = peer.answer("200 OK", "{}");
+    assert!(asked.contains("/c-1/heartbeat"), "{asked}");
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(body["status"], "healthy");
+    // The next try succeeds.
+    let mut controller = peer.accept();
+    let register = controller.expect("register");
+    assert_eq!(register["payload"]["cluster_id"], "c-1");
+    assert_eq!(agent.status().state, ConnectionState::Connected);
+    assert_eq!(
+        health.snapshot().connection_state,
+        ConnectionState::Connected
+    );
+    controller.send(&json!({
+        "type": "register_success", "request_id": register["request_id"], "payload": {"cluster_id": "c-1"},
+    }));
+    controller.ack();
+    stop(agent, controller);
 }
 
 #[test]

@@ -56,6 +56,9 @@ pub struct Session {
     gateway_in_turns: bool,
     http_mode: bool,
     websocket_at: Instant,
+    /// A WebSocket is being tried while HTTP serves: HTTP rests, and goes on as if
+    /// nothing had been unless the WebSocket serves by then.
+    trial_until: Option<Instant>,
     gateway_failing_since: Option<Instant>,
     last_reregister: Option<Instant>,
     give_up_at: Option<Instant>,
@@ -137,6 +140,7 @@ impl Session {
             gateway_in_turns: false,
             http_mode: settings.http_only,
             websocket_at: now,
+            trial_until: None,
             gateway_failing_since: None,
             last_reregister: None,
             give_up_at: None,
@@ -209,6 +213,11 @@ impl Session {
 
     pub fn is_registered(&self) -> bool {
         self.registered
+    }
+
+    /// A WebSocket is being tried while HTTP serves.
+    pub fn is_trial(&self) -> bool {
+        self.trial_until.is_some()
     }
 
     /// The cluster id that heartbeats name.
@@ -409,6 +418,9 @@ impl Session {
     }
 
     fn wait(&mut self, now: Instant, next: Next, retry_after: Option<Duration>) {
+        if self.is_trial() {
+            return self.back_to_http(now);
+        }
         let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
         let wait = self.back_off.wait(&mut self.rng).max(asked);
         log::info!("next attempt in {:.1} s", wait.as_secs_f64());
@@ -420,6 +432,9 @@ impl Session {
 
     /// 401 and 403 of a registered agent: the token may be rotated meanwhile (T10).
     fn wait_slowly(&mut self, now: Instant, next: Next) {
+        if self.is_trial() {
+            return self.back_to_http(now);
+        }
         let wait = self.unauthorized.wait(&mut self.rng);
         self.unauthorized.grow();
         log::info!(

@@ -197,6 +197,12 @@ pub enum Action {
     /// Heartbeats go over this from now on, the first at once.
     Serve(Generation, Transport),
     StopServing,
+    /// HTTP heartbeats rest, and one that is under way is ended: a WebSocket is
+    /// tried, and none of them may arrive behind its first. Ends with `Resume` or
+    /// `Serve`.
+    Rest,
+    /// They go on, as calls of this generation.
+    Resume(Generation),
     State(ConnectionState),
     /// Nothing comes after this.
     End(End),
