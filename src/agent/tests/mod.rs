@@ -395,6 +395,7 @@ fn a_try_of_the_websocket_ends_the_heartbeat_under_way_and_leaves_the_agent_read
     let peer = Peer::new();
     let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
     parts.session.websocket_retry = Duration::from_secs(1);
+    parts.heartbeat_limit = Duration::from_mins(10);
     let health = parts.health.clone();
     let agent = Agent::start(parts).expect("started");
     peer.answer("404 Not Found", "");

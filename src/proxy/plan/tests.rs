@@ -207,12 +207,18 @@ fn what_is_not_built_yet_is_refused_in_words() {
             r#"{"path":"/x","service_name":"a","namespace":"b","service_port":80}"#,
             PlanError::Service,
         ),
-        (r#"{"path":"/"}"#, PlanError::Ingress),
-        (r#"{"path":"/apifoo"}"#, PlanError::Ingress),
     ] {
         assert_eq!(plan(payload), Err(want), "{payload}");
     }
+}
+
+/// `kubectl get --raw /` was taken for a request to an ingress controller.
+#[test]
+fn what_names_no_service_is_for_the_api_server() {
     for path in [
+        "/",
+        "/apifoo",
+        "/shop",
         "/api",
         "/apis/x",
         "/healthz",

@@ -238,8 +238,6 @@ fn what_is_not_built_is_refused_in_its_form() {
         json!({"path": "/", "service_name": "a", "namespace": "b", "service_port": 80, "supports_response_streaming": true}),
     );
     assert!(house.expect_abort("b").contains("not supported"));
-    house.get("c", "/dashboard");
-    assert!(house.expect_error("c").contains("not supported"));
     house.expect_rest();
 }
 
