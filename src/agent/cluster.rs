@@ -89,8 +89,9 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
 struct Lent(Arc<ApiServer>);
 
 impl AgentIdentity for Lent {
-    fn authorization(&self) -> Result<Option<Secret>, String> {
-        self.0.authorization().map_err(|error| error.to_string())
+    fn authorization(&self, cancel: &Cancel) -> Result<Option<Secret>, String> {
+        let value = self.0.authorization(None, cancel);
+        value.map_err(|error| error.to_string())
     }
 
     fn refused(&self) {

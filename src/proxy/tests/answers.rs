@@ -244,7 +244,7 @@ fn what_is_not_built_is_refused_in_its_form() {
 struct Token(AtomicUsize);
 
 impl AgentIdentity for Token {
-    fn authorization(&self) -> Result<Option<Secret>, String> {
+    fn authorization(&self, _: &Cancel) -> Result<Option<Secret>, String> {
         match self.0.load(Ordering::SeqCst) {
             0 => Ok(Some(Secret::new("Bearer agent"))),
             1 => Err("cannot read /secret/path".to_owned()),
