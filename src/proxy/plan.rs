@@ -77,6 +77,10 @@ impl Plan {
         if let Some(field) = request.unreadable {
             return Err(PlanError::Unreadable(field));
         }
+        if request.path.is_empty() {
+            // A payload that is none must not become `GET /`.
+            return Err(PlanError::Unreadable("path"));
+        }
         // Before anything looks at each of them: this is the link-reader's time.
         let given = request.headers.iter().map(|(n, v)| n.len() + v.len());
         let size = request.path.len() + request.query.len() + given.sum::<usize>();

@@ -229,6 +229,9 @@ fn what_names_no_service_is_for_the_api_server() {
     ] {
         assert!(plan(&format!(r#"{{"path":"{path}"}}"#)).is_ok(), "{path}");
     }
+    for nothing in ["{}", r#"{"path":""}"#, r#"{"path":7}"#] {
+        assert_eq!(plan(nothing), Err(PlanError::Unreadable("path")));
+    }
     // A part of the fields is no Service (control-channel.md §8.3 step 6).
     assert!(plan(r#"{"path":"/x","service_name":"a"}"#).is_ok());
 }
