@@ -16,6 +16,7 @@ use fastrand::Rng;
 use super::background::{Background, Done};
 use super::connection::{Connection, News};
 use super::error::AgentError;
+use super::handover::Handover;
 use super::parts::Parts;
 use super::status::Watch;
 use crate::config::Secret;
@@ -40,6 +41,8 @@ pub(super) enum Input {
     /// New facts about the cluster.
     Facts,
     Done(Done),
+    /// A `register` is about to go out with the cluster token of this hash.
+    HandedOver(Option<String>),
 }
 
 pub(super) struct Conductor {
@@ -57,6 +60,7 @@ pub(super) struct Conductor {
     /// Ends the latest heartbeat over HTTP.
     heartbeat_cancel: Cancel,
     gatherer: Gatherer,
+    handover: Handover,
     pace: Pace,
     reporter: Reporter,
     serving: Option<(Generation, Transport)>,
@@ -113,6 +117,7 @@ impl Conductor {
             cancel: Cancel::new(),
             heartbeat_cancel: Cancel::new(),
             gatherer,
+            handover: Handover::new(identity.service_token_hash),
             pace: Pace::new(parts.heartbeat.clone(), Rng::new(), now),
             reporter: Reporter {
                 agent_id: parts.registrant.agent_id.clone(),
@@ -166,7 +171,9 @@ impl Conductor {
                 if self.heartbeat_until.take().is_some() {
                     self.send_heartbeat();
                 }
+                self.check_handover();
             }
+            Input::HandedOver(hash) => self.handover.sent(hash),
             Input::Done(done) => {
                 self.background.reported();
                 match done {
@@ -258,6 +265,10 @@ impl Conductor {
                 generation,
                 cluster_id,
             } => self.http_register(generation, cluster_id),
+            Action::RegisterBeside {
+                generation,
+                cluster_id,
+            } => self.register_beside(generation, cluster_id),
             Action::Close(generation) => self.close(generation),
             Action::Abort(generation, why) => {
                 if let Some(connection) = self.connections.get(&generation) {
@@ -329,7 +340,7 @@ impl Conductor {
     }
 
     /// Ids are written down before the gateway is dialled (decisions.md §6.1).
-    fn store(&self, ids: Ids) {
+    fn store(&mut self, ids: Ids) {
         let cluster_id = ids.cluster_id.clone().unwrap_or_default();
         let identity = Identity {
             cluster_id: ids.cluster_id,
@@ -339,6 +350,7 @@ impl Conductor {
                 &endpoint(&self.controller),
                 self.token.expose(),
             )),
+            service_token_hash: self.handover.confirmed(),
             ..self.parts.store.identity()
         };
         log::info!(cluster_id = cluster_id.as_str(); "registered");
@@ -368,6 +380,19 @@ impl Conductor {
             status.connections += 1;
             status.heartbeats += u64::from(first_sent);
         });
+        self.check_handover();
+    }
+
+    /// Hands the cluster token over anew when there is another one (T14).
+    fn check_handover(&mut self) {
+        if self.serving.is_none() || self.stopping.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        if self.handover.is_due(now, &self.gatherer.tokens()) {
+            log::info!("the cluster token has changed since it was handed over: registering again");
+            self.session.handle(now, Event::Renew);
+        }
     }
 
     fn on_state(&mut self, state: ConnectionState) {
@@ -400,7 +425,7 @@ fn endpoint(url: &Url) -> String {
     format!("{url}?{}", url.query.as_deref().unwrap_or_default())
 }
 
-const CLOSE_NORMAL: u16 = 1000;
+pub(super) const CLOSE_NORMAL: u16 = 1000;
 
 /// A heartbeat waits so long for fresh facts (control-channel.md §7.3).
 const FACTS_WAIT: Duration = Duration::from_secs(5);

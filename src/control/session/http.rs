@@ -78,8 +78,10 @@ impl Session {
         now: Instant,
         outcome: Result<Box<Registered>, Failure>,
     ) {
-        let Phase::HttpRegistering { with_id, .. } = self.phase else {
-            return;
+        let with_id = match self.phase {
+            Phase::HttpRegistering { with_id, .. } => with_id,
+            Phase::HttpServing { .. } => return self.on_renewal(now, outcome),
+            _ => return,
         };
         self.generation += 1;
         let failure = match outcome {

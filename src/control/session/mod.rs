@@ -17,6 +17,7 @@
 //! ```
 
 mod http;
+mod renewal;
 mod types;
 mod websocket;
 
@@ -59,6 +60,8 @@ pub struct Session {
     /// A WebSocket is being tried while HTTP serves: HTTP rests, and goes on as if
     /// nothing had been unless the WebSocket serves by then.
     trial_until: Option<Instant>,
+    /// A registration beside the gateway's connection is under way.
+    beside: bool,
     gateway_failing_since: Option<Instant>,
     last_reregister: Option<Instant>,
     give_up_at: Option<Instant>,
@@ -141,6 +144,7 @@ impl Session {
             http_mode: settings.http_only,
             websocket_at: now,
             trial_until: None,
+            beside: false,
             gateway_failing_since: None,
             last_reregister: None,
             give_up_at: None,
@@ -263,6 +267,13 @@ impl Session {
             }
             Event::HttpHeartbeat(generation, outcome) if generation == self.generation => {
                 self.on_http_heartbeat(now, outcome);
+            }
+            Event::Renew => self.renew(),
+            Event::RegisteredBeside(generation, outcome) => {
+                self.beside = false;
+                if generation == self.generation {
+                    self.on_renewal(now, outcome);
+                }
             }
             event => self.on_websocket_event(now, event),
         }

@@ -121,6 +121,10 @@ pub enum Event {
     Lost(Generation, Option<u16>),
     HttpRegister(Generation, Result<Box<Registered>, Failure>),
     HttpHeartbeat(Generation, Result<(), Failure>),
+    /// The control plane should hear of this cluster again, while all goes on (T14).
+    Renew,
+    /// What became of [`Action::RegisterBeside`]; reported in any case.
+    RegisteredBeside(Generation, Result<Box<Registered>, Failure>),
     /// Time has passed.
     Tick,
     Stop,
@@ -185,6 +189,12 @@ pub enum Action {
         cluster_id: Option<String>,
     },
     HttpRegister {
+        generation: Generation,
+        cluster_id: Option<String>,
+    },
+    /// On the controller, over a connection of its own, beside that of this
+    /// generation.
+    RegisterBeside {
         generation: Generation,
         cluster_id: Option<String>,
     },

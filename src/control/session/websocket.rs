@@ -136,8 +136,10 @@ impl Session {
     }
 
     fn on_register_success(&mut self, now: Instant, registered: Registered) {
-        if !matches!(self.phase, Phase::Registering { .. }) {
-            return;
+        match self.phase {
+            Phase::Registering { .. } => {}
+            Phase::Serving { .. } => return self.on_renewal(now, Ok(Box::new(registered))),
+            _ => return,
         }
         if registered.cluster_id.is_none() {
             let why = "the registration was confirmed without a cluster id".to_owned();
@@ -167,6 +169,9 @@ impl Session {
                 }
             }
             Phase::Serving { .. } if unknown => self.want_reregistration(now),
+            Phase::Serving { .. } if answers == Answers::Register => {
+                self.on_renewal(now, Err(Failure::Other(text.to_owned())));
+            }
             _ => {}
         }
     }

@@ -4,6 +4,7 @@ mod http;
 mod losing;
 mod properties;
 mod registering;
+mod renewal;
 
 use super::*;
 
