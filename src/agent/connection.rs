@@ -13,12 +13,12 @@ use crate::config::Secret;
 use crate::control::dispatch::Dispatch;
 use crate::control::late::LateAnswers;
 use crate::control::session::{Failure, Generation};
-use crate::control::urls::Url;
 use crate::link::upgrade::{self, UpgradeError};
 use crate::link::{Ending, Lane, Link, Message};
 use crate::net::{Cancel, Deadline, DialCause, DialError, Endpoint, Halves, Phase};
 use crate::telemetry::RateLimit;
 use crate::threads::{self, SpawnError, Stack};
+use crate::url::Url;
 
 /// What a connection's thread says. The last is `Failed` or `Lost`, always.
 #[derive(Debug)]

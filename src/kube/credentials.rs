@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::exec::ExecPlugin;
 use super::kubeconfig::read_limited;
 use super::{KubeError, Secret};
-use crate::config::ApiUrl;
 use crate::net::Endpoint;
+use crate::url::Url;
 
 /// An API server and the agent's own identity there.
 #[derive(Clone, Debug)]
@@ -82,23 +82,16 @@ impl ServerUrl {
             url: without_user(url),
             why,
         };
-        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-        if scheme.is_some_and(|s| !["https", "http"].contains(&&*s.to_ascii_lowercase())) {
+        let parsed = Url::parse_configured(url).map_err(|error| bad(error.to_string()))?;
+        if parsed.websocket {
             return Err(bad("the scheme is neither https nor http".to_owned()));
         }
-        let parsed = ApiUrl::parse(url).map_err(bad)?;
         if parsed.query.is_some() {
-            let why = "only host, port and path are allowed in it";
-            return Err(bad(why.to_owned()));
+            return Err(bad("only host, port and path are allowed in it".to_owned()));
         }
-        let endpoint = Endpoint {
-            host: parsed.host,
-            port: parsed.port,
-            tls: parsed.tls,
-        };
         Ok(Self {
-            endpoint,
-            base: parsed.path,
+            endpoint: parsed.endpoint(),
+            base: parsed.base().to_owned(),
         })
     }
 

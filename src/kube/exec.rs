@@ -305,7 +305,7 @@ pub(super) mod tests {
         let plugin = plugin("exec >&- 2>&-; exec sleep 1000");
         let limit = Duration::from_millis(200);
         let error = run_within(&plugin, limit).expect_err("it was killed");
-        assert!(error.to_string().contains("signal"), "{error}");
+        assert!(error.contains("signal"), "{error}");
     }
 
     #[test]

@@ -27,10 +27,11 @@ use crate::control::late::LateAnswers;
 use crate::control::session::{
     Action, Answers, ConnectionState, End, Event, Generation, Ids, Session, Transport,
 };
-use crate::control::urls::{self, Url};
+use crate::control::urls;
 use crate::identity::{Identity, credentials_hash};
 use crate::net::{Cancel, Deadline, Reason};
 use crate::telemetry;
+use crate::url::Url;
 
 /// What reaches the conductor.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ impl Conductor {
         inbox: Receiver<Input>,
         watch: Watch,
     ) -> Result<Self, AgentError> {
-        let controller = urls::controller(&parts.api_url).map_err(AgentError::ApiUrl)?;
+        let controller = urls::controller(&parts.api_url);
         if !controller.tls && !controller.is_loopback() {
             log::warn!("{controller}: the token and everything else travel in plain text");
         }
@@ -363,7 +364,7 @@ impl Conductor {
         self.serving = Some((generation, transport));
         let now = Instant::now();
         let url = self.connections.get(&generation).map(|c| &c.url);
-        let endpoint = url.map_or_else(|| self.parts.api_url.clone(), ToString::to_string);
+        let endpoint = url.map_or_else(|| self.parts.api_url.to_string(), ToString::to_string);
         log::info!("serving over {endpoint}");
         let cluster_id = self.session.ids().cluster_id.clone();
         // The first heartbeat went out with the connection if it was known to stay.

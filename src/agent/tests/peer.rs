@@ -22,6 +22,7 @@ use crate::link;
 use crate::net::{ClientTls, ClientTlsSettings, Deadline, Dialer};
 use crate::proxy::{self, Executor};
 use crate::server::HealthState;
+use crate::url::Url;
 
 /// Only a hung test reaches it.
 pub(super) fn far() -> Deadline {
@@ -42,8 +43,8 @@ impl Peer {
         self.listener.local_addr().expect("address").to_string()
     }
 
-    pub(super) fn api_url(&self) -> String {
-        format!("http://{}", self.authority())
+    pub(super) fn api_url(&self) -> Url {
+        Url::parse(&format!("http://{}", self.authority())).expect("a URL")
     }
 
     pub(super) fn gateway_url(&self) -> String {
@@ -195,7 +196,7 @@ pub(super) fn no_cluster() -> Arc<Executor> {
     Executor::new(proxy::Settings::default(), None)
 }
 
-pub(super) fn parts(api_url: String, store: Arc<dyn Store>) -> Parts {
+pub(super) fn parts(api_url: Url, store: Arc<dyn Store>) -> Parts {
     let tls = ClientTls::new(ClientTlsSettings::default()).expect("settings");
     let quick = Duration::from_millis(5);
     Parts {

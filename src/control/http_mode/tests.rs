@@ -52,7 +52,7 @@ fn dialer() -> Dialer {
 fn api(url: &str) -> HttpApi {
     HttpApi {
         dialer: dialer(),
-        api_url: url.to_owned(),
+        api_url: Url::parse(url).expect("a URL"),
         limit: Duration::from_secs(30),
     }
 }

@@ -14,9 +14,9 @@ use ureq::unversioned::transport::{
 
 use super::{Answer, Failure};
 use crate::config::Secret;
-use crate::control::urls::Url;
 use crate::link::upgrade::retry_after;
 use crate::net::{Cancel, Deadline, Dialer, Endpoint, Guard, Halves};
+use crate::url::Url;
 
 /// One POST of JSON. Redirects are not followed; the answer's body is read up to
 /// [`MAX_BODY`] bytes.
@@ -44,8 +44,7 @@ pub(super) fn post(
         cancel: cancel.clone(),
     };
     let agent = ureq::Agent::with_parts(config, connector, NoResolver);
-    let scheme = if url.tls { "https" } else { "http" };
-    let uri = format!("{scheme}://{}{}", url.authority(), url.target());
+    let uri = url.to_string();
     let failed = |error: ureq::Error| Failure::Other(explain(&error));
     let mut response = agent
         .post(uri)
