@@ -7,6 +7,7 @@ mod registering;
 mod renewal;
 
 use super::*;
+use crate::wire::to_agent::Registered;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 
