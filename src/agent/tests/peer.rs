@@ -60,8 +60,18 @@ impl Peer {
     }
 
     /// Takes the upgrade.
-    #[allow(clippy::result_large_err)] // tungstenite's own callback type
     pub(super) fn accept(&self) -> Conn {
+        Self::accept_on(self.stream())
+    }
+
+    /// Whether what comes on a connection is an upgrade.
+    pub(super) fn is_upgrade(stream: &TcpStream) -> bool {
+        let mut first = [0];
+        stream.peek(&mut first).is_ok() && first == *b"G"
+    }
+
+    #[allow(clippy::result_large_err)] // tungstenite's own callback type
+    pub(super) fn accept_on(stream: TcpStream) -> Conn {
         let (mut uri, mut authorization) = (String::new(), String::new());
         let note = |request: &Request, response: Response| {
             uri = request.uri().to_string();
@@ -72,7 +82,7 @@ impl Peer {
                 .clone_into(&mut authorization);
             Ok(response)
         };
-        let socket = tungstenite::accept_hdr(self.stream(), note).expect("the upgrade");
+        let socket = tungstenite::accept_hdr(stream, note).expect("the upgrade");
         Conn {
             socket,
             uri,
@@ -86,13 +96,24 @@ impl Peer {
     }
 
     /// The same on a connection that was taken before.
-    pub(super) fn answer_on(mut stream: &TcpStream, status: &str, body: &str) -> (String, String) {
+    pub(super) fn answer_on(stream: &TcpStream, status: &str, body: &str) -> (String, String) {
+        Self::try_answer_on(stream, status, body).expect("a request")
+    }
+
+    /// The same where the agent may break it off.
+    pub(super) fn try_answer_on(
+        mut stream: &TcpStream,
+        status: &str,
+        body: &str,
+    ) -> std::io::Result<(String, String)> {
         let mut reader = BufReader::new(stream);
         let (mut first, mut length) = (String::new(), 0);
-        reader.read_line(&mut first).expect("a request");
+        reader.read_line(&mut first)?;
         loop {
             let mut line = String::new();
-            reader.read_line(&mut line).expect("a line");
+            if reader.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
             if line == "\r\n" {
                 break;
             }
@@ -101,15 +122,15 @@ impl Peer {
             }
         }
         let mut sent = vec![0; length];
-        reader.read_exact(&mut sent).expect("the body");
+        reader.read_exact(&mut sent)?;
         let answer = format!(
             "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(answer.as_bytes()).expect("written");
+        stream.write_all(answer.as_bytes())?;
         let _ = stream.shutdown(Shutdown::Write);
-        (first, String::from_utf8(sent).expect("text"))
+        Ok((first, String::from_utf8(sent).expect("text")))
     }
 
     /// Takes a controller connection and answers its registration.
