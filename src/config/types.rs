@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ApiUrl, Secret, TokenSource};
+use super::{Secret, TokenSource};
+use crate::url::Url;
 
 /// The whole configuration, immutable once loaded. Share it in an `Arc`.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +50,7 @@ pub struct Agent {
 /// `pipeops.*` (§3.2): the way to the control plane.
 #[derive(Clone, Debug, Default)]
 pub struct PipeOps {
-    pub api_url: ApiUrl,
+    pub api_url: Url,
     pub token: TokenSource,
     pub transport: Transport,
     pub reconnect: Reconnect,

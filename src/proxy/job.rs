@@ -102,7 +102,7 @@ impl Job {
         let cancel = self.ticket.cancel.clone();
         match (self.plan.identity, &upstreams.agent) {
             (Identity::Agent, Some(agent)) => {
-                let value = agent.identity.authorization().map_err(|error| {
+                let value = agent.identity.authorization(&cancel).map_err(|error| {
                     // Names files: for the log, not for the peer (T38).
                     if let Some(skipped) = NO_IDENTITY.pass() {
                         log::warn!(skipped; "no credential for the Kubernetes API: {error}");

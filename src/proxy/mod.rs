@@ -98,8 +98,9 @@ pub struct Agent {
 /// Knows the agent's own credential.
 pub trait AgentIdentity: Send + Sync {
     /// The value of `Authorization`; `None` when the connection itself (a client
-    /// certificate) says who it is. May read files. The error is logged.
-    fn authorization(&self) -> Result<Option<Secret>, String>;
+    /// certificate) says who it is. May wait, until `cancel` fires. The error is
+    /// logged.
+    fn authorization(&self, cancel: &Cancel) -> Result<Option<Secret>, String>;
 
     /// The API server answered 401.
     fn refused(&self) {}

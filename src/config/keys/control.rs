@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::config::table::{Key, Kind};
 use crate::config::types::ClientCertificate;
-use crate::config::{ApiUrl, Config, TokenSource, Transport};
+use crate::config::{Config, TokenSource, Transport};
+use crate::url::Url;
 
 /// config-and-state.md §3.2.
 pub(super) const PIPEOPS: &[Key] = &[
@@ -15,7 +16,7 @@ pub(super) const PIPEOPS: &[Key] = &[
         Kind::Parsed {
             what: "url",
             set: |c, v| {
-                c.pipeops.api_url = ApiUrl::parse(v)?;
+                c.pipeops.api_url = Url::parse_configured(v).map_err(|error| error.to_string())?;
                 Ok(())
             },
         },

@@ -7,6 +7,7 @@
 mod connection;
 mod exchange;
 mod gone;
+mod request_body;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -17,8 +18,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
-pub use exchange::{ReadAllError, Request, RequestBody, Responder, ResponseWriter};
+pub use exchange::{Request, Responder, ResponseWriter};
 pub use gone::Gone;
+pub use request_body::{ReadAllError, RequestBody};
 
 use crate::net::{Cancel, ConnectOptions, Reason, ServerTls};
 use crate::threads::{self, Stack};
