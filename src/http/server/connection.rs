@@ -8,14 +8,19 @@ use std::time::Instant;
 use socket2::Socket;
 
 use super::exchange::{Context, Shared, Stage, reason_phrase};
-use super::{Place, Service};
+use super::{ConnectionSlot, Service};
 use crate::http::body::Framing;
 use crate::http::incoming::{Incoming, ReadHeadError, read_head};
 use crate::http::{HeadError, RequestHead};
 use crate::net::{self, Deadline, Halves, ReadHalf, WriteHalf};
 
 /// Serves a connection until it ends or is taken over.
-pub(super) fn serve(service: &Arc<Service>, place: &Place, socket: Socket, peer: SocketAddr) {
+pub(super) fn serve(
+    service: &Arc<Service>,
+    slot: &ConnectionSlot,
+    socket: Socket,
+    peer: SocketAddr,
+) {
     let settings = &service.settings;
     let handshake = Deadline::after(settings.handshake_limit);
     let accepted = net::accept(
@@ -23,7 +28,7 @@ pub(super) fn serve(service: &Arc<Service>, place: &Place, socket: Socket, peer:
         settings.tls.as_ref(),
         &settings.options,
         handshake,
-        &place.cancel,
+        &slot.cancel,
     );
     let mut halves = match accepted {
         Ok(halves) => halves,
@@ -36,12 +41,12 @@ pub(super) fn serve(service: &Arc<Service>, place: &Place, socket: Socket, peer:
         log::debug!("{}: {peer}: {error}", settings.name);
         return;
     }
-    let Ok(guard) = place.cancel.on_socket(halves.socket.clone()) else {
+    let Ok(guard) = slot.cancel.on_socket(halves.socket.clone()) else {
         return;
     };
     let mut guard = Some(guard);
     loop {
-        let (head, framing) = match next_request(service, place, &mut halves) {
+        let (head, framing) = match next_request(service, slot, &mut halves) {
             Next::Request(head, framing) => (head, framing),
             Next::Refuse(status) => {
                 refuse(&mut halves.write, status);
@@ -79,16 +84,16 @@ enum Next {
     End,
 }
 
-fn next_request(service: &Service, place: &Place, halves: &mut Halves) -> Next {
+fn next_request(service: &Service, slot: &ConnectionSlot, halves: &mut Halves) -> Next {
     let settings = &service.settings;
     if halves.read.buffered().is_empty() {
-        if !place.set_busy(false) {
+        if !slot.set_busy(false) {
             return Next::End;
         }
         let idle = Deadline::after(settings.idle_limit);
         halves.read.set_deadline(Some(idle));
         let came = matches!(halves.read.fill(), Ok(bytes) if !bytes.is_empty());
-        if !place.set_busy(true) || !came {
+        if !slot.set_busy(true) || !came {
             return Next::End;
         }
     }

@@ -4,9 +4,9 @@
 //! own, TLS handshake included, up to a limit. Heads are bounded in size and
 //! time, connections in number and idleness; bodies are the handler's to bound.
 
+mod client_watch;
 mod connection;
 mod exchange;
-mod gone;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
+pub use client_watch::ClientWatch;
 pub use exchange::{ReadAllError, Request, RequestBody, Responder, ResponseWriter};
-pub use gone::Gone;
 
 use crate::net::{Cancel, ConnectOptions, Reason, ServerTls};
 use crate::threads::{self, Stack};
@@ -93,7 +93,7 @@ impl Server {
         let address = listener.local_addr()?;
         let listener = Arc::new(Socket::from(listener));
         let service = Arc::new(Service {
-            watcher: gone::Watcher::new(settings.name.to_owned()),
+            watcher: client_watch::ClientWatcher::new(settings.name.to_owned()),
             handler,
             settings,
             state: Mutex::default(),
@@ -114,7 +114,7 @@ impl Server {
 
     /// Connections now, idle ones included, those that were taken over not.
     pub fn connections(&self) -> usize {
-        self.service.state.lock().places.len()
+        self.service.state.lock().connections.len()
     }
 
     /// Accepts nothing more, closes idle connections, lets exchanges that run
@@ -126,20 +126,24 @@ impl Server {
         // Wakes the thread that accepts (with EINVAL).
         let _ = service.listener.shutdown(Shutdown::Both);
         service.changed.notify_all();
-        let idle = state.places.values().filter(|place| !place.busy);
-        let idle: Vec<Cancel> = idle.map(|place| place.cancel.clone()).collect();
+        let idle = state.connections.values().filter(|slot| !slot.busy);
+        let idle: Vec<Cancel> = idle.map(|slot| slot.cancel.clone()).collect();
         let until = Instant::now() + grace;
         drop(state);
         for cancel in idle {
             cancel.cancel(Reason::Shutdown);
         }
         let mut state = service.state.lock();
-        while !state.places.is_empty() {
+        while !state.connections.is_empty() {
             if service.changed.wait_until(&mut state, until).timed_out() {
                 break;
             }
         }
-        let rest: Vec<Cancel> = state.places.values().map(|p| p.cancel.clone()).collect();
+        let rest: Vec<Cancel> = state
+            .connections
+            .values()
+            .map(|p| p.cancel.clone())
+            .collect();
         drop(state);
         for cancel in rest {
             cancel.cancel(Reason::Shutdown);
@@ -147,7 +151,7 @@ impl Server {
         service.watcher.stop();
         let mut state = service.state.lock();
         let until = Instant::now() + service.settings.linger;
-        while !state.places.is_empty() || state.accepting {
+        while !state.connections.is_empty() || state.accepting {
             if service.changed.wait_until(&mut state, until).timed_out() {
                 return; // a handler that doesn't come back
             }
@@ -167,7 +171,7 @@ impl Drop for Server {
 struct Service {
     settings: Settings,
     handler: Arc<dyn Handler>,
-    watcher: Arc<gone::Watcher>,
+    watcher: Arc<client_watch::ClientWatcher>,
     listener: Arc<Socket>,
     state: Mutex<State>,
     /// Something in `state` changed: for those who wait for the end.
@@ -179,7 +183,7 @@ struct State {
     stopping: bool,
     accepting: bool,
     next: u64,
-    places: HashMap<u64, Entry>,
+    connections: HashMap<u64, Entry>,
     last_complaint: Option<Instant>,
 }
 
@@ -189,27 +193,27 @@ struct Entry {
     busy: bool,
 }
 
-/// A connection's place among the others; given back when dropped.
-struct Place {
+/// A connection's slot among the others; given back when dropped.
+struct ConnectionSlot {
     service: Arc<Service>,
     key: u64,
     cancel: Cancel,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// False when the server is stopping.
     fn set_busy(&self, busy: bool) -> bool {
         let mut state = self.service.state.lock();
-        if let Some(entry) = state.places.get_mut(&self.key) {
+        if let Some(entry) = state.connections.get_mut(&self.key) {
             entry.busy = busy;
         }
         !state.stopping
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.service.state.lock().places.remove(&self.key);
+        self.service.state.lock().connections.remove(&self.key);
         self.service.changed.notify_all();
     }
 }
@@ -252,7 +256,7 @@ impl Service {
         if state.stopping {
             return;
         }
-        if state.places.len() >= self.settings.max_connections {
+        if state.connections.len() >= self.settings.max_connections {
             self.complain(&mut state, "too many connections");
             drop(state);
             if self.settings.tls.is_none() {
@@ -268,9 +272,9 @@ impl Service {
             cancel: cancel.clone(),
             busy: false,
         };
-        state.places.insert(key, entry);
+        state.connections.insert(key, entry);
         drop(state);
-        let place = Place {
+        let slot = ConnectionSlot {
             service: self.clone(),
             key,
             cancel,
@@ -278,7 +282,7 @@ impl Service {
         let name = format!("{}-{key}", self.settings.name);
         let service = self.clone();
         let spawned = threads::spawn(name, Stack::Work, move || {
-            connection::serve(&service, &place, socket, peer);
+            connection::serve(&service, &slot, socket, peer);
         });
         if let Err(error) = spawned {
             self.complain(&mut self.state.lock(), &error.to_string());

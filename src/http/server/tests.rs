@@ -525,9 +525,9 @@ fn stopping_at_once_cuts_everything() {
         .service
         .state
         .lock()
-        .places
+        .connections
         .values()
-        .any(|place| place.busy)
+        .any(|slot| slot.busy)
     {
         std::thread::yield_now();
     }

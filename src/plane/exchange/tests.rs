@@ -2,7 +2,8 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use super::*;
-use crate::plane::flow::WINDOW;
+use crate::plane::flow::UNMETERED_LIMIT;
+use crate::wire::INITIAL_CREDIT;
 
 fn exchange(metered: bool) -> Exchange {
     let exchange = Exchange::new("r-1".into(), "t".into(), metered, Budget::new(1 << 30));
@@ -44,22 +45,23 @@ fn small_pieces_share_a_buffer() {
     for _ in 0..10_000 {
         exchange.on_chunk("YQ==");
     }
-    let state = exchange.state.lock();
-    assert!(state.queue.len() <= 5);
-    let memory: usize = state.queue.iter().map(Vec::capacity).sum();
-    assert!(memory < 2 * 10_000 + 2 * SMALL);
+    let queued = exchange.state.lock().queued();
+    assert!(queued.len() <= 5);
+    let memory: usize = queued.iter().map(|(_, capacity)| capacity).sum();
+    assert!(memory < 2 * 10_000 + 2 * state::SMALL);
 }
 
 #[test]
 fn an_agent_that_ignores_credit_loses_that_request() {
-    for (metered, limit) in [(true, WINDOW), (false, UNMETERED_LIMIT)] {
+    for (metered, limit) in [(true, INITIAL_CREDIT), (false, UNMETERED_LIMIT)] {
         let exchange = exchange(metered);
         exchange.on_head(200, Headers::new());
         let piece = base64(&vec![1; 32 * 1024]);
         for _ in 0..2 * limit / (32 * 1024) {
             exchange.on_chunk(&piece);
         }
-        let held: usize = exchange.state.lock().queue.iter().map(Vec::len).sum();
+        let queued = exchange.state.lock().queued();
+        let held: usize = queued.iter().map(|(length, _)| length).sum();
         assert_eq!(held as u64, limit);
         assert!(matches!(body(&exchange), Err(Failure::Protocol(_))));
         assert!(exchange.needs_cancel());
@@ -195,7 +197,7 @@ fn a_gzip_bomb_is_defused() {
 #[test]
 fn an_upload_waits_for_credit_and_ends_with_the_answer() {
     let exchange = exchange(true);
-    let window = usize::try_from(WINDOW).expect("small");
+    let window = usize::try_from(INITIAL_CREDIT).expect("small");
     assert_eq!(exchange.take_credit(window - 1), Ok(window - 1));
     assert_eq!(exchange.take_credit(100), Ok(1));
     std::thread::scope(|scope| {
