@@ -12,7 +12,7 @@ use super::{ConnectionSlot, Service};
 use crate::http::body::Framing;
 use crate::http::incoming::{Incoming, ReadHeadError, read_head};
 use crate::http::{HeadError, RequestHead};
-use crate::net::{self, Deadline, Halves, ReadHalf, WriteHalf};
+use crate::net::{self, Deadline, Guard, Halves, ReadHalf, WriteHalf};
 
 /// Serves a connection until it ends or is taken over.
 pub(super) fn serve(
@@ -23,25 +23,7 @@ pub(super) fn serve(
 ) {
     let settings = &service.settings;
     let handshake = Deadline::after(settings.handshake_limit);
-    let accepted = net::accept(
-        socket,
-        settings.tls.as_ref(),
-        &settings.options,
-        handshake,
-        &slot.cancel,
-    );
-    let mut halves = match accepted {
-        Ok(halves) => halves,
-        Err(error) => {
-            log::debug!("{}: {error}", settings.name);
-            return;
-        }
-    };
-    if let Err(error) = halves.set_write_limit(settings.write_limit) {
-        log::debug!("{}: {peer}: {error}", settings.name);
-        return;
-    }
-    let Ok(guard) = slot.cancel.on_socket(halves.socket.clone()) else {
+    let Some((mut halves, guard)) = open(service, slot, socket, peer, handshake) else {
         return;
     };
     let mut guard = Some(guard);
@@ -75,6 +57,54 @@ pub(super) fn serve(
         }
         guard = shared.guard.lock().take();
     }
+}
+
+/// Tells a client that there is no room for it. Not before its request has come:
+/// a client may take an answer to nothing for nonsense, and one that was sent
+/// before the connection is closed with the request unread would be lost.
+pub(super) fn turn_away(
+    service: &Service,
+    slot: &ConnectionSlot,
+    socket: Socket,
+    peer: SocketAddr,
+) {
+    let limit = Deadline::after(service.settings.turn_away_limit);
+    let Some((mut halves, _guard)) = open(service, slot, socket, peer, limit) else {
+        return;
+    };
+    halves.read.set_deadline(Some(limit));
+    // Whatever it was, the answer is the same.
+    let _ = read_head(&mut halves.read, RequestHead::parse);
+    refuse(&mut halves.write, 503);
+    linger(service, halves.read, halves.write);
+}
+
+/// Makes a new connection ready for requests; `None` when that fails. The guard
+/// ends it when the server is stopped.
+fn open(
+    service: &Service,
+    slot: &ConnectionSlot,
+    socket: Socket,
+    peer: SocketAddr,
+    handshake: Deadline,
+) -> Option<(Halves, Guard)> {
+    let settings = &service.settings;
+    let accepted = net::accept(
+        socket,
+        settings.tls.as_ref(),
+        &settings.options,
+        handshake,
+        &slot.cancel,
+    );
+    let halves = accepted
+        .inspect_err(|error| log::debug!("{}: {error}", settings.name))
+        .ok()?;
+    halves
+        .set_write_limit(settings.write_limit)
+        .inspect_err(|error| log::debug!("{}: {peer}: {error}", settings.name))
+        .ok()?;
+    let guard = slot.cancel.on_socket(halves.socket.clone()).ok()?;
+    Some((halves, guard))
 }
 
 enum Next {

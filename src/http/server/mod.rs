@@ -9,7 +9,7 @@ mod connection;
 mod exchange;
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,8 +39,11 @@ pub struct Settings {
     pub name: &'static str,
     pub tls: Option<ServerTls>,
     pub options: ConnectOptions,
-    /// Connections at a time, idle ones included; what comes beyond gets 503.
+    /// Connections at a time, idle ones included. What comes beyond gets 503, or is
+    /// dropped without a word when that happens too often.
     pub max_connections: usize,
+    /// Handshake and request of a connection that gets 503 for want of room.
+    pub turn_away_limit: Duration,
     /// TLS handshake.
     pub handshake_limit: Duration,
     /// From the first byte of a head to its last.
@@ -67,6 +70,7 @@ impl Default for Settings {
                 ..ConnectOptions::default()
             },
             max_connections: 1024,
+            turn_away_limit: Duration::from_secs(5),
             handshake_limit: Duration::from_secs(10),
             head_limit: Duration::from_secs(10),
             idle_limit: Duration::from_mins(2),
@@ -112,9 +116,10 @@ impl Server {
         self.address
     }
 
-    /// Connections now, idle ones included, those that were taken over not.
+    /// Connections now, idle ones included; not those that were taken over, nor
+    /// those that get 503 for want of room.
     pub fn connections(&self) -> usize {
-        self.service.state.lock().connections.len()
+        self.service.state.lock().served()
     }
 
     /// Accepts nothing more, closes idle connections, lets exchanges that run
@@ -184,16 +189,25 @@ struct State {
     accepting: bool,
     next: u64,
     connections: HashMap<u64, Entry>,
+    /// How many of them only hear that there is no room for them.
+    turned_away: usize,
     last_complaint: Option<Instant>,
+}
+
+impl State {
+    fn served(&self) -> usize {
+        self.connections.len() - self.turned_away
+    }
 }
 
 struct Entry {
     cancel: Cancel,
+    turned_away: bool,
     /// Between the first byte of a request and the last of its answer.
     busy: bool,
 }
 
-/// A connection's slot among the others; given back when dropped.
+/// A connection's slot in [`State::connections`]; given back when dropped.
 struct ConnectionSlot {
     service: Arc<Service>,
     key: u64,
@@ -213,7 +227,11 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.service.state.lock().connections.remove(&self.key);
+        let mut state = self.service.state.lock();
+        if let Some(entry) = state.connections.remove(&self.key) {
+            state.turned_away -= usize::from(entry.turned_away);
+        }
+        drop(state);
         self.service.changed.notify_all();
     }
 }
@@ -256,20 +274,20 @@ impl Service {
         if state.stopping {
             return;
         }
-        if state.connections.len() >= self.settings.max_connections {
+        let full = state.served() >= self.settings.max_connections;
+        if full {
             self.complain(&mut state, "too many connections");
-            drop(state);
-            if self.settings.tls.is_none() {
-                // Fits into the empty send buffer of a new socket.
-                let _ = (&socket).write_all(BUSY);
+            if state.turned_away >= MAX_TURNED_AWAY {
+                return;
             }
-            return;
+            state.turned_away += 1;
         }
         let key = state.next;
         state.next += 1;
         let cancel = Cancel::new();
         let entry = Entry {
             cancel: cancel.clone(),
+            turned_away: full,
             busy: false,
         };
         state.connections.insert(key, entry);
@@ -282,7 +300,11 @@ impl Service {
         let name = format!("{}-{key}", self.settings.name);
         let service = self.clone();
         let spawned = threads::spawn(name, Stack::Work, move || {
-            connection::serve(&service, &slot, socket, peer);
+            if full {
+                connection::turn_away(&service, &slot, socket, peer);
+            } else {
+                connection::serve(&service, &slot, socket, peer);
+            }
         });
         if let Err(error) = spawned {
             self.complain(&mut self.state.lock(), &error.to_string());
@@ -303,8 +325,10 @@ impl Service {
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
-const BUSY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Connections at a time, beyond the limit, that are told so: few, because a thread
+/// does it, and each for `turn_away_limit` and `linger` at most.
+const MAX_TURNED_AWAY: usize = 32;
 
 #[cfg(test)]
 mod tests;
