@@ -45,7 +45,7 @@ pub(crate) struct Dialogue {
     hello: Hello,
     /// A heartbeat came before the answer to our hello.
     owes_ack: bool,
-    agent: Identity,
+    identity: Identity,
     /// Without a registration or heartbeat until then the connection is closed.
     idle_until: Option<Instant>,
 }
@@ -94,7 +94,7 @@ impl Dialogue {
                 until: now + HELLO_LIMIT,
             },
             owes_ack: false,
-            agent: Identity::Unknown,
+            identity: Identity::Unknown,
             idle_until: Some(now + IDLE_LIMIT),
         }
     }
@@ -110,7 +110,7 @@ impl Dialogue {
         if let Endpoint::Gateway { cluster_id } = &self.endpoint {
             let known = self.hub.registry.cluster(&self.cluster);
             match known.filter(|known| known.id == *cluster_id) {
-                Some(known) => self.agent = Identity::Presumed(known.agent.id),
+                Some(known) => self.identity = Identity::Presumed(known.agent.id),
                 None => return self.unknown_cluster(None),
             }
         }
@@ -249,12 +249,12 @@ impl Dialogue {
 
     /// The agent has said who it is.
     fn identified(&mut self, agent_id: &str) -> Next {
-        if self.agent.id().is_some_and(|known| known != agent_id) {
+        if self.identity.id().is_some_and(|known| known != agent_id) {
             // Not whom we took it for: another agent has registered since.
             self.hub.detach(&self.connection);
             return self.not_that_agent(agent_id);
         }
-        self.agent = Identity::Known(agent_id.to_owned());
+        self.identity = Identity::Known(agent_id.to_owned());
         self.attach()
     }
 
@@ -263,7 +263,7 @@ impl Dialogue {
         if matches!(self.hello, Hello::Awaited { .. }) {
             return Next::Continue;
         }
-        match &self.agent {
+        match &self.identity {
             Identity::Unknown => Next::Continue,
             Identity::Presumed(id) => {
                 self.hub.attach_if_free(&self.cluster, &self.connection, id);

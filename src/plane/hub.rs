@@ -6,18 +6,22 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::REQUESTS_PER_TOKEN;
 use super::agent_connection::AgentConnection;
 use super::agent_event::RegisterRequest;
 use super::budget::Budget;
 use super::name::ClusterName;
 use super::registry::{Cluster, Registry, RegistryError, UnixTime};
 use super::token::{Grant, TokenText};
+use super::token_quota::TokenQuota;
 use crate::net::Reason;
 
 pub(crate) struct Hub {
     pub(crate) registry: Registry,
     /// For the answers that wait for slow clients.
     pub(crate) budget: Arc<Budget>,
+    /// For the requests of users.
+    pub(crate) quota: Arc<TokenQuota>,
     table: Mutex<Table>,
     /// A connection has left.
     left: Condvar,
@@ -76,6 +80,7 @@ impl Hub {
         Self {
             registry,
             budget: Budget::new(MEMORY_LIMIT),
+            quota: TokenQuota::new(REQUESTS_PER_TOKEN),
             table: Mutex::default(),
             left: Condvar::new(),
         }

@@ -91,3 +91,55 @@ impl RequestSender {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::link::Lane;
+    use crate::plane::agent_connection::Channel;
+    use crate::plane::budget::Budget;
+
+    /// Remembers the lanes and the types of messages.
+    #[derive(Clone, Default)]
+    struct Sent(Arc<Mutex<Vec<(Lane, String)>>>);
+
+    impl Channel for Sent {
+        fn send(&self, lane: Lane, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+            if let Some(reason) = cancel.reason() {
+                return Err(SendError::Cancelled(reason));
+            }
+            let message: serde_json::Value =
+                serde_json::from_slice(message.payload()).expect("JSON");
+            let kind = message["type"].as_str().expect("a type").to_owned();
+            self.0.lock().push((lane, kind));
+            Ok(())
+        }
+
+        fn close(&self, _: u16, _: &str) {}
+
+        fn abort(&self, _: &str) {}
+    }
+
+    #[test]
+    fn a_cancel_follows_its_request_in_the_same_lane() {
+        let connection = Arc::new(AgentConnection::new("a".into(), 0, Budget::new(0)));
+        let sent = Sent::default();
+        connection.connect(Box::new(sent.clone()));
+        let in_flight = connection.open("u".into()).expect("open");
+        in_flight.exchange().announce();
+        let request = in_flight
+            .sender()
+            .send(64, to_agent::proxy_request_stream_end);
+        request.expect("sent");
+        // Its own end doesn't keep the agent from hearing of it.
+        in_flight.exchange().end(Reason::Cancelled);
+        assert_eq!(connection.load(), 1);
+        drop(in_flight);
+        assert_eq!(connection.load(), 0);
+        let want = ["proxy_request_stream_end", "proxy_cancel"];
+        let want = want.map(|kind| (Lane::Bulk, kind.to_owned()));
+        assert_eq!(*sent.0.lock(), want);
+    }
+}

@@ -32,8 +32,8 @@
 //!
 //! Around that path: `agent` runs an agent's connection from its upgrade to its end
 //! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
-//! `agent_event`s); `flow` counts the credit of one request and `budget` the memory of
-//! all; the `hub` knows who is connected, the `registry` keeps clusters and tokens on
+//! `agent_event`s); `flow` counts the credit of one request, `budget` the memory of
+//! all, `token_quota` the requests of one user; the `hub` knows who is connected, the `registry` keeps clusters and tokens on
 //! disk, `api` is for agents without a WebSocket, `admin` lets the command line reach
 //! hub and registry while the plane runs.
 
@@ -58,6 +58,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod token;
+mod token_quota;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -335,6 +336,10 @@ impl Flusher {
 
 /// Clients at a time, idle ones included; agents are counted by their tokens.
 const MAX_CONNECTIONS: usize = 2048;
+
+/// Requests at a time on one user token: a connection has one, so the other half of
+/// them is left for others.
+const REQUESTS_PER_TOKEN: usize = MAX_CONNECTIONS / 2;
 
 /// A client that takes nothing for this long is given up. Long, because a terminal
 /// that somebody has stopped with Ctrl-S is a slow client, not a dead one.

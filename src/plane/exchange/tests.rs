@@ -225,3 +225,38 @@ fn grants_follow_what_the_client_took() {
         "nothing is granted after the end"
     );
 }
+
+#[test]
+fn cancelling_ends_it_for_those_who_wait_in_it() {
+    let (answer, upload) = (Arc::new(exchange(true)), Arc::new(exchange(true)));
+    let window = usize::try_from(INITIAL_CREDIT).expect("small");
+    assert_eq!(upload.take_credit(window), Ok(window));
+    let guards = [&answer, &upload].map(|e| e.end_when_cancelled().expect("not cancelled"));
+    std::thread::scope(|scope| {
+        let waits = [
+            scope.spawn(|| answer.wait_head().map(drop)),
+            scope.spawn(|| {
+                upload
+                    .take_credit(1)
+                    .map_or_else(|_| upload.next().map(drop), |_| Ok(()))
+            }),
+        ];
+        for exchange in [&answer, &upload] {
+            exchange.cancel().cancel(Reason::Cancelled);
+        }
+        for wait in waits {
+            let failure = Failure::Ended(Reason::Cancelled);
+            assert_eq!(wait.join().expect("joined"), Err(failure));
+        }
+    });
+    drop(guards);
+    assert_eq!(Arc::strong_count(&answer), 1, "nothing holds it");
+}
+
+#[test]
+fn a_second_answer_does_not_change_what_is_queued_of_the_first() {
+    let exchange = exchange(true);
+    exchange.on_response(200, Headers::new(), &ResponseBody::Base64("aGk=".into()));
+    exchange.on_response(200, Headers::new(), &ResponseBody::Gzip("aGk=".into()));
+    assert_eq!(body(&exchange), Ok(b"hi".to_vec()));
+}

@@ -176,9 +176,14 @@ impl FrontDoor {
             if let Target::Cluster { name, path, .. } = &target {
                 may(&token.grant, name, &request.method, path, &request.headers)?;
             }
-            Ok((target, token))
+            let quota = self.hub.quota.take(&token.id).ok_or_else(|| {
+                let limit = self.hub.quota.limit();
+                let text = format!("this token has {limit} requests under way already");
+                refusal(429, text).passing()
+            })?;
+            Ok((target, token, quota))
         })();
-        let (target, token) = match decided {
+        let (target, token, _quota) = match decided {
             Ok(decided) => decided,
             Err(refusal) => return Err(Box::new((responder, refusal))),
         };
