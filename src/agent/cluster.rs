@@ -53,6 +53,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
     let settings = proxy::Settings {
         memory_limit: config.proxy.memory_limit,
         default_timeout: timeouts.proxy_request,
+        body_idle: timeouts.proxy_body,
         ..proxy::Settings::default()
     };
     let Some(credentials) = credentials else {

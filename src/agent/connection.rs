@@ -83,7 +83,7 @@ fn run(
     );
     match connect(order, parts, late, sender, cancel) {
         Ok(link) => {
-            late.flush(generation);
+            late.serve(generation);
             let ending = link.wait();
             last.set(Input::Connection(generation, News::Lost(ending)));
         }

@@ -195,6 +195,8 @@ pub struct Timeouts {
     pub k8s_operation: Duration,
     /// A proxied request that brings neither `timeout` nor `deadline`.
     pub proxy_request: Duration,
+    /// A request body on its way in that makes no progress.
+    pub proxy_body: Duration,
     pub proxy_dial: Duration,
     /// How long an idle pooled connection is kept.
     pub proxy_idle: Duration,

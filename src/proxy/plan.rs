@@ -78,12 +78,16 @@ impl Plan {
         base: &str,
         lend: bool,
     ) -> Result<Self, PlanError> {
+        if request.oversized {
+            return Err(PlanError::TooLarge);
+        }
         if let Some(field) = request.unreadable {
             return Err(PlanError::Unreadable(field));
         }
         // Before anything looks at each of them: this is the link-reader's time.
         let given = request.headers.iter().map(|(n, v)| n.len() + v.len());
-        let size = request.path.len() + request.query.len() + given.sum::<usize>();
+        let line = request.method.len() + request.path.len() + request.query.len();
+        let size = line + given.sum::<usize>();
         if size > MAX_HEAD || request.headers.len() > MAX_FIELDS {
             return Err(PlanError::TooLarge);
         }
@@ -111,6 +115,13 @@ impl Plan {
             return Err(PlanError::TooLarge);
         }
         Ok(plan)
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub(super) fn size(&self) -> usize {
+        const FIELD: usize = 2 * size_of::<String>();
+        let fields = self.headers.iter().map(|(n, v)| FIELD + n.len() + v.len());
+        self.method.len() + self.target.len() + fields.sum::<usize>()
     }
 }
 

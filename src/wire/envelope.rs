@@ -33,7 +33,7 @@ pub enum EnvelopeError {
         kind: String,
         request_id: Option<String>,
     },
-    #[error("{kind}: the request_id is neither text nor a number")]
+    #[error("{kind}: the request_id is neither text nor a number, or it has over {MAX_ID} bytes")]
     BadRequestId { kind: String },
 }
 
@@ -43,7 +43,7 @@ impl<'a> Envelope<'a> {
         let kind = fields.str("type").ok_or(EnvelopeError::NoType)?;
         let request_id = match fields.raw("request_id") {
             None => None,
-            Some(raw) => match as_id(raw) {
+            Some(raw) => match as_id(raw).filter(|id| id.len() <= MAX_ID) {
                 Some(id) => Some(id).filter(|id| !id.is_empty()),
                 None => {
                     return Err(EnvelopeError::BadRequestId {
@@ -152,7 +152,7 @@ fn as_str(raw: &RawValue) -> Option<Cow<'_, str>> {
 
 /// serde's own `Cow` always copies; this one borrows where it can.
 #[derive(Deserialize)]
-struct Str<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Str<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Payload<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -183,6 +183,9 @@ impl<'de> Deserialize<'de> for Payload<'de> {
         deserializer.deserialize_map(Fields)
     }
 }
+
+/// Ids are kept as long as what they name: a longer one is nobody's.
+const MAX_ID: usize = 4096;
 
 /// No message has more than some thirty; look-ups walk the list.
 const MAX_FIELDS: usize = 256;
@@ -224,6 +227,9 @@ mod tests {
         assert_eq!(envelope.request_id.as_deref(), Some("17"));
         assert!(Envelope::parse(r#"{"type":"ping","request_id":{}}"#).is_err());
         assert!(Envelope::parse(r#"{"type":"ping","request_id":true}"#).is_err());
+        let long = |length| format!(r#"{{"type":"ping","request_id":"{}"}}"#, "x".repeat(length));
+        assert!(Envelope::parse(&long(MAX_ID)).is_ok());
+        assert!(Envelope::parse(&long(MAX_ID + 1)).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::encode::{base64, empty, headers, message, number, serialized, string};
 use super::envelope::{Envelope, Payload};
-use super::request::HeaderMap;
+use super::header_map::HeaderMap;
 use super::to_agent::{credit, features, features_message};
 use crate::http::Headers;
 
@@ -483,7 +483,10 @@ fn status(payload: &Payload<'_>) -> u16 {
 }
 
 fn header_map(payload: &Payload<'_>) -> Headers {
-    payload.parse::<HeaderMap>("headers").unwrap_or_default().0
+    payload
+        .parse::<HeaderMap>("headers")
+        .unwrap_or_default()
+        .headers
 }
 
 fn error_text<'a>(payload: &Payload<'a>) -> Cow<'a, str> {

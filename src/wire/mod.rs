@@ -9,6 +9,7 @@ mod binary;
 mod encode;
 mod envelope;
 pub mod from_agent;
+mod header_map;
 mod request;
 pub mod to_agent;
 

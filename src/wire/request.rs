@@ -1,14 +1,12 @@
 //! `proxy_request` (control-channel.md §8.1).
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::envelope::Payload;
+use super::header_map::HeaderMap;
 use crate::duration;
 use crate::http::Headers;
 
@@ -40,6 +38,9 @@ pub struct ProxyRequest<'a> {
     /// surrogate pair, say) or it says who calls: without it the request would be
     /// another one, a DELETE without its selector or a call in another name.
     pub unreadable: Option<&'static str>,
+    /// There are more header fields than anybody means to send; `headers` has only
+    /// the first of them.
+    pub oversized: bool,
 }
 
 /// Where the body of a request is.
@@ -77,7 +78,10 @@ impl<'a> ProxyRequest<'a> {
         let method = payload
             .text("method")
             .map_or_else(|| "GET".to_owned(), |m| m.to_uppercase());
-        let mut headers = payload.parse::<HeaderMap>("headers").unwrap_or_default().0;
+        let HeaderMap {
+            mut headers,
+            oversized,
+        } = payload.parse("headers").unwrap_or_default();
         let body = body(payload);
         let unreadable = unreadable(payload, &headers, &body);
         let mut upgrade = payload.flag("is_websocket") || payload.flag("isWebSocket");
@@ -108,6 +112,7 @@ impl<'a> ProxyRequest<'a> {
             },
             headers,
             unreadable,
+            oversized,
         }
     }
 
@@ -194,111 +199,6 @@ fn timeout(payload: &Payload<'_>) -> Option<Duration> {
         }
     };
     (!limit.is_zero()).then(|| limit.min(MAX_TIMEOUT))
-}
-
-/// Header maps as peers write them: values are arrays of text or a single text,
-/// anything else is an empty list (control-channel.md §8.1). Only an
-/// `Authorization` that isn't text is an error: without it the call would be made
-/// as somebody else.
-#[derive(Default)]
-pub(super) struct HeaderMap(pub(super) Headers);
-
-impl<'de> Deserialize<'de> for HeaderMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-
-        impl<'de> Visitor<'de> for Fields {
-            type Value = HeaderMap;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of header fields")
-            }
-
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(HeaderMap::default())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut headers = Headers::new();
-                while let Some((name, values)) = map.next_entry::<String, Values>()? {
-                    if values.lost && name.eq_ignore_ascii_case("authorization") {
-                        return Err(serde::de::Error::custom("an Authorization that is no text"));
-                    }
-                    for value in values.texts {
-                        headers.push(name.clone(), value);
-                    }
-                }
-                Ok(HeaderMap(headers))
-            }
-        }
-
-        deserializer.deserialize_any(Fields)
-    }
-}
-
-struct Values {
-    texts: Vec<String>,
-    /// There was something else than text.
-    lost: bool,
-}
-
-impl<'de> Deserialize<'de> for Values {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = <&'de RawValue>::deserialize(deserializer)?;
-        if let Ok(one) = serde_json::from_str::<String>(raw.get()) {
-            return Ok(Self {
-                texts: vec![one],
-                lost: false,
-            });
-        }
-        Ok(match serde_json::from_str::<Texts>(raw.get()) {
-            Ok(Texts { texts, lost }) => Self { texts, lost },
-            Err(_) => Self {
-                texts: Vec::new(),
-                lost: raw.get() != "null",
-            },
-        })
-    }
-}
-
-/// The texts of an array; other elements are skipped.
-struct Texts {
-    texts: Vec<String>,
-    lost: bool,
-}
-
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements;
-
-        impl<'de> Visitor<'de> for Elements {
-            type Value = Texts;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of text")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let (mut texts, mut lost) = (Vec::new(), false);
-                while let Some(element) = seq.next_element::<TextOrOther>()? {
-                    match element {
-                        TextOrOther::Text(text) => texts.push(text),
-                        TextOrOther::Other(_) => lost = true,
-                    }
-                }
-                Ok(Texts { texts, lost })
-            }
-        }
-
-        deserializer.deserialize_seq(Elements)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TextOrOther {
-    Text(String),
-    Other(#[allow(dead_code)] IgnoredAny),
 }
 
 /// Go's zero time is in the year 1; nothing before 1970 is a usable time.

@@ -301,6 +301,12 @@ pub(super) const TIMEOUTS: &[Key] = &[
     )
     .default("2m"),
     limit(
+        "timeouts.proxy_body",
+        |c, v| c.timeouts.proxy_body = v,
+        "A request body on its way in that makes no progress, where no deadline was given",
+    )
+    .default("1m"),
+    limit(
         "timeouts.proxy_dial",
         |c, v| c.timeouts.proxy_dial = v,
         "Connecting to the target of a proxied request",
@@ -347,7 +353,7 @@ pub(super) const PROXY: &[Key] = &[Key::new(
         min: 1024 * 1024,
         set: |c, v| c.proxy.memory_limit = usize::try_from(v).unwrap_or(usize::MAX),
     },
-    "All buffered bodies of proxied requests together",
+    "Memory for all buffered bodies of proxied requests and their answers together",
 )
 .default("256MiB")];
 

@@ -111,6 +111,8 @@ fn endless_fields_are_refused_before_the_link_reader_works_through_them() {
     let many = r#""1","#.repeat(MAX_FIELDS);
     let many = format!(r#"{{"path":"/api","headers":{{"TE":[{many}"1"]}}}}"#);
     assert_eq!(plan(&many), Err(PlanError::TooLarge));
+    let method = format!(r#"{{"path":"/api","method":"{}"}}"#, "M".repeat(MAX_HEAD));
+    assert_eq!(plan(&method), Err(PlanError::TooLarge));
 }
 
 #[test]
