@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
-use super::gone::{Gone, Watcher};
+use super::client_watch::{ClientWatch, ClientWatcher};
 use super::request_body::RequestBody;
 use crate::http::body::{CHUNK_END, Framing, LAST_CHUNK, chunk_head};
 use crate::http::head::{allows_body, write_field, write_fields, write_framing};
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     /// lock of `out`: that is held while a client is slow to take its answer, and
     /// its body must come on meanwhile.
     pub(super) expects: AtomicBool,
-    watcher: Arc<Watcher>,
+    watcher: Arc<ClientWatcher>,
     /// Ends the connection when the server is stopped.
     pub(super) guard: Mutex<Option<Guard>>,
 }
@@ -114,7 +114,7 @@ impl Shared {
 /// What an exchange takes from its connection.
 pub(super) struct Context {
     pub(super) peer: SocketAddr,
-    pub(super) watcher: Arc<Watcher>,
+    pub(super) watcher: Arc<ClientWatcher>,
     pub(super) guard: Option<Guard>,
     pub(super) idle_limit: Option<Duration>,
 }
@@ -179,7 +179,7 @@ impl Responder {
 
     /// Cancels `cancel` when the client closes its side (a half close counts) or
     /// is cut off, as long as the guard lives.
-    pub fn on_client_gone(&self, cancel: &Cancel) -> io::Result<Gone> {
+    pub fn on_client_gone(&self, cancel: &Cancel) -> io::Result<ClientWatch> {
         let socket = self.shared.socket.clone();
         self.shared.watcher.watch(socket, cancel)
     }
