@@ -63,7 +63,7 @@ fn defaults_are_those_of_the_decisions() {
         Duration::from_secs(15)
     );
     assert!(!config.agent.enable_ingress_sync);
-    assert!(!config.agent.truthful_readiness_probe);
+    assert!(config.agent.truthful_readiness_probe);
     assert!(!config.agent.report_worker_join);
     assert!(!config.kubernetes.impersonate_agent);
     assert_eq!(config.kubernetes.in_cluster, None);

@@ -56,6 +56,8 @@ pub struct Session {
     gateway_in_turns: bool,
     http_mode: bool,
     websocket_at: Instant,
+    /// When the dial began that hasn't succeeded.
+    dialling_since: Option<Instant>,
     /// A WebSocket is being tried while HTTP serves: HTTP rests, and goes on as if
     /// nothing had been unless the WebSocket serves by then.
     trial_until: Option<Instant>,
@@ -143,6 +145,7 @@ impl Session {
             http_mode: settings.http_only,
             websocket_at: now,
             trial_until: None,
+            dialling_since: None,
             beside: false,
             gateway_failing_since: None,
             last_reregister: None,
@@ -344,7 +347,15 @@ impl Session {
             return self.back_to_http(now);
         }
         let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        let wait = self.back_off.wait(&mut self.rng).max(asked);
+        let delay = self.back_off.wait(&mut self.rng);
+        // The delay runs from the beginning of the dial: one that hung for half a
+        // minute has waited already, and a peer that came back meanwhile shall see us
+        // within one delay (decisions.md §6.3).
+        let hung = self.dialling_since.take().map_or(Duration::ZERO, |since| {
+            now.saturating_duration_since(since)
+        });
+        let least = self.back_off.first(&mut self.rng).min(delay);
+        let wait = delay.saturating_sub(hung).max(least).max(asked);
         log::info!("next attempt in {:.1} s", wait.as_secs_f64());
         self.phase = Phase::Waiting {
             until: now + wait,
@@ -416,7 +427,7 @@ fn names_unknown_cluster(text: &str) -> bool {
 const UNAUTHORIZED_JITTER: f64 = 0.25;
 
 /// A peer may ask for patience, not for silence.
-const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// How long shutdown waits for the close frame and what is queued before it.
 const STOP_LIMIT: Duration = Duration::from_secs(5);

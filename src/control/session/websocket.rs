@@ -63,6 +63,7 @@ impl Session {
             stays,
         });
         let until = self.within_trial(now + self.settings.dial_limit + DIAL_GRACE);
+        self.dialling_since = Some(now);
         self.phase = Phase::Dialing { target, until };
     }
 
@@ -85,6 +86,7 @@ impl Session {
     }
 
     fn on_connected(&mut self, now: Instant) {
+        self.dialling_since = None;
         let Phase::Dialing { target, .. } = &self.phase else {
             return;
         };
