@@ -351,9 +351,10 @@ impl Session {
         // The delay runs from the beginning of the dial: one that hung for half a
         // minute has waited already, and a peer that came back meanwhile shall see us
         // within one delay (decisions.md §6.3).
-        let hung = self.dialling_since.take().map_or(Duration::ZERO, |since| {
-            now.saturating_duration_since(since)
-        });
+        let hung = self
+            .dialling_since
+            .take()
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let least = self.back_off.first(&mut self.rng).min(delay);
         let wait = delay.saturating_sub(hung).max(least).max(asked);
         log::info!("next attempt in {:.1} s", wait.as_secs_f64());
