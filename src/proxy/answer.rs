@@ -6,6 +6,7 @@ use super::connection::{TOO_LATE, Ticket, send_failure};
 use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::Reason;
+use crate::wire::BodyText;
 use crate::wire::from_agent::{self, Encoding};
 
 /// The answer to one request. Whatever happens to its owner, the peer hears of
@@ -60,21 +61,23 @@ impl Answer {
         Ok(())
     }
 
-    /// Form B: the whole answer. The body is gone before the message waits for room.
-    pub(super) fn buffered(
+    /// Form B: the whole answer, its body written by `body` as it comes, `expected`
+    /// bytes of text. Nothing is sent when `body` fails.
+    pub(super) fn buffered<E: From<SendError>>(
         &mut self,
         status: u16,
         headers: &Headers,
-        body: Vec<u8>,
-        encoding: Encoding,
-    ) -> Result<(), SendError> {
-        self.ticket.finish();
+        expected: usize,
+        body: impl FnOnce(&mut BodyText<'_>) -> Result<Encoding, E>,
+    ) -> Result<(), E> {
         let id = &*self.ticket.id;
-        let expected = 256 + id.len() + size_of(headers) + body.len().div_ceil(3) * 4;
+        let expected = 256 + id.len() + size_of(headers) + expected;
+        let mut written = Ok(());
         let message = Message::text(expected, |buf| {
-            from_agent::proxy_response(buf, id, status, headers, &body, encoding);
+            written = from_agent::proxy_response(buf, id, status, headers, body);
         });
-        drop(body);
+        written?;
+        self.ticket.finish();
         if !self.ticket.is_superseded() {
             let outlet = &self.ticket.connection.outlet;
             outlet.send_late(id, message, &self.ticket.cancel)?;

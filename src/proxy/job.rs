@@ -1,15 +1,12 @@
 //! One request being executed, on a thread of its own: the call, then the answer
 //! in the form that was asked for.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
-
 use super::answer::{Answer, failure_text};
 use super::connection::{Form, Ticket};
+use super::gzip::Packer;
 use super::memory::{OverBudget, mib};
 use super::places::{Applicant, Kind};
 use super::plan::{Identity, Plan, answer_headers};
@@ -20,7 +17,6 @@ use crate::link::SendError;
 use crate::net::Cancel;
 use crate::telemetry::RateLimit;
 use crate::wire::MAX_CHUNK;
-use crate::wire::from_agent::Encoding;
 
 /// A request that can be executed.
 pub(super) struct Job {
@@ -47,7 +43,7 @@ enum JobError {
     #[error("{0}")]
     Send(#[from] SendError),
     #[error("cannot compress the response: {0}")]
-    Gzip(std::io::Error),
+    Gzip(#[from] flate2::CompressError),
 }
 
 impl Job {
@@ -155,42 +151,45 @@ impl Job {
         Ok(self.answer.end()?)
     }
 
-    /// Form B: as a whole, within limits.
+    /// Form B: as a whole, within limits. What has come of the body is in the message
+    /// already, gzipped if that is due.
     fn buffer(
         &mut self,
         executor: &Executor,
-        mut response: Response,
+        response: Response,
         headers: &Headers,
     ) -> Result<(), JobError> {
+        let Response {
+            status,
+            body: mut incoming,
+            ..
+        } = response;
         let limit = executor.settings.body_limit;
-        let is_reserved = response.body.length().is_some();
-        let said = response.body.length().unwrap_or(0);
-        if said > limit as u64 {
+        let said = incoming.length();
+        if said.is_some_and(|said| said > limit as u64) {
             return Err(JobError::TooLarge(limit));
         }
-        let mut room = executor.budget.reserve(said as usize)?;
-        let mut body = Vec::with_capacity(said as usize);
-        loop {
-            let chunk = response.body.chunk(usize::MAX)?;
-            if chunk.is_empty() {
-                break;
-            }
-            if chunk.len() > limit - body.len() {
-                return Err(JobError::TooLarge(limit));
-            }
-            if !is_reserved {
-                room.grow(chunk.len())?;
-            }
-            body.extend_from_slice(chunk);
-        }
-        let mut encoding = Encoding::Base64;
-        if is_worth_gzip(headers, body.len()) {
-            body = gzip(&body).map_err(JobError::Gzip)?;
-            encoding = Encoding::Gzip;
-        }
-        let status = response.status;
-        drop(response);
-        Ok(self.answer.buffered(status, headers, body, encoding)?)
+        let known = said.unwrap_or(0) as usize;
+        let mut room = executor.budget.reserve(known)?;
+        let mut body = Packer::new(&executor.compressors, is_worth_gzip(headers), known);
+        self.answer
+            .buffered(status, headers, body.expected(), |text| {
+                let mut length = 0;
+                loop {
+                    let chunk = incoming.chunk(usize::MAX)?;
+                    if chunk.is_empty() {
+                        return Ok(body.finish(text)?);
+                    }
+                    if chunk.len() > limit - length {
+                        return Err(JobError::TooLarge(limit));
+                    }
+                    length += chunk.len();
+                    if said.is_none() {
+                        room.grow(chunk.len())?;
+                    }
+                    body.push(chunk, text)?;
+                }
+            })
     }
 }
 
@@ -208,70 +207,44 @@ impl Applicant for Job {
     }
 }
 
-/// The rule of control-channel.md §8.6, by size and type; what the target has
-/// encoded already is left alone.
-fn is_worth_gzip(headers: &Headers, length: usize) -> bool {
+/// The rule of control-channel.md §8.6 by type (by size: `gzip.rs`); what the target
+/// has encoded already is left alone.
+fn is_worth_gzip(headers: &Headers) -> bool {
     let kind = headers.get("Content-Type").unwrap_or_default();
     let kind = kind.to_ascii_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| kind.contains(part));
-    length >= GZIP_FROM
-        && !has(&["gzip", "compress", "zip", "image/", "video/", "audio/"])
+    !has(&["gzip", "compress", "zip", "image/", "video/", "audio/"])
         && has(&["text/", "json", "javascript", "xml", "html", "yaml"])
         && headers
             .list("Content-Encoding")
             .all(|coding| coding.eq_ignore_ascii_case("identity"))
 }
 
-fn gzip(body: &[u8]) -> std::io::Result<Vec<u8>> {
-    let packed = Vec::with_capacity(body.len() / 4);
-    let mut encoder = GzEncoder::new(packed, Compression::fast());
-    encoder.write_all(body)?;
-    encoder.finish()
-}
-
 static NO_IDENTITY: RateLimit = RateLimit::new(1, Duration::from_mins(1));
-
-/// Smaller bodies are not gzipped.
-const GZIP_FROM: usize = 1024;
 
 /// A request that took longer is logged.
 const SLOW: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
 
     #[test]
     fn c7_what_is_gzipped_and_what_is_not() {
-        let worth = |kind: &str, length| {
+        let worth = |kind: &str| {
             let headers: Headers = [("content-type", kind)].into_iter().collect();
-            is_worth_gzip(&headers, length)
+            is_worth_gzip(&headers)
         };
-        assert!(worth("application/json", 1024));
-        assert!(worth("text/html; charset=utf-8", 5000));
-        assert!(worth("application/vnd.api+JSON", 5000));
-        assert!(!worth("application/json", 1023));
-        assert!(!worth("image/svg+xml", 5000));
-        assert!(!worth("application/vnd.kubernetes.protobuf", 5000));
-        assert!(!worth("text/x-gzip", 5000));
-        assert!(!is_worth_gzip(&Headers::new(), 5000));
+        assert!(worth("application/json"));
+        assert!(worth("text/html; charset=utf-8"));
+        assert!(worth("application/vnd.api+JSON"));
+        assert!(!worth("image/svg+xml"));
+        assert!(!worth("application/vnd.kubernetes.protobuf"));
+        assert!(!worth("text/x-gzip"));
+        assert!(!is_worth_gzip(&Headers::new()));
         let encoded: Headers = [("Content-Type", "text/plain"), ("Content-Encoding", "br")]
             .into_iter()
             .collect();
-        assert!(!is_worth_gzip(&encoded, 5000));
-    }
-
-    #[test]
-    fn gzip_can_be_undone() {
-        let body = b"hello ".repeat(1000);
-        let packed = gzip(&body).expect("packed");
-        assert!(packed.len() < 200);
-        let mut unpacked = Vec::new();
-        flate2::read::GzDecoder::new(&packed[..])
-            .read_to_end(&mut unpacked)
-            .expect("gzip");
-        assert_eq!(unpacked, body);
+        assert!(!is_worth_gzip(&encoded));
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::body::BodyText;
 use super::encode::{base64, empty, headers, message, number, serialized, string};
 use super::envelope::{Envelope, Payload};
 use super::request::HeaderMap;
@@ -203,29 +204,40 @@ pub enum Encoding {
     Gzip,
 }
 
-/// Form B. `body` is what is to be base64-encoded: for [`Encoding::Gzip`] already gzipped.
-pub fn proxy_response(
+/// Form B. `body` writes the body, in pieces if it likes, and says what it wrote. After
+/// its error `buf` holds half a message.
+pub fn proxy_response<E>(
     buf: &mut Vec<u8>,
     id: &str,
     status: u16,
     fields: &Headers,
-    body: &[u8],
-    encoding: Encoding,
-) {
+    body: impl FnOnce(&mut BodyText<'_>) -> Result<Encoding, E>,
+) -> Result<(), E> {
+    let mut result = Ok(());
     message(buf, "proxy_response", Some(id), |buf| {
-        buf.push(b'{');
-        if !body.is_empty() {
-            buf.extend_from_slice(b"\"body\":");
-            base64(buf, body);
-            let encoding: &[u8] = match encoding {
-                Encoding::Base64 => b",\"encoding\":\"base64\",",
-                Encoding::Gzip => b",\"encoding\":\"gzip\",",
-            };
-            buf.extend_from_slice(encoding);
+        let start = buf.len();
+        buf.extend_from_slice(b"{\"body\":\"");
+        let text = buf.len();
+        let mut writer = BodyText::new(buf);
+        match body(&mut writer) {
+            Ok(encoding) => {
+                writer.end();
+                let encoding: &[u8] = match encoding {
+                    _ if buf.len() == text => {
+                        buf.truncate(start);
+                        b"{"
+                    }
+                    Encoding::Base64 => b"\",\"encoding\":\"base64\",",
+                    Encoding::Gzip => b"\",\"encoding\":\"gzip\",",
+                };
+                buf.extend_from_slice(encoding);
+                status_and_headers(buf, status, fields);
+                buf.push(b'}');
+            }
+            Err(error) => result = Err(error),
         }
-        status_and_headers(buf, status, fields);
-        buf.push(b'}');
     });
+    result
 }
 
 /// Form S, first.
@@ -520,12 +532,29 @@ const SUPPORTED_TYPES: &[&str] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
 
     fn text(encode: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut buf = Vec::new();
         encode(&mut buf);
         String::from_utf8(buf).expect("text")
+    }
+
+    fn whole(
+        buf: &mut Vec<u8>,
+        id: &str,
+        status: u16,
+        headers: &Headers,
+        body: &[u8],
+        encoding: Encoding,
+    ) {
+        let written = proxy_response(buf, id, status, headers, |text| {
+            text.push(body);
+            Ok::<_, Infallible>(encoding)
+        });
+        let Ok(()) = written;
     }
 
     fn without_time(message: &str) -> &str {
@@ -535,7 +564,7 @@ mod tests {
     #[test]
     fn a_buffered_answer_has_the_shape_of_the_original() {
         let headers: Headers = [("content-type", "application/json")].into_iter().collect();
-        let got = text(|buf| proxy_response(buf, "px-81", 200, &headers, b"{}", Encoding::Base64));
+        let got = text(|buf| whole(buf, "px-81", 200, &headers, b"{}", Encoding::Base64));
         assert_eq!(
             without_time(&got),
             r#"{"type":"proxy_response","request_id":"px-81","payload":{"body":"e30=","encoding":"base64","headers":{"Content-Type":["application/json"]},"status":200}"#
@@ -545,7 +574,7 @@ mod tests {
 
     #[test]
     fn an_empty_body_has_neither_body_nor_encoding() {
-        let got = text(|buf| proxy_response(buf, "r", 204, &Headers::new(), b"", Encoding::Gzip));
+        let got = text(|buf| whole(buf, "r", 204, &Headers::new(), b"", Encoding::Gzip));
         let want =
             r#"{"type":"proxy_response","request_id":"r","payload":{"headers":null,"status":204}"#;
         assert_eq!(without_time(&got), want);
@@ -570,7 +599,7 @@ mod tests {
     #[test]
     fn what_the_agent_writes_the_plane_reads() {
         let headers: Headers = [("A", "1")].into_iter().collect();
-        let got = text(|buf| proxy_response(buf, "r", 201, &headers, b"hi", Encoding::Gzip));
+        let got = text(|buf| whole(buf, "r", 201, &headers, b"hi", Encoding::Gzip));
         let envelope = Envelope::parse(&got).expect("valid");
         match FromAgent::parse(&envelope) {
             FromAgent::ProxyResponse {
