@@ -51,6 +51,7 @@ use self::memory::Budget;
 use self::places::{Admission, Places};
 use self::timer::{Alarm, Timer};
 use self::workers::Workers;
+use crate::allocator;
 use crate::config::Secret;
 use crate::http::Client;
 use crate::link::{Message, SendError};
@@ -334,6 +335,9 @@ impl Executor {
             for client in upstreams.clients() {
                 client.sweep();
             }
+        }
+        if let (0, _, 0) = self.places.counts() {
+            allocator::give_back();
         }
         self.sweep_later();
     }
