@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::connection::{TOO_LATE, Ticket, send_failure};
+use super::connection::send_failure;
+use super::memory::{Budget, OverBudget, Reservation};
+use super::ticket::{TOO_LATE, Ticket};
 use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::Reason;
@@ -61,23 +63,40 @@ impl Answer {
         Ok(())
     }
 
-    /// Form B: the whole answer, its body written by `body` as it comes, `expected`
-    /// bytes of text. Nothing is sent when `body` fails.
-    pub(super) fn buffered<E: From<SendError>>(
+    /// Form B: the whole answer. `body` writes its body, `expected` bytes of text or
+    /// as many as it takes; nothing is sent when it fails. The message has room in
+    /// `budget` as long as it exists.
+    pub(super) fn buffered<E: From<SendError> + From<OverBudget>>(
         &mut self,
         status: u16,
         headers: &Headers,
+        budget: &Arc<Budget>,
         expected: usize,
-        body: impl FnOnce(&mut BodyText<'_>) -> Result<Encoding, E>,
+        body: impl FnOnce(&mut BodyWriter<'_, '_>) -> Result<Encoding, E>,
     ) -> Result<(), E> {
         let id = &*self.ticket.id;
-        let expected = 256 + id.len() + size_of(headers) + expected;
+        // What JSON escapes: of an id anything, of a field value quotes, backslashes
+        // and tabs.
+        let fields = headers.iter().map(|(n, v)| n.len() + 2 * v.len() + 8);
+        let around = 256 + 6 * id.len() + fields.sum::<usize>();
+        let mut room = budget.reserve(around + expected)?;
         let mut written = Ok(());
-        let message = Message::text(expected, |buf| {
-            written = from_agent::proxy_response(buf, id, status, headers, body);
+        let message = Message::text(around + expected, |buf| {
+            written = from_agent::proxy_response(buf, id, status, headers, |text| {
+                body(&mut BodyWriter {
+                    text,
+                    room: &mut room,
+                    around,
+                })
+            });
         });
         written?;
         self.ticket.finish();
+        debug_assert!(
+            message.len() <= room.bytes(),
+            "it takes more than was reserved"
+        );
+        let message = message.holding(room);
         if !self.ticket.is_superseded() {
             let outlet = &self.ticket.connection.outlet;
             outlet.send_late(id, message, &self.ticket.cancel)?;
@@ -127,6 +146,24 @@ impl Answer {
     fn close(&mut self) {
         self.ended = true;
         self.ticket.retire();
+    }
+}
+
+/// Writes the body of a form B answer into its message, and pays for what that takes.
+pub(super) struct BodyWriter<'a, 'b> {
+    pub(super) text: &'a mut BodyText<'b>,
+    pub(super) room: &'a mut Reservation,
+    /// What the message has beside its body, at most.
+    pub(super) around: usize,
+}
+
+impl BodyWriter<'_, '_> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), OverBudget> {
+        let (room, around) = (&mut *self.room, self.around);
+        self.text
+            .make_room(bytes.len(), |buf, more| room.extend(buf, more + around))?;
+        self.text.push(bytes);
+        Ok(())
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Answer, failure_text};
-use super::connection::{Form, Ticket};
-use super::gzip::Packer;
-use super::memory::{OverBudget, mib};
+use super::connection::Form;
+use super::gzip::{PackError, Packer};
+use super::memory::{OverBudget, Reservation, mib};
 use super::places::{Applicant, Kind};
 use super::plan::{Identity, Plan, answer_headers};
+use super::ticket::Ticket;
 use super::{Executor, Upstreams};
 use crate::http::client::{Body, Call, CallError, Response};
 use crate::http::{Client, Headers};
@@ -24,6 +25,8 @@ pub(super) struct Job {
     pub(super) plan: Plan,
     pub(super) body: Body,
     pub(super) answer: Answer,
+    /// Room for the id and the plan.
+    pub(super) _head: Reservation,
 }
 
 /// Why a job did not come to its good end.
@@ -41,9 +44,9 @@ enum JobError {
     #[error("{0}")]
     OverBudget(#[from] OverBudget),
     #[error("{0}")]
+    Pack(#[from] PackError),
+    #[error("{0}")]
     Send(#[from] SendError),
-    #[error("cannot compress the response: {0}")]
-    Gzip(#[from] flate2::CompressError),
 }
 
 impl Job {
@@ -73,7 +76,9 @@ impl Job {
 
     fn call(&mut self, executor: &Executor, upstreams: &Upstreams) -> Result<(), JobError> {
         let ticket = self.ticket.clone();
-        if ticket.form == Form::Streamed
+        // An upload may take as long as it makes progress.
+        let may_take_long = ticket.form == Form::Streamed || ticket.inbound.is_some();
+        if may_take_long
             && ticket.kind == Kind::Short
             && let Err(error) = ticket.moves_over(executor.settings.long_after)
         {
@@ -95,7 +100,7 @@ impl Job {
         let cancel = self.ticket.cancel.clone();
         match (self.plan.identity, &upstreams.agent) {
             (Identity::Agent, Some(agent)) => {
-                let value = agent.identity.authorization().map_err(|error| {
+                let value = agent.identity.authorization(&cancel).map_err(|error| {
                     // Names files: for the log, not for the peer (T38).
                     if let Some(skipped) = NO_IDENTITY.pass() {
                         log::warn!(skipped; "no credential for the Kubernetes API: {error}");
@@ -159,35 +164,27 @@ impl Job {
         response: Response,
         headers: &Headers,
     ) -> Result<(), JobError> {
-        let Response {
-            status,
-            body: mut incoming,
-            ..
-        } = response;
+        let (status, mut incoming) = (response.status, response.body);
         let limit = executor.settings.body_limit;
-        let said = incoming.length();
-        if said.is_some_and(|said| said > limit as u64) {
+        let said = incoming.length().unwrap_or(0);
+        if said > limit as u64 {
             return Err(JobError::TooLarge(limit));
         }
-        let known = said.unwrap_or(0) as usize;
-        let mut room = executor.budget.reserve(known)?;
-        let mut body = Packer::new(&executor.compressors, is_worth_gzip(headers), known);
+        let (budget, compressors) = (&executor.budget, &executor.compressors);
+        let mut body = Packer::new(compressors, budget, is_worth_gzip(headers), said as usize)?;
         self.answer
-            .buffered(status, headers, body.expected(), |text| {
+            .buffered(status, headers, budget, body.expected(), |message| {
                 let mut length = 0;
                 loop {
                     let chunk = incoming.chunk(usize::MAX)?;
                     if chunk.is_empty() {
-                        return Ok(body.finish(text)?);
+                        return Ok(body.finish(message)?);
                     }
                     if chunk.len() > limit - length {
                         return Err(JobError::TooLarge(limit));
                     }
                     length += chunk.len();
-                    if said.is_none() {
-                        room.grow(chunk.len())?;
-                    }
-                    body.push(chunk, text)?;
+                    body.push(chunk, message)?;
                 }
             })
     }
@@ -207,8 +204,8 @@ impl Applicant for Job {
     }
 }
 
-/// The rule of control-channel.md §8.6 by type (by size: `gzip.rs`); what the target
-/// has encoded already is left alone.
+/// The rule of control-channel.md §8.6 by type (by size: `gzip`); what the target has
+/// encoded already is left alone.
 fn is_worth_gzip(headers: &Headers) -> bool {
     let kind = headers.get("Content-Type").unwrap_or_default();
     let kind = kind.to_ascii_lowercase();

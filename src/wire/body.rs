@@ -19,6 +19,16 @@ impl<'a> BodyText<'a> {
         }
     }
 
+    /// Has `make` see to it that so many bytes of a body find room: it gets the buffer,
+    /// of which it may change the capacity, and how many bytes of text they are.
+    pub fn make_room<E>(
+        &mut self,
+        bytes: usize,
+        make: impl FnOnce(&mut Vec<u8>, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        make(self.buf, (self.kept + bytes).div_ceil(3) * 4)
+    }
+
     /// More of the body.
     pub fn push(&mut self, mut bytes: &[u8]) {
         if self.kept > 0 {

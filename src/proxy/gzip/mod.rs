@@ -8,21 +8,33 @@
 
 mod small;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flate2::{Compress, CompressError, Compression, Crc, FlushCompress, Status};
 use parking_lot::Mutex;
 
-use crate::wire::BodyText;
+use super::answer::BodyWriter;
+use super::memory::{Budget, OverBudget, Paid};
 use crate::wire::from_agent::Encoding;
+
+/// Why a body could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PackError {
+    #[error("{0}")]
+    OverBudget(#[from] OverBudget),
+    #[error("cannot compress the response: {0}")]
+    Gzip(#[from] CompressError),
+}
 
 /// Writes one body.
 pub(super) struct Packer<'a> {
     compressors: &'a Compressors,
+    budget: &'a Arc<Budget>,
     /// If not, it goes through as it comes.
     gzips: bool,
     /// What isn't packed yet.
-    block: Vec<u8>,
+    block: Paid,
     begun: bool,
     crc: Crc,
     /// The length if it is known, or 0.
@@ -31,17 +43,26 @@ pub(super) struct Packer<'a> {
 
 impl<'a> Packer<'a> {
     /// `is_text`: worth it, if it is long enough.
-    pub(super) fn new(compressors: &'a Compressors, is_text: bool, known: usize) -> Self {
+    pub(super) fn new(
+        compressors: &'a Compressors,
+        budget: &'a Arc<Budget>,
+        is_text: bool,
+        known: usize,
+    ) -> Result<Self, OverBudget> {
         let gzips = is_text && !(1..GZIP_FROM).contains(&known);
-        let capacity = if gzips { known.min(BLOCK) } else { 0 };
-        Self {
+        let mut block = Paid::new(budget)?;
+        if gzips {
+            block.make_room(known.min(BLOCK))?;
+        }
+        Ok(Self {
             compressors,
+            budget,
             gzips,
-            block: Vec::with_capacity(capacity),
+            block,
             begun: false,
             crc: Crc::new(),
             known,
-        }
+        })
     }
 
     /// Bytes of text that it will make, about.
@@ -57,49 +78,57 @@ impl<'a> Packer<'a> {
     pub(super) fn push(
         &mut self,
         mut bytes: &[u8],
-        text: &mut BodyText<'_>,
-    ) -> Result<(), CompressError> {
+        message: &mut BodyWriter<'_, '_>,
+    ) -> Result<(), PackError> {
         if !self.gzips {
-            text.push(bytes);
+            message.write(bytes)?;
             return Ok(());
         }
         loop {
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
-            self.block.extend_from_slice(now);
+            self.block.extend(now)?;
             if later.is_empty() {
                 return Ok(());
             }
-            self.pack(FlushCompress::Sync, text)?;
+            self.pack(FlushCompress::Sync, message)?;
             bytes = later;
         }
     }
 
-    pub(super) fn finish(mut self, text: &mut BodyText<'_>) -> Result<Encoding, CompressError> {
+    pub(super) fn finish(
+        mut self,
+        message: &mut BodyWriter<'_, '_>,
+    ) -> Result<Encoding, PackError> {
         if !self.gzips || (!self.begun && self.block.len() < GZIP_FROM) {
-            text.push(&self.block);
+            message.write(&self.block)?;
             return Ok(Encoding::Base64);
         }
-        self.pack(FlushCompress::Finish, text)?;
-        text.push(&self.crc.sum().to_le_bytes());
-        text.push(&self.crc.amount().to_le_bytes());
+        self.pack(FlushCompress::Finish, message)?;
+        message.write(&self.crc.sum().to_le_bytes())?;
+        message.write(&self.crc.amount().to_le_bytes())?;
         Ok(Encoding::Gzip)
     }
 
     /// Packs the block. `Finish`: the last one.
-    fn pack(&mut self, flush: FlushCompress, text: &mut BodyText<'_>) -> Result<(), CompressError> {
+    fn pack(
+        &mut self,
+        flush: FlushCompress,
+        message: &mut BodyWriter<'_, '_>,
+    ) -> Result<(), PackError> {
         if !self.begun {
             self.begun = true;
-            text.push(&HEADER);
+            message.write(&HEADER)?;
         }
         self.crc.update(&self.block);
         if flush == FlushCompress::Finish && self.block.len() <= small::LONGEST {
             let mut packed = Vec::new();
             small::deflate(&self.block, &mut packed);
-            text.push(&packed);
+            message.write(&packed)?;
             return Ok(());
         }
+        let _room = self.budget.reserve(COMPRESSOR)?;
         let mut compressor = self.compressors.take();
-        text.push(compressor.pack(&self.block, flush)?);
+        message.write(compressor.pack(&self.block, flush)?)?;
         self.compressors.put(compressor);
         self.block.clear();
         Ok(())
@@ -173,6 +202,9 @@ const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// Smaller bodies are not gzipped (control-channel.md §8.6).
 const GZIP_FROM: usize = 1024;
 
+/// What a compressor takes while it works, in bytes.
+const COMPRESSOR: usize = 512 * 1024;
+
 /// What is compressed at once.
 const BLOCK: usize = 128 * 1024;
 
@@ -202,15 +234,30 @@ mod tests {
         piece: usize,
         known: usize,
     ) -> Option<Vec<u8>> {
+        let budget = Budget::new(8 << 20);
+        let mut room = budget.reserve(0).expect("room");
         let mut buf = Vec::new();
         proxy_response(&mut buf, "r", 200, &Headers::new(), |text| {
-            let mut packer = Packer::new(compressors, true, known);
+            let mut message = BodyWriter {
+                text,
+                room: &mut room,
+                around: 256,
+            };
+            let mut packer = Packer::new(compressors, &budget, true, known)?;
             for piece in body.chunks(piece) {
-                packer.push(piece, text)?;
+                packer.push(piece, &mut message)?;
             }
-            packer.finish(text)
+            packer.finish(&mut message)
         })
         .expect("packed");
+        // Only the message is left, and all of it is paid for.
+        assert!(
+            buf.capacity() <= room.bytes() + 256,
+            "{} of {}",
+            room.bytes(),
+            buf.capacity()
+        );
+        assert_eq!(budget.used(), room.bytes());
         let message = String::from_utf8(buf).expect("text");
         let envelope = Envelope::parse(&message).expect("JSON");
         let decode = |text: &str| base64_simd::STANDARD.decode_to_vec(text).expect("base64");
