@@ -44,6 +44,8 @@ pub mod threads;
 pub mod url;
 pub mod wire;
 
+mod allocator;
+
 // Tested wherever it can run; only the static build links it.
 #[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]
 mod copy;
