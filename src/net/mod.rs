@@ -4,6 +4,7 @@
 //! channel, calls to the cluster's API, HTTP to the control plane. One TLS
 //! configuration and one way through a corporate proxy serve all of them.
 
+mod abort;
 mod cancel;
 mod connect;
 mod deadline;
@@ -16,6 +17,7 @@ mod stream;
 pub(crate) mod testing;
 mod tls;
 
+pub use abort::abort;
 pub use cancel::{Cancel, Guard, Reason};
 pub use connect::{ConnectOptions, Unreachable};
 pub use deadline::Deadline;
