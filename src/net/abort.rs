@@ -20,8 +20,8 @@ use socket2::{Domain, Socket, Type};
 /// sent lies unread at our end when the last handle is dropped; otherwise it sees
 /// an end. A datagram socket only wakes its threads.
 pub fn abort(socket: &Socket) {
-    let tcp = matches!(socket.r#type(), Ok(Type::STREAM))
-        && !matches!(socket.domain(), Ok(Domain::UNIX));
+    let tcp =
+        matches!(socket.r#type(), Ok(Type::STREAM)) && !matches!(socket.domain(), Ok(Domain::UNIX));
     if !tcp {
         // Fails when there is no peer any more: then nobody is blocked either.
         let _ = socket.shutdown(Shutdown::Both);
@@ -198,7 +198,10 @@ mod tests {
             }
         };
         assert!(
-            matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+            matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+            ),
             "{error}"
         );
     }
