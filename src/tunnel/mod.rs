@@ -14,6 +14,7 @@
 use std::fmt;
 
 pub mod header;
+pub mod policy;
 
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
