@@ -7,6 +7,7 @@
 
 mod api_server;
 mod credentials;
+mod domain;
 mod exec;
 mod kubeconfig;
 
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 pub use api_server::{ApiError, ApiServer};
 pub use credentials::{Auth, Authorizer, Credentials, Material, ServerUrl, in_cluster, read_token};
+pub use domain::cluster_domain;
 pub use kubeconfig::Search;
 
 use crate::config::Secret;

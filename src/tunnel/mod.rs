@@ -15,6 +15,7 @@ use std::fmt;
 
 pub mod header;
 pub mod policy;
+pub mod target;
 
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

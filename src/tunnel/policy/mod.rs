@@ -2,7 +2,7 @@
 //!
 //! Asked twice: by name before anything is dialled, and again for each address
 //! that the name led to. The address that was checked is the one to dial:
-//! [`Verdict::address`].
+//! what [`Policy::by_address`] gives back.
 
 mod address;
 mod file;
@@ -51,8 +51,8 @@ pub enum Target<'a> {
     Local,
 }
 
-/// Whether a stream may go on, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Whether a stream may go on, and why. By default it may not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     pub allowed: bool,
     /// One clause.

@@ -58,17 +58,18 @@ pub(super) fn decide<'a>(
     named: bool,
 ) -> Said<'a> {
     for rule in rules.iter().filter(|rule| rule.matches_names(ask)) {
-        match (rule.matches_address(address), rule.action) {
-            (Some(false), _) => {}
-            (Some(true), Action::Deny) => return Said::Denied(rule),
-            (Some(true), Action::Allow) => {
-                if named || rule.names(ask, address) {
-                    return Said::Allowed(rule);
-                }
-            }
+        let allows = rule.action == Action::Allow;
+        if allows && !rule.names_where(ask) {
+            continue;
+        }
+        match rule.matches_address(address) {
+            Some(false) => {}
+            Some(true) if !allows => return Said::Denied(rule),
+            Some(true) if named || rule.names_address(address) => return Said::Allowed(rule),
+            Some(true) => {}
+            None if allows => return Said::Open,
             // Whether it denies is seen later; other rules may still allow.
-            (None, Action::Deny) => {}
-            (None, Action::Allow) => return Said::Open,
+            None => {}
         }
     }
     Said::Nothing
@@ -109,16 +110,18 @@ impl Rule {
         }
     }
 
-    /// Whether a rule that allows means what is special about the target: an
-    /// address that is denied otherwise, a Service that points out of the cluster.
-    fn names(&self, ask: &Ask<'_>, address: Address) -> bool {
-        let external = ask.target.external_name().is_none() || !self.external_names.is_empty();
-        let address = match address {
+    /// Whether a rule that allows means a Service that points out of the cluster.
+    fn names_where(&self, ask: &Ask<'_>) -> bool {
+        ask.target.external_name().is_none() || !self.external_names.is_empty()
+    }
+
+    /// Whether a rule that allows means an address that is denied otherwise.
+    fn names_address(&self, address: Address) -> bool {
+        match address {
             Address::Known(ip) if special(ip).is_some() => {
                 self.addresses.iter().any(|block| block.names(ip))
             }
             _ => true,
-        };
-        external && address
+        }
     }
 }

@@ -309,7 +309,12 @@ fn tt14_a_service_that_points_outside_needs_a_rule_that_names_where() {
         "{}",
         verdict.reason
     );
-    assert!(!with_rules("rules: [{action: allow}]").by_name(&ask).allowed);
+    for unnamed in [
+        "rules: [{action: allow}]",
+        "rules: [{action: allow, addresses: [203.0.113.0/24]}]",
+    ] {
+        assert!(!with_rules(unnamed).by_name(&ask).allowed);
+    }
     let policy = with_rules("rules: [{action: allow, external_names: ['*.rds.example.test']}]");
     assert!(passes(&policy, &ask, "203.0.113.5"));
     assert!(
