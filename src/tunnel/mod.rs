@@ -13,8 +13,11 @@
 
 use std::fmt;
 
+pub mod audit;
 pub mod header;
+pub mod limits;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod target;
 
 /// What a stream carries.

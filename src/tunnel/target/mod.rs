@@ -3,6 +3,7 @@
 
 mod alias;
 mod dial;
+mod refusal;
 mod routes;
 
 use std::fmt;
@@ -14,13 +15,14 @@ use socket2::Socket;
 
 pub use alias::ExternalNames;
 use alias::{Alias, follow};
+pub use refusal::{Refusal, RefusalKind};
 pub use routes::Routes;
 
 use super::Protocol;
 use super::header::Header;
 use super::policy::{self, Ask, Policy, Verdict};
 use crate::config::{Origin, Place};
-use crate::net::{Cancel, ConnectOptions, Deadline, Reason, Resolver};
+use crate::net::{Cancel, ConnectOptions, Deadline, Resolver};
 
 /// Where streams can lead. Shared by all of them.
 pub struct Targets {
@@ -45,26 +47,6 @@ pub enum Mode {
     Outside,
     /// A plain machine: routes.
     Machine,
-}
-
-/// Why a stream doesn't get its target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub kind: RefusalKind,
-    /// One clause, for the log and the audit.
-    pub reason: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalKind {
-    /// The header can't be meant.
-    Header,
-    /// The policy says no.
-    Denied,
-    /// Nothing answers there.
-    Dial,
-    /// The stream ended first.
-    Cancelled(Reason),
 }
 
 /// A stream whose names have passed. Nothing has been looked up yet.
@@ -383,61 +365,6 @@ impl fmt::Display for Admitted {
             To::Origin(origin) | To::Forward(origin) => write!(f, "{origin}"),
             To::Local { port } => write!(f, "127.0.0.1:{port}"),
         }
-    }
-}
-
-impl Refusal {
-    fn header(reason: impl fmt::Display) -> Self {
-        Self {
-            kind: RefusalKind::Header,
-            reason: reason.to_string(),
-        }
-    }
-
-    fn dial(reason: impl Into<String>) -> Self {
-        Self {
-            kind: RefusalKind::Dial,
-            reason: reason.into(),
-        }
-    }
-
-    fn denied(verdict: &Verdict) -> Self {
-        Self {
-            kind: RefusalKind::Denied,
-            reason: verdict.reason.clone(),
-        }
-    }
-
-    fn cancelled(reason: Reason) -> Self {
-        Self {
-            kind: RefusalKind::Cancelled(reason),
-            reason: reason.to_string(),
-        }
-    }
-}
-
-impl RefusalKind {
-    /// The label of `pipeops_agent_yamux_stream_errors_total`; a stream that ended
-    /// by itself is no error.
-    pub fn label(self) -> Option<&'static str> {
-        match self {
-            Self::Header => Some("header_error"),
-            Self::Denied => Some("policy_denied"),
-            Self::Dial => Some("dial_error"),
-            Self::Cancelled(_) => None,
-        }
-    }
-}
-
-impl From<super::header::HeaderError> for Refusal {
-    fn from(error: super::header::HeaderError) -> Self {
-        Self::header(error)
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
     }
 }
 

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::config::Forward;
+use crate::net::Reason;
 use crate::net::testing::{far_deadline, listen};
 use crate::tunnel::policy::Settings;
 
