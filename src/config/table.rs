@@ -78,7 +78,7 @@ pub enum Kind {
     /// A list of maps with these fields in the file, a JSON array elsewhere.
     Entries {
         fields: &'static [&'static str],
-        set: fn(&mut Config, Vec<BTreeMap<String, String>>) -> Result<(), String>,
+        set: SetEntries,
     },
     /// Text that a parser of its own understands.
     Parsed {
@@ -90,6 +90,9 @@ pub enum Kind {
     /// A whole section of the file that is accepted unread.
     Opaque,
 }
+
+/// Takes the entries of a list to their place.
+type SetEntries = fn(&mut Config, Vec<BTreeMap<String, String>>) -> Result<(), String>;
 
 impl Kind {
     /// The type in a word, for help and docs.

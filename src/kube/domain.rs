@@ -13,11 +13,11 @@ pub fn cluster_domain() -> String {
 
 fn from_resolv_conf(text: &str) -> Option<String> {
     // The last list is the one that counts (resolv.conf(5)).
-    let list = text.lines().rev().find_map(|line| {
+    let mut list = text.lines().rev().find_map(|line| {
         let mut words = line.split_ascii_whitespace();
         (words.next() == Some("search")).then_some(words)
     })?;
-    list.filter_map(|entry| {
+    list.find_map(|entry| {
         let entry = entry.trim_end_matches('.').to_ascii_lowercase();
         let domain = match entry.strip_prefix("svc.") {
             Some(domain) => domain,
@@ -32,7 +32,6 @@ fn from_resolv_conf(text: &str) -> Option<String> {
             });
         is_name.then(|| domain.to_owned())
     })
-    .next()
 }
 
 /// Leaves room in a name for a Service, its namespace and `svc`.

@@ -192,9 +192,8 @@ mod tests {
         abort(&near);
         let chunk = [0; 4096];
         let error = loop {
-            match (&far).write(&chunk) {
-                Ok(_) => std::thread::yield_now(),
-                Err(error) => break error,
+            if let Err(error) = (&far).write_all(&chunk) {
+                break error;
             }
         };
         assert!(

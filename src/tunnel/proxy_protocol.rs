@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> Option<SocketAddr> {
-        Some(text.parse().expect(text))
+        text.parse().ok()
     }
 
     #[test]

@@ -209,18 +209,6 @@ impl Writer {
         }
     }
 
-    /// So that a gap in the file can be seen in the file.
-    fn tell_lost(&mut self) {
-        let lost = self.lost.load(Ordering::Relaxed);
-        if lost == self.told {
-            return;
-        }
-        log::warn!(lost = lost; "lines of the tunnel audit were lost");
-        let text = serde_json::json!({ "time": now(), "lost": lost - self.told });
-        self.told = lost;
-        self.append(text.to_string().as_bytes());
-    }
-
     fn append(&mut self, text: &[u8]) {
         static FAILED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
         let Some(file) = &mut self.file else {
@@ -228,11 +216,29 @@ impl Writer {
         };
         if let Err(error) = file.write_line(text) {
             self.lost.fetch_add(1, Ordering::Relaxed);
-            // In the log the lines are all the same: the gap is told of once the
-            // file can be written again.
             if FAILED.pass().is_some() {
                 log::error!("the tunnel audit can't be written: {error}");
             }
+        }
+    }
+
+    /// So that a gap in the file can be seen in the file, once it can be written.
+    fn tell_lost(&mut self) {
+        static LOST: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+        let lost = self.lost.load(Ordering::Relaxed);
+        if lost == self.told {
+            return;
+        }
+        if LOST.pass().is_some() {
+            log::warn!(lost = lost; "lines of the tunnel audit were lost");
+        }
+        let notice = serde_json::json!({ "time": now(), "lost": lost - self.told });
+        let told = match &mut self.file {
+            Some(file) => file.write_line(notice.to_string().as_bytes()).is_ok(),
+            None => true,
+        };
+        if told {
+            self.told = lost;
         }
     }
 }

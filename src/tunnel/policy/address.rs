@@ -40,7 +40,7 @@ fn plain(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+        _ => ip,
     }
 }
 
@@ -54,7 +54,7 @@ fn block_of(ip: IpAddr) -> Option<(Block, Special)> {
     // A translator makes IPv4 of it again (RFC 6052).
     let ip = match ip {
         IpAddr::V6(ip) => translated(ip).map_or(IpAddr::V6(ip), |inner| plain(inner.into())),
-        ip => ip,
+        IpAddr::V4(_) => ip,
     };
     SPECIAL
         .iter()
@@ -170,10 +170,9 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, bits: u8) -> Block {
     }
 }
 
-const fn v6(segments: [u16; 8], bits: u8) -> Block {
-    let [a, b, c, d, e, f, g, h] = segments;
+const fn v6(ip: u128, bits: u8) -> Block {
     Block {
-        base: IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h)),
+        base: IpAddr::V6(Ipv6Addr::from_bits(ip)),
         bits,
     }
 }
@@ -182,16 +181,16 @@ const fn v6(segments: [u16; 8], bits: u8) -> Block {
 const SPECIAL: &[(Block, Special)] = &[
     (v4(127, 0, 0, 0, 8), Special::Loopback),
     (v4(0, 0, 0, 0, 8), Special::Loopback),
-    (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), Special::Loopback),
-    (v6([0; 8], 128), Special::Loopback),
+    (v6(1, 128), Special::Loopback),
+    (v6(0, 128), Special::Loopback),
     (v4(169, 254, 0, 0, 16), Special::Metadata),
     (v4(168, 63, 129, 16, 32), Special::Metadata),
     (v4(100, 100, 100, 200, 32), Special::Metadata),
     (
-        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
+        v6(0xfd00_0ec2_0000_0000_0000_0000_0000_0254, 128),
         Special::Metadata,
     ),
-    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), Special::LinkLocal),
+    (v6(0xfe80 << 112, 10), Special::LinkLocal),
 ];
 
 #[cfg(test)]

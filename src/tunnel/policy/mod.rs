@@ -23,7 +23,7 @@ use rule::{Address, Said, decide};
 pub use watch::Watch;
 
 use super::Protocol;
-use crate::config::{Origin, Place};
+use crate::config::{Config, Origin, Place};
 
 /// What a stream asks for, as far as it is known.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,16 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// `tunnels.enabled`: tunnels in JSON messages may reach 127.0.0.1.
     pub local_targets: bool,
+}
+
+impl Settings {
+    pub fn from_config(config: &Config) -> Self {
+        Self {
+            file: config.tunnels.policy_file.clone(),
+            allowed_origins: config.daemon.allowed_origins.clone(),
+            local_targets: config.tunnels.enabled,
+        }
+    }
 }
 
 /// The policy in force. Shared by all streams.
@@ -259,13 +269,11 @@ impl<'a> Target<'a> {
                 Place::Unix(_) => return false,
             },
         };
-        match host.parse::<IpAddr>() {
-            Ok(given) => address::canonical(SocketAddr::new(given, 0)).ip() == ip,
-            Err(_) => {
-                let localhost = host == "localhost" || host.ends_with(".localhost");
-                localhost && special(ip) == Some(Special::Loopback)
-            }
+        if let Ok(given) = host.parse::<IpAddr>() {
+            return address::canonical(SocketAddr::new(given, 0)).ip() == ip;
         }
+        let localhost = host == "localhost" || host.ends_with(".localhost");
+        localhost && special(ip) == Some(Special::Loopback)
     }
 }
 

@@ -63,13 +63,11 @@ pub(super) fn decide<'a>(
             continue;
         }
         match rule.matches_address(address) {
-            Some(false) => {}
             Some(true) if !allows => return Said::Denied(rule),
             Some(true) if named || rule.names_address(address) => return Said::Allowed(rule),
-            Some(true) => {}
             None if allows => return Said::Open,
-            // Whether it denies is seen later; other rules may still allow.
-            None => {}
+            // It doesn't hold, or whether it denies is seen later: another may allow.
+            _ => {}
         }
     }
     Said::Nothing

@@ -40,11 +40,22 @@ pub(super) fn tcp(
     cancel: &Cancel,
 ) -> Result<Arc<Socket>, Failure> {
     match net::connect(addresses, options, deadline, cancel) {
+        // The kernel may choose the very port that is dialled: nobody listens there.
+        Ok((socket, _)) if is_own_echo(&socket) => {
+            Err(Failure::Io(io::ErrorKind::ConnectionRefused.into()))
+        }
         // Without its guard: from here on an end must be an abort, which a
         // cancelled socket's shutdown is not.
         Ok((socket, _guard)) => Ok(socket),
         Err(ConnectError::Cancelled(reason)) => Err(Failure::Cancelled(reason)),
         Err(ConnectError::Unreachable(why)) => Err(Failure::Unreachable(why)),
+    }
+}
+
+fn is_own_echo(socket: &Socket) -> bool {
+    match (socket.local_addr(), socket.peer_addr()) {
+        (Ok(local), Ok(peer)) => local.as_socket() == peer.as_socket(),
+        _ => false,
     }
 }
 
@@ -110,3 +121,21 @@ pub(super) fn unix(
 
 /// Between two tries of a socket whose server is busy.
 const RETRY: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a dial of a free port can come to, by a bad coincidence.
+    #[test]
+    fn a_socket_that_is_connected_to_itself_is_noticed() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into()).expect("bind");
+        let own = socket.local_addr().expect("address");
+        socket.connect(&own).expect("to itself");
+        assert!(is_own_echo(&socket));
+        let (near, _far) = net::testing::tcp_pair();
+        assert!(!is_own_echo(&near));
+    }
+}

@@ -237,7 +237,6 @@ fn hanging_name_servers_cost_the_deadline_and_bounded_threads() {
         no_file(),
         Routes::default(),
     );
-    assert!(MAX_LOOKUPS >= 16);
     targets = targets.with_resolver(Resolver::new(move |_| {
         let _ = hang.recv();
         Ok(Vec::new())
