@@ -281,7 +281,9 @@ impl Outbox {
         let settled = mem::take(&mut state.lanes.bulk.settled);
         drop(state);
         self.work.notify_one();
-        settled.iter().for_each(|wait| wait.wake());
+        for wait in settled {
+            wait.wake();
+        }
     }
 
     /// Senders that wait for room.
@@ -302,7 +304,9 @@ impl Outbox {
         if !state.lanes.bulk.settled.is_empty() {
             mem::swap(&mut batch.admitted, &mut state.lanes.bulk.settled);
             MutexGuard::unlocked(&mut state, || {
-                batch.admitted.drain(..).for_each(|wait| wait.wake());
+                for wait in batch.admitted.drain(..) {
+                    wait.wake();
+                }
             });
         }
         loop {

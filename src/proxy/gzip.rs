@@ -4,9 +4,7 @@
 //! A body is taken in blocks of 128 KiB. Each is compressed by itself and ends at a
 //! byte, so that one after the other they are one gzip stream. So a request in
 //! flight holds a block and what is packed, not the whole body, and a compressor is
-//! on loan only while it works. Small bodies need none.
-
-mod small;
+//! on loan only while it works.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -120,14 +118,8 @@ impl<'a> Packer<'a> {
             message.write(&HEADER)?;
         }
         self.crc.update(&self.block);
-        if flush == FlushCompress::Finish && self.block.len() <= small::LONGEST {
-            let mut packed = Vec::new();
-            small::deflate(&self.block, &mut packed);
-            message.write(&packed)?;
-            return Ok(());
-        }
         let _room = self.budget.reserve(COMPRESSOR)?;
-        let mut compressor = self.compressors.take();
+        let mut compressor = self.compressors.take(Level::of(self.block.len()));
         message.write(compressor.pack(&self.block, flush)?)?;
         self.compressors.put(compressor);
         self.block.clear();
@@ -143,16 +135,21 @@ pub(super) struct Compressors {
 }
 
 struct Compressor {
+    level: Level,
     deflate: Compress,
     packed: Vec<u8>,
     used: Instant,
 }
 
 impl Compressors {
-    fn take(&self) -> Compressor {
-        let idle = self.idle.lock().pop();
-        idle.unwrap_or_else(|| Compressor {
-            deflate: Compress::new(Compression::new(LEVEL), false),
+    fn take(&self, level: Level) -> Compressor {
+        let mut idle = self.idle.lock();
+        let found = idle.iter().rposition(|one| one.level == level);
+        let found = found.map(|at| idle.swap_remove(at));
+        drop(idle);
+        found.unwrap_or_else(|| Compressor {
+            level,
+            deflate: Compress::new(Compression::new(level as u32), false),
             packed: Vec::new(),
             used: Instant::now(),
         })
@@ -161,7 +158,8 @@ impl Compressors {
     fn put(&self, mut compressor: Compressor) {
         compressor.used = Instant::now();
         let mut idle = self.idle.lock();
-        if idle.len() < KEPT {
+        let alike = idle.iter().filter(|one| one.level == compressor.level);
+        if alike.count() < KEPT {
             idle.push(compressor);
         }
     }
@@ -208,11 +206,29 @@ const COMPRESSOR: usize = 512 * 1024;
 /// What is compressed at once.
 const BLOCK: usize = 128 * 1024;
 
-/// As fast as the fastest levels of others, and a fourth smaller than level 1
-/// (vendor-notes/flate2.md).
-const LEVEL: u32 = 2;
+/// How hard to try (vendor-notes/flate2.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// Half the time for a small block, most of which is preparation.
+    Quick = 1,
+    /// A fourth smaller than the one above.
+    Good = 2,
+}
 
-/// Idle compressors at most: there is no use for more than there are processors.
+impl Level {
+    fn of(length: usize) -> Self {
+        if length <= SMALL {
+            Self::Quick
+        } else {
+            Self::Good
+        }
+    }
+}
+
+const SMALL: usize = 4096;
+
+/// Idle compressors of a level at most: there is no use for more than there are
+/// processors.
 const KEPT: usize = 4;
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
@@ -317,7 +333,7 @@ mod tests {
     #[test]
     fn compressors_are_kept_for_a_while() {
         let compressors = Compressors::default();
-        let many: Vec<Compressor> = (0..=KEPT).map(|_| compressors.take()).collect();
+        let many: Vec<Compressor> = (0..=KEPT).map(|_| compressors.take(Level::Good)).collect();
         for one in many {
             compressors.put(one);
         }
