@@ -27,6 +27,8 @@ use socket2::Socket;
 
 use super::Deadline;
 pub use tls::HandshakeError;
+#[cfg(fuzzing)]
+pub use tls::fuzz::records as fuzz_records;
 
 /// A connection, ready for use. The socket closes when both halves and all other
 /// holders of it are gone.

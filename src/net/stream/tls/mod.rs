@@ -8,6 +8,8 @@
 //! and to keep tickets. What the reader provokes (an answer to a key update, an
 //! alert) is a job for the writer ([`session`]).
 
+#[cfg(any(test, fuzzing))]
+pub(in crate::net) mod fuzz;
 mod handshake;
 mod incoming;
 mod received;
@@ -334,3 +336,6 @@ const BATCH_SEALED: usize = BATCH * (MAX_CONTENT + MAX_OVERHEAD);
 
 /// Buffer that a writer keeps between two calls.
 const KEEP: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -189,11 +189,11 @@ impl Sealer {
         let sealed = out.len();
         content(out);
         let length = out.len() - sealed;
-        debug_assert!(length <= MAX_CONTENT, "content of {length} bytes");
         if let Form::Tls13 = form {
             out.push(kind.into());
         }
         let body = out.len() - begin - HEADER + TAG;
+        debug_assert!(u16::try_from(body).is_ok(), "{length} bytes of content");
         let outer = match form {
             Form::Tls13 => ContentType::ApplicationData,
             Form::Tls12 { .. } => kind,
