@@ -125,17 +125,21 @@ impl Ca {
         Arc::new(config)
     }
 
+    pub(crate) fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).expect("root");
+        roots
+    }
+
     pub(crate) fn client_config(
         &self,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).expect("root");
         let mut config =
             ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_protocol_versions(versions)
                 .expect("versions")
-                .with_root_certificates(roots)
+                .with_root_certificates(self.roots())
                 .with_no_client_auth();
         config.enable_secret_extraction = true;
         Arc::new(config)

@@ -271,12 +271,13 @@ impl WriteHalf {
         }
     }
 
-    /// Starts new TLS 1.3 traffic keys in both directions with the next write or flush.
-    #[cfg(test)]
-    fn refresh_traffic_keys(&mut self) -> io::Result<()> {
+    /// Changes the keys of TLS 1.3 for what is written from now on; with `ask_peer`
+    /// the peer shall change its keys too. That happens by itself before they have
+    /// been used too often. Of no effect on plain TCP; an error with TLS 1.2.
+    pub fn change_keys(&mut self, ask_peer: bool) -> io::Result<()> {
         match &mut self.0 {
             Write::Tcp(_) => Ok(()),
-            Write::Tls(writer) => writer.refresh_traffic_keys(),
+            Write::Tls(writer) => writer.change_keys(ask_peer),
         }
     }
 }

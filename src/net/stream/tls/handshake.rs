@@ -112,22 +112,22 @@ pub(super) fn run<H: Handshake>(
 /// it ends.
 fn feed(received: &mut Received, fed: usize, read: &mut ReadHalf) -> Result<usize, HandshakeError> {
     loop {
-        let need = match received.bytes()[fed..].first_chunk() {
-            None => fed + HEADER,
+        let unseen = &received.bytes()[fed..];
+        let need = match unseen.first_chunk() {
+            None => HEADER,
             Some(&[kind, major, _, high, low]) => {
                 let body = usize::from(u16::from_be_bytes([high, low]));
-                if !(20..=23).contains(&kind) || major != 3 || body > MAX_BODY {
-                    // rustls says what is wrong with it.
-                    return Ok(fed + HEADER);
+                let is_record = (20..=23).contains(&kind) && major == 3 && body <= MAX_BODY;
+                // rustls says what is wrong with another header.
+                let need = HEADER + if is_record { body } else { 0 };
+                if unseen.len() >= need {
+                    return Ok(fed + need);
                 }
-                fed + HEADER + body
+                need
             }
         };
-        if need <= received.len() && need > fed + HEADER {
-            return Ok(need);
-        }
         if !received
-            .receive(read, need, Wait::Ever)
+            .receive(read, fed + need, Wait::Ever)
             .map_err(HandshakeError::Io)?
         {
             return Err(HandshakeError::Closed);

@@ -27,7 +27,7 @@ use super::{ReadHalf, Wait, WriteHalf};
 pub(super) use handshake::Handshake;
 use incoming::{Incoming, Step, WARNING};
 use received::Received;
-use record::{MAX_CONTENT, MAX_OVERHEAD, Opener, Sealer};
+use record::{MAX_CONTENT, MAX_OVERHEAD, Opener, Refusal, Sealer};
 use session::Shared;
 
 /// Why a TLS handshake failed.
@@ -54,7 +54,8 @@ pub(super) fn handshake(
     let shared = Arc::new(Shared::new(kernel));
     let version = shared.version();
     let opener = Opener::new(version, secrets.rx).map_err(HandshakeError::Tls)?;
-    let sealer = Sealer::new(version, secrets.tx, shared.limit()).map_err(HandshakeError::Tls)?;
+    let limit = shared.limit();
+    let sealer = Sealer::new(version, secrets.tx, limit).map_err(HandshakeError::Tls)?;
     let reader = Reader {
         incoming: Incoming::new(opener, version, shared.side()),
         shared: shared.clone(),
@@ -66,6 +67,7 @@ pub(super) fn handshake(
     let writer = Writer {
         shared,
         sealer,
+        limit,
         lower: write,
         out: Vec::new(),
         ended: None,
@@ -171,6 +173,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     sealer: Sealer,
     lower: WriteHalf,
+    /// How many records keys may protect.
+    limit: u64,
     /// Records on their way out. Empty between calls.
     out: Vec<u8>,
     /// Why nothing can be written any more.
@@ -181,7 +185,7 @@ enum Ended {
     /// close_notify is out.
     Closed,
     /// The reader met something that breaks the connection.
-    Broken(rustls::Error),
+    Broken(Refusal),
 }
 
 impl Writer {
@@ -191,11 +195,7 @@ impl Writer {
 
     pub(super) fn write_all(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<()> {
         self.do_jobs()?;
-        match &self.ended {
-            None => {}
-            Some(Ended::Closed) => return Err(io::ErrorKind::BrokenPipe.into()),
-            Some(Ended::Broken(error)) => return Err(broken(error)),
-        }
+        self.check()?;
         let mut rest = Rest::of(bufs);
         while !rest.is_empty() {
             self.out
@@ -205,7 +205,7 @@ impl Writer {
                     break;
                 }
                 if self.sealer.is_used_up() {
-                    self.renew_keys()?;
+                    self.keys_are_used_up()?;
                 }
                 self.sealer
                     .seal(&mut self.out, ContentType::ApplicationData, |out| {
@@ -227,8 +227,7 @@ impl Writer {
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.do_jobs()?;
         if self.ended.is_none() {
-            self.ended = Some(Ended::Closed);
-            self.alert(WARNING, AlertDescription::CloseNotify)?;
+            self.end(Ended::Closed)?;
         }
         self.send()?;
         self.lower.close()
@@ -238,16 +237,26 @@ impl Writer {
         self.shared.version()
     }
 
-    /// New keys with the next write or flush, and the peer is asked for new ones.
-    #[cfg(test)]
-    pub(super) fn refresh_traffic_keys(&mut self) -> io::Result<()> {
-        self.change_keys(true)
+    /// See [`WriteHalf::change_keys`]. The key update goes out at once.
+    pub(super) fn change_keys(&mut self, ask_peer: bool) -> io::Result<()> {
+        self.do_jobs()?;
+        self.check()?;
+        self.renew_keys(ask_peer)?;
+        self.send()
     }
 
-    /// Lets the keys that are in use protect no more than `limit` records.
+    /// Lets keys protect no more than `limit` records.
     #[cfg(test)]
-    pub(super) fn limit_records(&mut self, limit: u64) {
+    fn limit_records(&mut self, limit: u64) {
+        self.limit = limit;
         self.sealer.set_limit(limit);
+    }
+
+    /// close_notify without closing the layer below.
+    #[cfg(test)]
+    fn notify_close(&mut self) {
+        self.end(Ended::Closed).expect("sealed");
+        self.send().expect("sent");
     }
 
     /// Puts what the reader provoked into `out`.
@@ -261,38 +270,60 @@ impl Writer {
             return Ok(());
         }
         if jobs.new_keys {
-            self.change_keys(false)?;
+            self.renew_keys(false)?;
         }
         if jobs.refuse_renegotiation {
             self.alert(WARNING, AlertDescription::NoRenegotiation)?;
         }
-        if let Some(refusal) = jobs.refusal {
-            self.ended = Some(Ended::Broken(refusal.error));
-            if let Some(alert) = refusal.alert {
-                self.alert(FATAL, alert)?;
-            }
+        match jobs.refusal {
+            Some(refusal) => self.end(Ended::Broken(refusal)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Before the keys are used more often than is safe.
-    fn renew_keys(&mut self) -> io::Result<()> {
-        if self.version() == ProtocolVersion::TLSv1_3 {
-            return self.change_keys(false);
+    /// Fails if nothing can be written any more.
+    fn check(&self) -> io::Result<()> {
+        match &self.ended {
+            None => Ok(()),
+            Some(Ended::Closed) => Err(io::ErrorKind::BrokenPipe.into()),
+            Some(Ended::Broken(refusal)) => Err(broken(&refusal.error)),
         }
-        self.ended = Some(Ended::Closed);
-        self.alert(WARNING, AlertDescription::CloseNotify)?;
+    }
+
+    /// The last record, which tells the peer why.
+    fn end(&mut self, ended: Ended) -> io::Result<()> {
+        let told = match &ended {
+            Ended::Closed => self.alert(WARNING, AlertDescription::CloseNotify),
+            Ended::Broken(refusal) => match refusal.alert {
+                Some(alert) => self.alert(FATAL, alert),
+                None => Ok(()),
+            },
+        };
+        self.ended = Some(ended);
+        told
+    }
+
+    /// There is room for one more record under these keys.
+    fn keys_are_used_up(&mut self) -> io::Result<()> {
+        if self.version() == ProtocolVersion::TLSv1_3 {
+            return self.renew_keys(false);
+        }
+        self.end(Ended::Closed)?;
         self.send()?;
         Err(io::Error::other(
-            "the keys of this TLS 1.2 connection are used up; another connection has new ones",
+            "the keys of this TLS 1.2 connection are used up; a new connection has new ones",
         ))
     }
 
-    /// Sends a key update, the last record under the old keys.
-    fn change_keys(&mut self, ask_peer: bool) -> io::Result<()> {
-        let message = [u8::from(HandshakeType::KeyUpdate), 0, 0, 1, ask_peer.into()];
+    /// Puts a key update into `out`, the last record under the old keys.
+    fn renew_keys(&mut self, ask_peer: bool) -> io::Result<()> {
+        if self.version() != ProtocolVersion::TLSv1_3 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let message = [HandshakeType::KeyUpdate.into(), 0, 0, 1, ask_peer.into()];
         self.control(ContentType::Handshake, &message)?;
-        self.sealer = self.shared.next_sealer().map_err(io::Error::other)?;
+        let secrets = self.shared.next_secrets().map_err(io::Error::other)?;
+        self.sealer = Sealer::new(self.version(), secrets, self.limit).map_err(io::Error::other)?;
         Ok(())
     }
 
@@ -337,5 +368,7 @@ const BATCH_SEALED: usize = BATCH * (MAX_CONTENT + MAX_OVERHEAD);
 /// Buffer that a writer keeps between two calls.
 const KEEP: usize = 16 * 1024;
 
+#[cfg(test)]
+mod peers;
 #[cfg(test)]
 mod tests;

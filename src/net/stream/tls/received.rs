@@ -29,10 +29,6 @@ impl Received {
         &mut self.buf[self.start..self.end]
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.end - self.start
-    }
-
     /// Counts `count` bytes as used; they stay where they are until the next
     /// receive. Says where they lie.
     pub(super) fn advance(&mut self, count: usize) -> usize {

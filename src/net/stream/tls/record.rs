@@ -166,6 +166,12 @@ impl Sealer {
         self.cipher.seq.saturating_add(1) >= self.limit
     }
 
+    /// Number of the next record.
+    #[cfg(test)]
+    pub(super) fn seq(&self) -> u64 {
+        self.cipher.seq
+    }
+
     #[cfg(test)]
     pub(super) fn set_limit(&mut self, limit: u64) {
         self.limit = limit;

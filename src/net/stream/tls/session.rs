@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
-use rustls::{ProtocolVersion, Side, SupportedCipherSuite};
+use rustls::{ConnectionTrafficSecrets, ProtocolVersion, Side, SupportedCipherSuite};
 
 use super::incoming;
-use super::record::{Opener, Refusal, Sealer};
+use super::record::{Opener, Refusal};
 
 /// rustls's own part of a connection after the handshake: it derives new keys
 /// and keeps tickets.
@@ -88,12 +88,11 @@ impl Shared {
     }
 
     /// The next keys of the direction away from us (TLS 1.3 only).
-    pub(super) fn next_sealer(&self) -> Result<Sealer, rustls::Error> {
-        let secrets = match &mut *self.kernel.lock() {
+    pub(super) fn next_secrets(&self) -> Result<(u64, ConnectionTrafficSecrets), rustls::Error> {
+        match &mut *self.kernel.lock() {
             Kernel::Client(client) => client.update_tx_secret(),
             Kernel::Server(server) => server.update_tx_secret(),
-        }?;
-        Sealer::new(self.version, secrets, self.limit)
+        }
     }
 
     /// The reader has stopped because of this.
