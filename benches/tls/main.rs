@@ -158,7 +158,10 @@ fn play(mode: Mode, mut halves: Halves) -> Result<()> {
     match mode.name {
         "read" => send(&mut halves.write, mode, 2)?,
         "read-small" => send(&mut halves.write, mode, 1)?,
-        "write" | "write-small" => drain(&mut halves.read, mode.size * mode.count)?,
+        "write" | "write-small" => {
+            drain(&mut halves.read, mode.size * mode.count)?;
+            halves.write.write_all(&[IoSlice::new(&[1])])?;
+        }
         "echo-small" => {
             let message = vec![7; mode.size];
             for _ in 0..mode.count {
@@ -185,8 +188,12 @@ fn measured(mode: Mode, address: SocketAddr, ca: &Path) -> Result<()> {
     let (cpu, start) = (cpu(), Instant::now());
     match mode.name {
         "read" | "read-small" => drain(&mut halves.read, mode.size * mode.count)?,
-        "write" => send(&mut halves.write, mode, 2)?,
-        "write-small" => send(&mut halves.write, mode, 1)?,
+        "write" | "write-small" => {
+            let at_once = if mode.name == "write" { 2 } else { 1 };
+            send(&mut halves.write, mode, at_once)?;
+            // The peer says that it has all.
+            drain(&mut halves.read, 1)?;
+        }
         "echo-small" => {
             let message = vec![7; mode.size];
             for _ in 0..mode.count {

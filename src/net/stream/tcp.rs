@@ -293,17 +293,20 @@ impl<'a, 'b> Rest<'a, 'b> {
         self.bufs.iter().map(|buf| buf.len()).sum::<usize>() - self.done
     }
 
-    /// Hands out the next `most` bytes, or what is left, in pieces.
-    pub(super) fn take(&mut self, mut most: usize, mut piece: impl FnMut(&[u8])) {
-        while let Some(first) = self.bufs.first() {
-            let left = &first[self.done..];
-            let count = left.len().min(most);
-            piece(&left[..count]);
-            most -= count;
+    /// What is left of the first buffer that has something left.
+    pub(super) fn first(&self) -> &'a [u8] {
+        self.bufs.first().map_or(&[], |first| &first[self.done..])
+    }
+
+    /// Fills `room` with the next bytes, of which there must be enough.
+    pub(super) fn copy_to(&mut self, mut room: &mut [u8]) {
+        while !room.is_empty() && !self.is_empty() {
+            let first = self.first();
+            let count = first.len().min(room.len());
+            let (now, later) = room.split_at_mut(count);
+            now.copy_from_slice(&first[..count]);
             self.advance(count);
-            if most == 0 {
-                return;
-            }
+            room = later;
         }
     }
 

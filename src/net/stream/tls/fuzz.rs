@@ -8,7 +8,7 @@ use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, HandshakeType, ProtocolVersion, Side};
 
 use super::incoming::{Incoming, MAX_USELESS, Session, Step};
-use super::record::{HEADER, Opener, Refusal, Sealer};
+use super::record::{HEADER, Opener, Refusal, Sealed, Sealer};
 
 /// Version and algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub(super) struct Peer {
     suite: Suite,
     generation: u8,
     sealer: Sealer,
+    sealed: Sealed,
     /// All that it has sent.
     pub(super) wire: Vec<u8>,
 }
@@ -54,16 +55,17 @@ impl Peer {
             suite,
             generation: 0,
             sealer: Self::sealer(suite, 0),
+            sealed: Sealed::default(),
             wire: Vec::new(),
         }
     }
 
     pub(super) fn send(&mut self, kind: impl Into<ContentType>, content: &[u8]) {
         self.sealer
-            .seal(&mut self.wire, kind.into(), |out| {
-                out.extend_from_slice(content);
-            })
+            .seal(&mut self.sealed, kind.into(), content)
             .expect("sealed");
+        self.wire.extend_from_slice(self.sealed.bytes());
+        self.sealed.clear();
     }
 
     pub(super) fn data(&mut self, content: &[u8]) {

@@ -27,7 +27,7 @@ use super::{ReadHalf, Wait, WriteHalf};
 pub(super) use handshake::Handshake;
 use incoming::{Incoming, Step, WARNING};
 use received::Received;
-use record::{MAX_CONTENT, MAX_OVERHEAD, Opener, Refusal, Sealer};
+use record::{MAX_CONTENT, MAX_OVERHEAD, Opener, Refusal, Sealed, Sealer};
 use session::Shared;
 
 /// Why a TLS handshake failed.
@@ -69,7 +69,7 @@ pub(super) fn handshake(
         sealer,
         limit,
         lower: write,
-        out: Vec::new(),
+        out: Sealed::default(),
         ended: None,
     };
     Ok((reader, writer))
@@ -176,7 +176,7 @@ pub(super) struct Writer {
     /// How many records keys may protect.
     limit: u64,
     /// Records on their way out. Empty between calls.
-    out: Vec<u8>,
+    out: Sealed,
     /// Why nothing can be written any more.
     ended: Option<Ended>,
 }
@@ -207,15 +207,29 @@ impl Writer {
                 if self.sealer.is_used_up() {
                     self.keys_are_used_up()?;
                 }
-                self.sealer
-                    .seal(&mut self.out, ContentType::ApplicationData, |out| {
-                        rest.take(MAX_CONTENT, |bytes| out.extend_from_slice(bytes));
-                    })
-                    .map_err(io::Error::other)?;
+                self.seal_some(&mut rest)?;
             }
             self.send()?;
         }
         self.send()
+    }
+
+    /// Seals the next record: a long piece from where it lies, short ones together.
+    fn seal_some(&mut self, rest: &mut Rest<'_, '_>) -> io::Result<()> {
+        let kind = ContentType::ApplicationData;
+        let first = rest.first();
+        if first.len() >= LONG || first.len() == rest.len() {
+            let count = first.len().min(MAX_CONTENT);
+            self.sealer
+                .seal(&mut self.out, kind, &first[..count])
+                .map_err(io::Error::other)?;
+            rest.advance(count);
+            return Ok(());
+        }
+        let length = rest.len().min(MAX_CONTENT);
+        self.sealer
+            .seal_gathered(&mut self.out, kind, length, |room| rest.copy_to(room))
+            .map_err(io::Error::other)
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
@@ -333,21 +347,17 @@ impl Writer {
 
     fn control(&mut self, kind: ContentType, message: &[u8]) -> io::Result<()> {
         self.sealer
-            .seal(&mut self.out, kind, |out| out.extend_from_slice(message))
+            .seal(&mut self.out, kind, message)
             .map_err(io::Error::other)
     }
 
     /// Sends the records that are ready.
     fn send(&mut self) -> io::Result<()> {
-        if self.out.is_empty() {
+        if self.out.bytes().is_empty() {
             return Ok(());
         }
-        let sent = self.lower.write_all(&[IoSlice::new(&self.out)]);
-        if self.out.capacity() > KEEP {
-            self.out = Vec::new();
-        } else {
-            self.out.clear();
-        }
+        let sent = self.lower.write_all(&[IoSlice::new(self.out.bytes())]);
+        self.out.clear();
         sent
     }
 }
@@ -365,8 +375,8 @@ const BATCH: usize = 4;
 /// Room that so many full records take.
 const BATCH_SEALED: usize = BATCH * (MAX_CONTENT + MAX_OVERHEAD);
 
-/// Buffer that a writer keeps between two calls.
-const KEEP: usize = 16 * 1024;
+/// A piece of data that is worth a record of its own, so that it needn't be copied.
+const LONG: usize = 4 * 1024;
 
 #[cfg(test)]
 mod peers;

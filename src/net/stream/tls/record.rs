@@ -177,50 +177,152 @@ impl Sealer {
         self.limit = limit;
     }
 
-    /// Appends a record to `out` whose content is what `content` appends, at most
-    /// [`MAX_CONTENT`] bytes.
+    /// Appends a record with this content, at most [`MAX_CONTENT`] bytes, which is
+    /// encrypted from where it lies.
     pub(super) fn seal(
         &mut self,
-        out: &mut Vec<u8>,
+        out: &mut Sealed,
         kind: ContentType,
-        content: impl FnOnce(&mut Vec<u8>),
+        content: &[u8],
     ) -> Result<(), rustls::Error> {
-        let Cipher { key, form, seq, .. } = &self.cipher;
-        let nonce = self.cipher.nonce_bytes(*seq);
-        let begin = out.len();
-        out.extend_from_slice(&[0; HEADER]);
-        if let Form::Tls12 { explicit } = form {
-            out.extend_from_slice(&nonce[NONCE_LEN - explicit..]);
-        }
-        let sealed = out.len();
-        content(out);
-        let length = out.len() - sealed;
-        if let Form::Tls13 = form {
-            out.push(kind.into());
-        }
-        let body = out.len() - begin - HEADER + TAG;
-        debug_assert!(u16::try_from(body).is_ok(), "{length} bytes of content");
-        let outer = match form {
-            Form::Tls13 => ContentType::ApplicationData,
-            Form::Tls12 { .. } => kind,
-        };
-        let [high, low] = (body as u16).to_be_bytes();
-        let header = [outer.into(), VERSION[0], VERSION[1], high, low];
-        out[begin..begin + HEADER].copy_from_slice(&header);
-
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let inner = &mut out[sealed..];
-        let tag = match form {
-            Form::Tls13 => key.seal_in_place_separate_tag(nonce, Aad::from(header), inner),
-            Form::Tls12 { .. } => {
-                let aad = aad_12(*seq, header[0], length);
-                key.seal_in_place_separate_tag(nonce, Aad::from(aad), inner)
-            }
-        };
-        let tag = tag.map_err(|_| rustls::Error::EncryptError)?;
-        out.extend_from_slice(tag.as_ref());
+        let frame = self.frame(kind, content.len());
+        let (inside, tail) = out.append(&frame);
+        self.cipher
+            .key
+            .seal_out_of_place_scatter(
+                frame.nonce(),
+                frame.aad(),
+                content,
+                inside,
+                frame.inner_type(),
+                tail,
+            )
+            .map_err(|_| rustls::Error::EncryptError)?;
         self.cipher.seq += 1;
         Ok(())
+    }
+
+    /// As [`seal`](Self::seal), for content that has to be put together first:
+    /// `gather` gets `length` bytes of room for it.
+    pub(super) fn seal_gathered(
+        &mut self,
+        out: &mut Sealed,
+        kind: ContentType,
+        length: usize,
+        gather: impl FnOnce(&mut [u8]),
+    ) -> Result<(), rustls::Error> {
+        let frame = self.frame(kind, length);
+        let (inside, tail) = out.append(&frame);
+        gather(inside);
+        self.cipher
+            .key
+            .seal_in_place_scatter(frame.nonce(), frame.aad(), inside, frame.inner_type(), tail)
+            .map_err(|_| rustls::Error::EncryptError)?;
+        self.cipher.seq += 1;
+        Ok(())
+    }
+
+    fn frame(&self, kind: ContentType, length: usize) -> Frame {
+        let Cipher { form, seq, .. } = self.cipher;
+        let nonce = self.cipher.nonce_bytes(seq);
+        let (outer, explicit, inner) = match form {
+            Form::Tls13 => (ContentType::ApplicationData, 0, 1),
+            Form::Tls12 { explicit } => (kind, explicit, 0),
+        };
+        let body = explicit + length + inner + TAG;
+        debug_assert!(u16::try_from(body).is_ok(), "{length} bytes of content");
+        let [high, low] = (body as u16).to_be_bytes();
+        let header = [outer.into(), VERSION[0], VERSION[1], high, low];
+        Frame {
+            header,
+            nonce,
+            explicit,
+            length,
+            inner: [kind.into()],
+            inner_len: inner,
+            aad: match form {
+                Form::Tls13 => AdditionalData::V13(header),
+                Form::Tls12 { .. } => AdditionalData::V12(aad_12(seq, header[0], length)),
+            },
+        }
+    }
+}
+
+/// Everything about a record but its content.
+struct Frame {
+    header: [u8; HEADER],
+    nonce: [u8; NONCE_LEN],
+    /// Bytes of the nonce that go in front of the content.
+    explicit: usize,
+    /// Bytes of content.
+    length: usize,
+    inner: [u8; 1],
+    inner_len: usize,
+    aad: AdditionalData,
+}
+
+impl Frame {
+    fn nonce(&self) -> Nonce {
+        Nonce::assume_unique_for_key(self.nonce)
+    }
+
+    fn aad(&self) -> Aad<&[u8]> {
+        Aad::from(match &self.aad {
+            AdditionalData::V13(bytes) => &bytes[..],
+            AdditionalData::V12(bytes) => bytes,
+        })
+    }
+
+    /// What is encrypted behind the content: its type, with TLS 1.3.
+    fn inner_type(&self) -> &[u8] {
+        &self.inner[..self.inner_len]
+    }
+}
+
+enum AdditionalData {
+    V13([u8; HEADER]),
+    V12([u8; 13]),
+}
+
+/// Records on their way out, one behind the other.
+#[derive(Default)]
+pub(super) struct Sealed {
+    /// Longer than what is in it, so that no room must be cleared twice.
+    buf: Vec<u8>,
+    len: usize,
+}
+
+impl Sealed {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buf[..self.len]
+    }
+
+    /// Forgets the records. Room that is much larger than they were is given back.
+    pub(super) fn clear(&mut self) {
+        if self.buf.len() > 2 * KEEP && self.len < KEEP {
+            self.buf = Vec::new();
+        }
+        self.len = 0;
+    }
+
+    /// Makes room for so many bytes more.
+    pub(super) fn reserve(&mut self, more: usize) {
+        if self.buf.len() < self.len + more {
+            self.buf.resize(self.len + more, 0);
+        }
+    }
+
+    /// Room for a record's content and for what follows it.
+    fn append(&mut self, frame: &Frame) -> (&mut [u8], &mut [u8]) {
+        let tail = frame.inner_len + TAG;
+        let front = HEADER + frame.explicit;
+        self.reserve(front + frame.length + tail);
+        let record = &mut self.buf[self.len..][..front + frame.length + tail];
+        self.len += record.len();
+        let (head, rest) = record.split_at_mut(front);
+        head[..HEADER].copy_from_slice(&frame.header);
+        head[HEADER..].copy_from_slice(&frame.nonce[NONCE_LEN - frame.explicit..]);
+        rest.split_at_mut(frame.length)
     }
 }
 
@@ -337,3 +439,6 @@ const MAX_BODY: usize = MAX_CONTENT + 256;
 
 /// What protection adds to content at most, header included.
 pub(super) const MAX_OVERHEAD: usize = HEADER + 8 + TAG + 1;
+
+/// Room that is kept however little of it is needed.
+const KEEP: usize = 4 * 1024;
