@@ -5,6 +5,8 @@
 //! times) it is other builds of this very program, in turns: a comparison within
 //! one run. See `benches/README.md`.
 
+#![allow(clippy::print_stdout)] // its results
+
 use std::error::Error;
 use std::io::{BufRead, BufReader, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

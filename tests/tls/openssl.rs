@@ -77,9 +77,10 @@ fn talk(mut peer: Peer, mut ours: Halves, suite: &str) {
     };
     both_ways(&mut peer, &mut ours);
     // 300 KB of lines, so that records are full.
-    let many: String = (0..30_000).map(|line| format!("{line:09}\n")).collect();
+    let lines: Vec<String> = (0..=30_000).map(|line| format!("{line:09}")).collect();
+    let many = lines.join("\n") + "\n";
     write(&mut ours, many.as_bytes());
-    peer.printed("000029999\n", 1);
+    peer.printed("000030000\n", 1);
     assert!(peer.output().contains(&many), "{suite}");
     peer.type_in(&many);
     assert!(read(&mut ours, many.len()) == many.as_bytes(), "{suite}");

@@ -148,10 +148,9 @@ impl Input {
             }
             // Readiness is a hint: the loop finds out.
             let at_most = (wait == Wait::Moment).then_some(MOMENT);
-            if !ready(&self.socket, PollFlags::IN, self.deadline, at_most)? {
-                if wait == Wait::Moment {
-                    return Err(Failure::NotYet);
-                }
+            let is_ready = ready(&self.socket, PollFlags::IN, self.deadline, at_most)?;
+            if !is_ready && wait == Wait::Moment {
+                return Err(Failure::NotYet);
             }
         }
     }

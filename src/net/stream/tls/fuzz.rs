@@ -220,7 +220,7 @@ pub fn records(input: &[u8]) {
         let session = Asked::new(suite);
         let mut expected: VecDeque<&[u8]> = sealed.iter().map(Vec::as_slice).collect();
         let end = read(&mut suite.incoming(side), &session, &wire, split, |data| {
-            assert_eq!(Some(data), expected.pop_front(), "not what was sealed")
+            assert_eq!(Some(data), expected.pop_front(), "not what was sealed");
         });
         ends.push((
             format!("{end:?}"),

@@ -153,10 +153,10 @@ impl Incoming {
                 self.count(PeerMisbehaved::TooManyEmptyFragments)?;
                 session.ticket(payload).map_err(|error| match error {
                     rustls::Error::InvalidMessage(invalid) => {
-                        let alert = AlertDescription::from(invalid.clone());
+                        let alert = AlertDescription::from(invalid);
                         Refusal::new(invalid, alert)
                     }
-                    other => Refusal::new(other, AlertDescription::InternalError),
+                    other => Refusal::new(other, AlertDescription::IllegalParameter),
                 })
             }
             (HandshakeType::KeyUpdate, _) if is_13 => {
