@@ -26,6 +26,8 @@ pub use dial_error::{DialCause, DialError, Phase};
 pub use proxy::connect::ProxyRefusal;
 pub use proxy::{Proxy, ProxyError, ProxyRules};
 pub use resolve::{ResolveError, Resolver};
+#[cfg(fuzzing)]
+pub use stream::fuzz_records;
 pub use stream::{Halves, HandshakeError, ReadHalf, WriteHalf};
 pub use tls::{
     ClientTls, ClientTlsSettings, PemSource, ServerTls, ServerTlsSettings, TlsError, Trust,
