@@ -206,3 +206,6 @@ pub(crate) const FLOW: &str = "flow";
 
 /// Longest request id that is looked at, in bytes; ours have some 20.
 const MAX_ID: usize = 512;
+
+#[cfg(test)]
+mod tests;
