@@ -31,7 +31,7 @@ impl Lines {
         let mut head = self.status.clone() + self.line_end;
         for (name, value) in &self.fields {
             let value = value.replace("KEY", accept);
-            head += &format!("{name}: {value}{}", self.line_end);
+            head.extend([name, ": ", &value, self.line_end]);
         }
         let mut bytes = (head + self.line_end).into_bytes();
         bytes.extend(&self.body);
