@@ -58,10 +58,11 @@ pub(crate) fn json() -> impl Strategy<Value = Value> + Clone {
     })
 }
 
-/// An object that has some of these fields, with any JSON in them.
+/// An object that has some of these fields, with text or any JSON in them.
 pub(crate) fn object(
     names: &'static [&'static str],
 ) -> impl Strategy<Value = Map<String, Value>> + Clone {
     let name = prop::sample::select(names).prop_map(str::to_owned);
-    prop::collection::vec((name, json()), 0..8).prop_map(Map::from_iter)
+    let value = prop_oneof![text().prop_map(Value::String), json()];
+    prop::collection::vec((name, value), 0..8).prop_map(Map::from_iter)
 }

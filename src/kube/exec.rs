@@ -238,7 +238,10 @@ mod tests {
         /// shows nothing of what it printed.
         #[test]
         fn any_output_is_a_usable_token_or_a_reason_without_it(
-            status in testing::object(&["token", "expirationTimestamp", "clientCertificateData"]),
+            status in prop_oneof![
+                testing::object(&["token", "expirationTimestamp", "clientCertificateData"]),
+                testing::text().prop_map(|token| [("token".to_owned(), token.into())].into_iter().collect()),
+            ],
             fields in testing::object(&["apiVersion", "kind", "status", "spec"]),
             usual in any::<bool>(),
             cut in 0usize..400,

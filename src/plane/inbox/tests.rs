@@ -43,7 +43,7 @@ struct Scene {
 }
 
 /// What nobody reads fills up soon.
-const EVENTS: usize = 2;
+const EVENTS: usize = 4;
 const MEMORY: usize = 1 << 20;
 
 impl Scene {
@@ -214,15 +214,8 @@ proptest! {
         }
         scene.inbox.binary(&raw);
         scene.inbox.text(&String::from_utf8_lossy(&raw));
-        // What goes to disk is cut to size, and what can't be read by anybody ends
-        // the connection instead of waiting.
-        let kept = scene.events.try_iter().inspect(|event| {
-            if let Event::Register { request_id, registration } = event {
-                assert!(request_id.len() <= MAX_ID);
-                assert!(registration.name.len() <= AgentInfo::LIMIT);
-            }
-        });
-        let kept = kept.count();
+        // What can't be read by anybody ends the connection instead of waiting.
+        let kept = scene.events.try_iter().count();
         assert!(kept == EVENTS || scene.aborts.0.load(Ordering::Relaxed) == 0);
 
         // The connection ends; so does every request on it.
@@ -243,5 +236,46 @@ proptest! {
         drop((answered, other));
         // The last of it is dropped with whoever holds the request.
         assert!(budget.take(MEMORY), "memory was not given back");
+    }
+
+    /// What goes to disk and into tables has a size and no line ends.
+    #[test]
+    fn what_an_agent_says_of_itself_is_cut_to_size(
+        fields in prop::collection::vec(
+            (
+                prop::sample::select(vec![
+                    "name", "agent_id", "agent_version", "cluster_id", "hostname", "k8s_version",
+                    "k8s_service_token",
+                ]).prop_map(str::to_owned),
+                testing::text().prop_map(Value::String),
+            ),
+            0..10,
+        ),
+        id in testing::text(),
+    ) {
+        let mut scene = Scene::new(true);
+        let payload = Value::Object(fields.into_iter().collect());
+        for kind in ["register", "heartbeat"] {
+            let message = json!({"type": kind, "request_id": id, "payload": payload});
+            scene.inbox.text(&message.to_string());
+        }
+        let is_tidy = |text: &str| text.len() <= AgentInfo::LIMIT && !text.contains(char::is_control);
+        for event in scene.events.try_iter() {
+            match event {
+                Event::Register { request_id, registration } => {
+                    assert!(request_id.len() <= MAX_ID);
+                    let agent = &registration.agent;
+                    for text in [
+                        &registration.name, &agent.id, &agent.version, &agent.kubernetes, &agent.hostname,
+                    ] {
+                        assert!(is_tidy(text), "{text:?}");
+                    }
+                }
+                Event::Heartbeat(beat) => {
+                    assert!(is_tidy(&beat.agent_id) && is_tidy(&beat.cluster_id), "{beat:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }
