@@ -26,6 +26,11 @@ fn an_interruption_ends_the_wait_for_an_agent_that_cannot_register() {
     let outcome = std::thread::scope(|scope| {
         let playing = scope.spawn(|| stage.play(&mut steps, &stop));
         let _dialled = silent.accept().expect("the agent dials");
+        // It waits, and could be woken.
+        while stop.registered() == 0 {
+            assert!(begun.elapsed() < STEP_LIMIT, "it doesn't listen");
+            std::thread::yield_now();
+        }
         stop.cancel(Reason::Cancelled);
         playing.join().expect("no panic")
     });
