@@ -19,7 +19,8 @@
 //!
 //! Used by all of them: [`config`] (one table of keys), [`identity`] (what is
 //! remembered), [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
-//! [`threads`] (the one way to start a thread), [`duration`], and [`cli`] on top.
+//! [`threads`] (the one way to start a thread), [`duration`], [`url`] and
+//! [`percent`] (their texts), and [`cli`] on top.
 
 pub mod agent;
 pub mod cli;
@@ -33,6 +34,7 @@ pub mod identity;
 pub mod kube;
 pub mod link;
 pub mod net;
+pub mod percent;
 #[cfg(feature = "plane")]
 pub mod plane;
 pub mod proxy;
@@ -41,6 +43,7 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+pub mod url;
 pub mod wire;
 
 // Tested wherever it can run; only the static build links it.

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use pipeops_agent::config::{ApiUrl, Config};
+use pipeops_agent::config::Config;
 use pipeops_agent::link;
+use pipeops_agent::url::Url;
 
 use crate::support::fault_proxy::FaultProxy;
 use crate::support::house::{House, start};
@@ -13,8 +14,8 @@ use crate::support::process::{AgentProcess, AgentSettings};
 use crate::support::upstream::{Upstream, json};
 use crate::support::wait::{far, figure, until};
 
-fn url(address: SocketAddr) -> ApiUrl {
-    ApiUrl::parse(&format!("https://{address}")).expect("a URL")
+fn url(address: SocketAddr) -> Url {
+    Url::parse(&format!("https://{address}")).expect("a URL")
 }
 
 /// An agent as a process with the defaults of everything that matters here, behind a

@@ -16,7 +16,7 @@ fn an_interruption_ends_the_wait_for_an_agent_that_cannot_register() {
     let address = silent.local_addr().expect("its address");
     let other = folder.path().join("other");
     let mut config = agent_config(&stage.plane, "ppa_x", &other).expect("a configuration");
-    config.pipeops.api_url = ApiUrl::parse(&format!("https://{address}")).expect("a URL");
+    config.pipeops.api_url = Url::parse(&format!("https://{address}")).expect("a URL");
     let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
     let (proxy, facts) = agent::reach(None, &config).expect("usable");
     let parts = agent::parts(&config, health, proxy, facts).expect("usable");

@@ -9,18 +9,19 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::link::{Lane, Message, SendError};
 use crate::net::Cancel;
+use crate::plane::agent_connection::Channel;
 use crate::plane::budget::Budget;
 use crate::plane::exchange::Failure;
 use crate::plane::flow::UNMETERED_LIMIT;
+use crate::plane::in_flight::InFlight;
 use crate::plane::registry::AgentInfo;
-use crate::plane::session::{Opened, Wire};
 use crate::testing;
 
 /// Counts how often the connection was given up.
 #[derive(Clone, Default)]
 struct Aborts(Arc<AtomicUsize>);
 
-impl Wire for Aborts {
+impl Channel for Aborts {
     fn send(&self, _: Lane, _: Message, _: &Cancel) -> Result<(), SendError> {
         Ok(())
     }
@@ -34,12 +35,12 @@ impl Wire for Aborts {
 
 /// Two requests on one connection: one that the agent answers, one of somebody else.
 struct Scene {
-    inbox: Inbox,
-    events: Events<Event>,
+    receiver: AgentReceiver,
+    events: Events<AgentEvent>,
     aborts: Aborts,
     budget: Arc<Budget>,
-    answered: Opened,
-    other: Opened,
+    answered: InFlight,
+    other: InFlight,
 }
 
 /// What nobody reads fills up soon.
@@ -49,20 +50,20 @@ const MEMORY: usize = 1 << 20;
 impl Scene {
     fn new(metered: bool) -> Self {
         let budget = Budget::new(MEMORY);
-        let session = Arc::new(Session::new("t".to_owned(), 0, budget.clone()));
+        let connection = Arc::new(AgentConnection::new("t".to_owned(), 0, budget.clone()));
         let aborts = Aborts::default();
-        session.connect(Box::new(aborts.clone()));
+        connection.connect(Box::new(aborts.clone()));
         if metered {
-            session.set_metered();
+            connection.set_metered();
         }
-        let open = || session.open("u".to_owned()).expect("open");
+        let open = || connection.open("u".to_owned()).expect("open");
         let (answered, other) = (open(), open());
         for opened in [&answered, &other] {
             opened.exchange().announce();
         }
         let (sender, events) = bounded(EVENTS);
         Self {
-            inbox: Inbox::new(session, sender),
+            receiver: AgentReceiver::new(connection, sender),
             events,
             aborts,
             budget,
@@ -73,7 +74,7 @@ impl Scene {
 }
 
 /// What has come of a request whose connection has ended.
-fn outcome(request: &Opened) -> Result<(u16, Vec<u8>), Failure> {
+fn outcome(request: &InFlight) -> Result<(u16, Vec<u8>), Failure> {
     let exchange = request.exchange();
     let head = exchange.wait_head()?;
     let mut body = Vec::new();
@@ -207,20 +208,20 @@ proptest! {
         for message in &messages {
             let text = message.text(&id);
             if in_binary {
-                scene.inbox.binary(text.as_bytes());
+                scene.receiver.binary(text.as_bytes());
             } else {
-                scene.inbox.text(&text);
+                scene.receiver.text(&text);
             }
         }
-        scene.inbox.binary(&raw);
-        scene.inbox.text(&String::from_utf8_lossy(&raw));
+        scene.receiver.binary(&raw);
+        scene.receiver.text(&String::from_utf8_lossy(&raw));
         // What can't be read by anybody ends the connection instead of waiting.
         let kept = scene.events.try_iter().count();
         assert!(kept == EVENTS || scene.aborts.0.load(Ordering::Relaxed) == 0);
 
         // The connection ends; so does every request on it.
-        let Scene { inbox, budget, answered, other, .. } = scene;
-        drop(inbox);
+        let Scene { receiver, budget, answered, other, .. } = scene;
+        drop(receiver);
         match outcome(&answered) {
             Ok((status, body)) => {
                 assert!((100..=999).contains(&status), "{status}");
@@ -257,12 +258,12 @@ proptest! {
         let payload = Value::Object(fields.into_iter().collect());
         for kind in ["register", "heartbeat"] {
             let message = json!({"type": kind, "request_id": id, "payload": payload});
-            scene.inbox.text(&message.to_string());
+            scene.receiver.text(&message.to_string());
         }
         let is_tidy = |text: &str| text.len() <= AgentInfo::LIMIT && !text.contains(char::is_control);
         for event in scene.events.try_iter() {
             match event {
-                Event::Register { request_id, registration } => {
+                AgentEvent::Register { request_id, registration } => {
                     assert!(request_id.len() <= MAX_ID);
                     let agent = &registration.agent;
                     for text in [
@@ -271,7 +272,7 @@ proptest! {
                         assert!(is_tidy(text), "{text:?}");
                     }
                 }
-                Event::Heartbeat(beat) => {
+                AgentEvent::Heartbeat(beat) => {
                     assert!(is_tidy(&beat.agent_id) && is_tidy(&beat.cluster_id), "{beat:?}");
                 }
                 other => panic!("{other:?}"),
