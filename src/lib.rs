@@ -41,6 +41,8 @@ pub mod plane;
 pub mod proxy;
 pub mod server;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod threads;
 pub mod tunnel;
 pub mod url;

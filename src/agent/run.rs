@@ -17,6 +17,7 @@ use crate::control::facts::ClusterFacts;
 use crate::control::host::Host;
 use crate::control::registration::Registrant;
 use crate::control::session::ConnectionState;
+use crate::control::worker_join::NODE_TOKEN;
 use crate::control::{heartbeat, session};
 use crate::link;
 use crate::net::{
@@ -116,6 +117,7 @@ pub fn parts(
         },
         is_private: config.tunnels.force_tunnel_mode,
         report_worker_join: config.agent.report_worker_join,
+        node_token: NODE_TOKEN.into(),
         http_limit: HTTP_LIMIT,
         heartbeat_limit: timeouts.heartbeat,
         shutdown_limit: timeouts.shutdown,
@@ -205,6 +207,7 @@ mod tests {
         let mut config = Config::defaults();
         let seconds = Duration::from_secs;
         config.state.backend = StateBackend::Memory;
+        config.agent.report_worker_join = true;
         config.registration.retry_interval = Some(seconds(41));
         config.registration.give_up_after = Some(seconds(42));
         config.pipeops.transport = Transport::WebSocket;
@@ -223,6 +226,7 @@ mod tests {
         let proxy = Arc::new(Executor::new(proxy::Settings::default(), None));
         let parts = parts(&config, health, proxy, Arc::new(NoCluster));
         let parts = parts.expect("valid");
+        assert!(parts.report_worker_join);
         let session = &parts.session;
         assert_eq!(session.registration_cap, Some(seconds(41)));
         assert_eq!(session.give_up_after, Some(seconds(42)));
