@@ -40,6 +40,7 @@ pub mod server;
 pub mod telemetry;
 pub mod threads;
 pub mod wire;
+pub mod yamux;
 
 // Tested wherever it can run; only the static build links it.
 #[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]
