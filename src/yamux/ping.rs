@@ -125,20 +125,20 @@ mod tests {
     fn the_shortest_of_the_last_few_round_trips_counts() {
         let mut now = Instant::now();
         let mut pings = Pings::new(&Config::new(Role::Client));
-        let mut measure = |took: u64| {
+        let mut measure = |took: u32| {
             pings.tick(now).expect("not late");
             let value = pings.take(now).expect("due");
             now += took * SECOND;
             let shortest = pings.answered(value, now);
             now += 30 * SECOND;
-            shortest.expect("ours").as_secs()
+            shortest.expect("ours")
         };
-        assert_eq!(measure(3), 3);
-        assert_eq!(measure(1), 1);
+        assert_eq!(measure(3), 3 * SECOND);
+        assert_eq!(measure(1), 1 * SECOND);
         for _ in 0..7 {
-            assert_eq!(measure(2), 1);
+            assert_eq!(measure(2), 1 * SECOND);
         }
-        assert_eq!(measure(2), 2);
+        assert_eq!(measure(2), 2 * SECOND);
     }
 
     #[test]

@@ -549,5 +549,3 @@ impl<P> Stream<P> {
 /// Payload bytes of one turn: two frames. A longer frame is a turn of its own.
 pub const TURN_BYTES: usize = 64 * 1024;
 
-#[cfg(test)]
-mod tests;
