@@ -5,11 +5,12 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::yamux::{
-    Budget, Common, Config, Fatal, Flags, Header, Host, INITIAL_WINDOW, Kind, OpenError, Receiver,
-    Role, Session, Stream, Turns, Unpooled,
+    Budget, Common, Config, Fatal, Flags, Header, Host, INITIAL_WINDOW, Kind, OpenError, Pool, Receiver,
+    Session, Stream, Turns, Unpooled,
 };
 
 pub(crate) type Handle = Rc<RefCell<Stream<Vec<u8>>>>;
@@ -66,12 +67,12 @@ impl Host for Hub {
 }
 
 impl Endpoint {
-    pub(crate) fn new(role: Role) -> Self {
-        Self::with(Config::new(role), Arc::new(Budget::new(64 << 20)))
+    pub(crate) fn with(config: Config, budget: Arc<Budget>) -> Self {
+        Self::pooled(config, budget, Arc::new(Unpooled))
     }
 
-    pub(crate) fn with(config: Config, budget: Arc<Budget>) -> Self {
-        let common = Common::new(config, budget, Arc::new(Unpooled));
+    pub(crate) fn pooled(config: Config, budget: Arc<Budget>, pool: Arc<dyn Pool>) -> Self {
+        let common = Common::new(config, budget, pool);
         Self {
             receiver: Receiver::new(),
             hub: Hub {
@@ -159,6 +160,27 @@ pub(crate) fn encode(frames: &[(Header, Vec<u8>)]) -> Vec<u8> {
         bytes.extend_from_slice(payload);
     }
     bytes
+}
+
+/// A pool that knows what is out.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(AtomicUsize);
+
+impl Ledger {
+    pub(crate) fn out(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Pool for Ledger {
+    fn take(&self, size: usize) -> Vec<u8> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Vec::with_capacity(size)
+    }
+
+    fn give(&self, _buffer: Vec<u8>) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Watches the frames of both ends of a session and knows the rules of

@@ -4,11 +4,12 @@
 mod captured;
 mod closing;
 mod endpoint;
+mod hostile;
 mod limits;
-mod model;
 mod opening;
+mod play;
+mod properties;
 mod session;
-mod split;
 mod windows;
 
 use std::sync::Arc;
