@@ -127,6 +127,7 @@ impl Buffer {
         self.capacity -= chunk.capacity();
         self.len -= chunk.len();
         self.pass(chunk.len());
+        shrink(&mut self.chunks);
         Some(chunk)
     }
 
@@ -201,6 +202,7 @@ impl Buffer {
         if let Some(chunk) = self.chunks.pop_front() {
             self.capacity -= chunk.capacity();
             self.pool.give(chunk.buf);
+            shrink(&mut self.chunks);
         }
     }
 
@@ -219,9 +221,14 @@ impl Buffer {
                 frames.pop_front();
             }
         }
-        if frames.is_empty() && frames.capacity() > KEPT_FRAMES {
-            *frames = VecDeque::new();
-        }
+        shrink(frames);
+    }
+}
+
+/// An idle stream doesn't keep the memory of its worst day.
+fn shrink<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() && queue.capacity() > KEPT {
+        *queue = VecDeque::new();
     }
 }
 
@@ -237,8 +244,8 @@ pub const CHUNK: usize = 32 * 1024;
 /// A chunk for the first small frame: what a stream of small messages holds.
 pub const SMALL_CHUNK: usize = 2 * 1024;
 
-/// Ends of frames for which memory is kept when all were read.
-const KEPT_FRAMES: usize = 64;
+/// Places of an empty queue for which memory is kept.
+const KEPT: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -274,8 +281,8 @@ mod tests {
         buffer.push(&[1; 100], 29_900);
         assert_eq!(buffer.memory(), CHUNK + 4);
         buffer.join_frames();
-        buffer.push(&[2; 29_900], 0);
-        buffer.push(&[3; 40_000], 0);
+        buffer.push(&vec![2; 29_900], 0);
+        buffer.push(&vec![3; 40_000], 0);
         assert_eq!(buffer.memory(), 3 * CHUNK);
         assert_eq!(buffer.skip(30_000), 30_000);
         assert_eq!(buffer.front()[0], 3);

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
+use super::Fatal;
 use super::decoder::{Decoder, Event};
 use super::header::Header;
 use super::session::{Route, Session};
 use super::stream::Stream;
-use super::Fatal;
 
 /// Who holds the session and the streams, and their locks. No two of them are
 /// needed at the same time.

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use crate::yamux::buffer::{Buffer, Chunk};
 use crate::yamux::budget::Account;
+use crate::yamux::buffer::{Buffer, Chunk};
 use crate::yamux::{Common, Fatal, INITIAL_WINDOW, Unread};
 
 /// Invariant: granted + announced + unread ≤ the window, or, after the window
@@ -215,4 +215,3 @@ impl Inbound {
 
 /// Half a window read in this many round trips: the window limits the peer.
 const ROUND_TRIPS: u32 = 2;
-

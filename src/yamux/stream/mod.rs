@@ -548,4 +548,3 @@ impl<P> Stream<P> {
 
 /// Payload bytes of one turn: two frames. A longer frame is a turn of its own.
 pub const TURN_BYTES: usize = 64 * 1024;
-

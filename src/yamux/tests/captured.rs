@@ -31,15 +31,24 @@ fn recorded(conn: &str) -> Vec<Message> {
 }
 
 fn unhex(hex: &str) -> Vec<u8> {
-    let digits: Vec<_> = hex.chars().map(|c| c.to_digit(16).expect("hex") as u8).collect();
-    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+    let digits: Vec<_> = hex
+        .chars()
+        .map(|c| c.to_digit(16).expect("hex") as u8)
+        .collect();
+    digits
+        .chunks(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect()
 }
 
 /// The frames of one end: each with the line in which it begins.
 fn frames(messages: &[Message], by_agent: bool) -> Vec<(u64, Header)> {
     let mut decoder = Decoder::default();
     let mut frames = Vec::new();
-    for message in messages.iter().filter(|message| message.by_agent == by_agent) {
+    for message in messages
+        .iter()
+        .filter(|message| message.by_agent == by_agent)
+    {
         let mut bytes = &message.bytes[..];
         while let Some(event) = decoder.next(&mut bytes).expect("valid") {
             if let Event::Frame(header) = event {
@@ -54,7 +63,11 @@ fn frames(messages: &[Message], by_agent: bool) -> Vec<(u64, Header)> {
 fn the_rules_that_we_check_are_theirs_too() {
     let messages = recorded("gateway#1");
     let mut all = frames(&messages, true);
-    all.extend(frames(&messages, false).iter().map(|(line, header)| (*line, *header)));
+    all.extend(
+        frames(&messages, false)
+            .iter()
+            .map(|(line, header)| (*line, *header)),
+    );
     let agents = frames(&messages, true);
     all.sort_by_key(|(line, _)| *line);
     let mut tap = Tap::default();
@@ -93,12 +106,19 @@ fn upload(lines: std::ops::RangeInclusive<u64>) -> Vec<Header> {
 fn the_agents_end_answers_as_the_original_did() {
     let original = |stream: u32| {
         let frames = frames(&recorded("gateway#1"), true).into_iter();
-        let of_stream = frames.map(|(_, header)| header).filter(move |header| header.id == stream);
-        of_stream.filter(|header| header.kind != Kind::Data).collect::<Vec<_>>()
+        let of_stream = frames
+            .map(|(_, header)| header)
+            .filter(move |header| header.id == stream);
+        of_stream
+            .filter(|header| header.kind != Kind::Data)
+            .collect::<Vec<_>>()
     };
     // An upload: the window updates are equal to the byte.
     assert_eq!(upload(291..=316), original(12));
-    assert_eq!(original(12)[1..3], [update(12, 131_101), update(12, 131_072)]);
+    assert_eq!(
+        original(12)[1..3],
+        [update(12, 131_101), update(12, 131_072)]
+    );
     // A header in nine writes, half closed by the peer.
     assert_eq!(upload(197..=221), original(4));
 }
@@ -124,14 +144,18 @@ fn the_planes_end_says_what_the_originals_peer_did() {
         let stream = streams.last().cloned();
         match (header.kind, header.flags) {
             (Kind::Ping, _) => {
-                ours.end.receive(&Header::ping(Flags::SYN, 0).encode(), ours.now).expect("answered");
+                ours.end
+                    .receive(&Header::ping(Flags::SYN, 0).encode(), ours.now)
+                    .expect("answered");
                 ours.written();
                 continue;
             }
             (_, Flags::SYN) => streams.push(ours.end.open(ours.now).expect("opens")),
             (Kind::Data, _) => ours.queue(&stream.expect("opened"), &vec![0; header.len as usize]),
             (_, Flags::FIN) => {
-                let of_id = streams.iter().find(|stream| stream.borrow().id() == header.id);
+                let of_id = streams
+                    .iter()
+                    .find(|stream| stream.borrow().id() == header.id);
                 ours.finish(&of_id.expect("opened").clone());
             }
             (_, Flags::RST) => ours.reset(&stream.expect("opened"), Reset::AtOnce),

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::yamux::{
-    Budget, Common, Config, Fatal, Flags, Header, Host, INITIAL_WINDOW, Kind, OpenError, Pool, Receiver,
-    Session, Stream, Turns, Unpooled,
+    Budget, Common, Config, Fatal, Flags, Header, Host, INITIAL_WINDOW, Kind, OpenError, Pool,
+    Receiver, Session, Stream, Turns, Unpooled,
 };
 
 pub(crate) type Handle = Rc<RefCell<Stream<Vec<u8>>>>;
@@ -238,10 +238,17 @@ impl Tap {
         let (us, peer) = if side == 0 { (a, b) } else { (b, a) };
         assert!(!us.rst, "behind an RST: {header:?}");
         if header.kind == Kind::Data {
-            assert_eq!(flags, Flags::NONE, "flags are on window updates: {header:?}");
+            assert_eq!(
+                flags,
+                Flags::NONE,
+                "flags are on window updates: {header:?}"
+            );
             assert!(header.len > 0, "an empty frame");
             assert!(us.greeted && !us.fin, "not yet or no more: {header:?}");
-            us.window = us.window.checked_sub(u64::from(header.len)).expect("window overrun");
+            us.window = us
+                .window
+                .checked_sub(u64::from(header.len))
+                .expect("window overrun");
             return;
         }
         peer.window += u64::from(header.len);
@@ -250,7 +257,10 @@ impl Tap {
             assert!(!us.greeted, "a second greeting: {header:?}");
             us.greeted = true;
         } else if flags == Flags::FIN {
-            assert!(us.greeted && !us.fin, "a second FIN, or too early: {header:?}");
+            assert!(
+                us.greeted && !us.fin,
+                "a second FIN, or too early: {header:?}"
+            );
             us.fin = true;
         } else if flags == Flags::RST {
             assert!(us.greeted || !opener, "an RST without a SYN: {header:?}");

@@ -171,7 +171,16 @@ fn end() -> Endpoint {
 fn friendly(script: &mut Script<'_>, what: usize, arg: usize) -> Vec<u8> {
     let id = 2 + 2 * (arg as u32 % 8);
     let flags = Flags::from_bits(script.choose(16).unwrap_or(0) as u16);
-    let len = [0, 1, 5, 100, 3000, 40_000, INITIAL_WINDOW / 2, INITIAL_WINDOW];
+    let len = [
+        0,
+        1,
+        5,
+        100,
+        3000,
+        40_000,
+        INITIAL_WINDOW / 2,
+        INITIAL_WINDOW,
+    ];
     let len = len[arg / 8 % len.len()];
     match what {
         4 => encode(&[(Header::window(id, Flags::SYN, len), Vec::new())]),

@@ -19,7 +19,8 @@ fn a_ping_flood_without_a_reader_ends_the_session() {
 fn pings_that_are_answered_in_time_are_no_flood() {
     let mut ours = Ours::agent();
     for value in 0..3 * MAX_REPLIES as u32 {
-        ours.peer(Header::ping(Flags::SYN, value)).expect("answered");
+        ours.peer(Header::ping(Flags::SYN, value))
+            .expect("answered");
         assert_eq!(ours.written(), [Header::ping(Flags::ACK, value)]);
     }
 }
@@ -51,7 +52,9 @@ fn a_stream_that_the_host_cannot_have_is_refused_and_its_payload_dropped() {
     let mut frame = Header::data(2, 5);
     frame.flags = Flags::SYN;
     let now = ours.now;
-    ours.end.receive(&encode(&[(frame, b"hello".to_vec())]), now).expect("refused");
+    ours.end
+        .receive(&encode(&[(frame, b"hello".to_vec())]), now)
+        .expect("refused");
     assert_eq!(ours.written(), [rst(2)]);
     assert_eq!(ours.end.hub.session.common().budget().charged(), 0);
 }
@@ -73,7 +76,8 @@ fn window_updates_fins_and_resets_of_a_stream_need_no_queue() {
     let stream = ours.accepted(2);
     let quarter = full_window().len() / 4;
     for _ in 0..4 {
-        ours.peer_data(2, &full_window()[..quarter]).expect("allowed");
+        ours.peer_data(2, &full_window()[..quarter])
+            .expect("allowed");
         ours.read_all(&stream);
     }
     ours.finish(&stream);
@@ -109,6 +113,19 @@ fn a_stream_waits_with_two_frames_and_no_more() {
     assert!(stream.borrow_mut().queue(b"three".to_vec(), 5).is_err());
     assert_eq!(ours.written().len(), 2);
     ours.queue(&stream, b"three");
+}
+
+#[test]
+fn a_stream_that_is_refilled_in_its_turn_does_not_overtake_a_silent_one() {
+    let mut ours = Ours::agent();
+    let bulk = ours.accepted(2);
+    let echo = ours.accepted(4);
+    ours.queue(&bulk, b"first");
+    let now = ours.now;
+    assert!(ours.end.next_frame(now).is_some());
+    ours.queue(&bulk, b"second");
+    ours.queue(&echo, b"echo");
+    assert_eq!(ours.written(), [Header::data(4, 4), Header::data(2, 6)]);
 }
 
 #[test]

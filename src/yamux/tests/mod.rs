@@ -15,7 +15,9 @@ mod windows;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Budget, Config, Cut, Fatal, Flags, Header, INITIAL_WINDOW, Input, Reset, Role};
+use super::{
+    Budget, Config, Cut, Fatal, Flags, Header, INITIAL_WINDOW, Input, Reset, Role, Stream,
+};
 use endpoint::{Endpoint, Handle, encode};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -86,7 +88,7 @@ impl Ours {
     }
 
     fn finish(&mut self, stream: &Handle) {
-        self.end.with_stream(stream, |stream| stream.finish());
+        self.end.with_stream(stream, Stream::finish);
     }
 
     fn reset(&mut self, stream: &Handle, how: Reset) {

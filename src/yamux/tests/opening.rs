@@ -24,7 +24,12 @@ fn the_ack_is_written_before_any_other_frame_of_its_stream() {
     ours.finish(&stream);
     assert_eq!(
         ours.written(),
-        [ack(2), update(2, INITIAL_WINDOW), Header::data(2, 6), fin(2)]
+        [
+            ack(2),
+            update(2, INITIAL_WINDOW),
+            Header::data(2, 6),
+            fin(2)
+        ]
     );
 }
 
@@ -41,7 +46,11 @@ fn the_ack_survives_a_reset_by_either_end() {
     ours.peer_window(4, Flags::SYN | Flags::RST, 0);
     ours.peer_window(6, Flags::SYN, 0);
     ours.peer_window(6, Flags::RST, 0);
-    assert_eq!(ours.streams(), 2, "a flood of such is limited like any other");
+    assert_eq!(
+        ours.streams(),
+        2,
+        "a flood of such is limited like any other"
+    );
     assert_eq!(ours.written(), [ack(4), ack(6)]);
     assert_eq!(ours.streams(), 0);
 }
@@ -63,7 +72,9 @@ fn a_syn_may_carry_window_or_data() {
     let mut frame = Header::data(4, INITIAL_WINDOW);
     frame.flags = Flags::SYN;
     let now = ours.now;
-    ours.end.receive(&encode(&[(frame, bytes.clone())]), now).expect("a full window");
+    ours.end
+        .receive(&encode(&[(frame, bytes.clone())]), now)
+        .expect("a full window");
     let second = ours.end.hub.accepted.pop_back().expect("accepted");
     assert_eq!(ours.read_all(&second), bytes);
     let first = ours.end.hub.accepted.pop_back().expect("accepted");
@@ -173,7 +184,7 @@ fn a_syn_without_an_answer_ends_the_session_in_time() {
     ours.opened();
     let stream = ours.end.open(ours.now).expect("opens");
     let start = ours.now;
-    let mut tick = |after: u32| stream.borrow_mut().tick(start + after * SECOND);
+    let tick = |after: u32| stream.borrow_mut().tick(start + after * SECOND);
     assert_eq!(tick(100), Ok(()), "it isn't even written");
     ours.written();
     assert_eq!(tick(74), Ok(()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::endpoint::{Endpoint, Handle, Ledger, Tap, encode};
-use crate::yamux::{Budget, Chunk, Config, Cut, Fatal, Input, QueueError, Reset, Role};
+use crate::yamux::{Budget, Chunk, Config, Cut, Fatal, Input, QueueError, Reset, Role, Stream};
 
 /// Bytes that decide.
 pub(crate) struct Script<'a>(pub(crate) &'a [u8]);
@@ -130,7 +130,10 @@ impl World {
     fn pick(&mut self, side: usize, which: usize) -> Option<(usize, Handle)> {
         let known = |pair: &Pair| pair.halves[side].handle.clone();
         let mut streams = self.streams.iter().enumerate();
-        let mut live: Vec<_> = streams.by_ref().filter_map(|(n, pair)| Some((n, known(pair)?))).collect();
+        let mut live: Vec<_> = streams
+            .by_ref()
+            .filter_map(|(n, pair)| Some((n, known(pair)?)))
+            .collect();
         if live.is_empty() {
             return None;
         }
@@ -217,7 +220,7 @@ impl World {
     fn finish(&mut self, side: usize, which: usize) {
         if let Some((n, handle)) = self.pick(side, which) {
             self.streams[n].halves[side].finished = true;
-            self.ends[side].with_stream(&handle, |stream| stream.finish());
+            self.ends[side].with_stream(&handle, Stream::finish);
         }
     }
 
@@ -258,10 +261,16 @@ impl World {
         let count = count.min(self.pipes[side].len());
         let bytes: Vec<u8> = self.pipes[side].drain(..count).collect();
         let peer = 1 - side;
-        self.ends[peer].receive(&bytes, self.now).expect("no rule is broken");
+        self.ends[peer]
+            .receive(&bytes, self.now)
+            .expect("no rule is broken");
         for handle in self.ends[peer].hub.accepted.drain(..) {
             let id = handle.borrow().id();
-            let pair = self.streams.iter_mut().find(|pair| pair.id == id).expect("opened");
+            let pair = self
+                .streams
+                .iter_mut()
+                .find(|pair| pair.id == id)
+                .expect("opened");
             assert!(pair.halves[peer].handle.is_none());
             pair.halves[peer].handle = Some(handle);
         }
@@ -361,7 +370,7 @@ impl World {
             for side in 0..2 {
                 if let Some(handle) = self.streams[n].halves[side].handle.clone() {
                     self.streams[n].halves[side].finished = true;
-                    self.ends[side].with_stream(&handle, |stream| stream.finish());
+                    self.ends[side].with_stream(&handle, Stream::finish);
                 }
             }
         }
@@ -369,7 +378,11 @@ impl World {
 
     /// All streams have ended, so nobody remembers any.
     fn leave_nothing(self) {
-        let whole = |half: &Half| half.handle.as_ref().is_some_and(|s| s.borrow().cut().is_none());
+        let whole = |half: &Half| {
+            half.handle
+                .as_ref()
+                .is_some_and(|s| s.borrow().cut().is_none())
+        };
         let mut halves = self.streams.iter().flat_map(|pair| &pair.halves);
         let undisturbed = halves.all(whole);
         for (side, end) in self.ends.iter().enumerate() {
@@ -390,7 +403,9 @@ impl World {
 /// is, and which stream it belongs to.
 fn pattern(id: u32, side: usize, at: usize, len: usize) -> &'static [u8] {
     static BYTES: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
-        (0..PERIOD + (1 << 20)).map(|n| (n % PERIOD) as u8).collect()
+        (0..PERIOD + (1 << 20))
+            .map(|n| (n % PERIOD) as u8)
+            .collect()
     });
     let from = (at + id as usize * 7 + side * 101) % PERIOD;
     &BYTES[from..from + len]

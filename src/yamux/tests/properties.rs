@@ -77,11 +77,13 @@ proptest! {
     }
 }
 
+type Target = fn(&[u8]);
+
 /// What fuzzing found worth keeping.
 #[test]
 fn the_corpus_is_played() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let targets: [(&str, fn(&[u8])); 3] = [
+    let targets: [(&str, Target); 3] = [
         ("yamux_frames", decode),
         ("yamux_attack", attack),
         ("yamux_pair", play),

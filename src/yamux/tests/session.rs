@@ -115,8 +115,14 @@ fn a_silent_peer_ends_the_session() {
     ours.written();
     ours.now += 30 * SECOND;
     assert_eq!(ours.end.tick(ours.now), Err(Fatal::Keepalive));
-    ours.end.receive(&Header::ping(Flags::SYN, 1).encode()[..3], ours.now).expect("a few bytes");
-    assert_eq!(ours.end.tick(ours.now), Ok(()), "any byte is a sign of life");
+    ours.end
+        .receive(&Header::ping(Flags::SYN, 1).encode()[..3], ours.now)
+        .expect("a few bytes");
+    assert_eq!(
+        ours.end.tick(ours.now),
+        Ok(()),
+        "any byte is a sign of life"
+    );
 }
 
 /// tunnels.md T6: a hello can't make the session fail.

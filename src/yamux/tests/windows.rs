@@ -37,7 +37,8 @@ fn read_at_once(ours: &mut Ours, stream: &Handle, count: usize) -> u32 {
 fn half_a_window_read_is_one_update() {
     let mut ours = Ours::agent();
     let stream = ours.accepted(2);
-    ours.peer_data(2, &full_window()[..131_071]).expect("allowed");
+    ours.peer_data(2, &full_window()[..131_071])
+        .expect("allowed");
     ours.read_all(&stream);
     assert_eq!(ours.written(), []);
     ours.peer_data(2, b"!").expect("allowed");
@@ -51,8 +52,17 @@ fn a_window_that_is_overrun_ends_the_session() {
     let mut ours = Ours::agent();
     ours.accepted(2);
     ours.peer_data(2, &full_window()).expect("a full window");
-    let fatal = ours.peer(Header::data(2, 1)).expect_err("one byte too many");
-    assert_eq!(fatal, Fatal::WindowOverrun { id: 2, len: 1, window: 0 });
+    let fatal = ours
+        .peer(Header::data(2, 1))
+        .expect_err("one byte too many");
+    assert_eq!(
+        fatal,
+        Fatal::WindowOverrun {
+            id: 2,
+            len: 1,
+            window: 0
+        }
+    );
     assert_eq!(fatal.go_away(), Some(1));
 }
 
@@ -104,7 +114,8 @@ fn no_window_is_granted_for_what_was_only_taken() {
     assert_eq!(ours.written(), []);
     let now = ours.now;
     for chunk in taken {
-        ours.end.with_stream(&stream, |stream| stream.give_back(chunk, now));
+        ours.end
+            .with_stream(&stream, |stream| stream.give_back(chunk, now));
     }
     assert_eq!(ours.written(), [update(2, INITIAL_WINDOW)]);
 }
@@ -146,8 +157,15 @@ fn a_window_that_limits_the_peer_grows_to_the_negotiated_maximum() {
     let stream = ours.accepted(2);
     let granted = read_at_once(&mut ours, &stream, 64 * MIB);
     assert_eq!(stream.borrow().window(), MAX_WINDOW);
-    assert!(granted as usize > (64 + 16 / 2 - 1) * MIB, "{granted} granted");
-    assert_eq!(budget.charged(), 16 * MIB - INITIAL_WINDOW as usize, "it may all come");
+    assert!(
+        granted as usize > (64 + 16 / 2 - 1) * MIB,
+        "{granted} granted"
+    );
+    assert_eq!(
+        budget.charged(),
+        16 * MIB - INITIAL_WINDOW as usize,
+        "it may all come"
+    );
     ours.reset(&stream, Reset::AtOnce);
     assert_eq!(budget.charged(), 0);
 }
@@ -164,7 +182,11 @@ fn a_window_does_not_grow_for_a_slow_reader() {
     assert_eq!(stream.borrow().window(), INITIAL_WINDOW);
     ours.now += SECOND / 60;
     read_at_once(&mut ours, &stream, INITIAL_WINDOW as usize / 2);
-    assert_eq!(stream.borrow().window(), 2 * INITIAL_WINDOW, "within two round trips");
+    assert_eq!(
+        stream.borrow().window(),
+        2 * INITIAL_WINDOW,
+        "within two round trips"
+    );
 }
 
 #[test]
@@ -245,10 +267,22 @@ fn datagrams_keep_their_ends() {
         let read = stream.borrow_mut().read_datagram(65_507, &mut out, now);
         (read, out.clone())
     };
-    assert_eq!(read(), (Ok(Input::Some(Datagram::Whole(5))), b"first".to_vec()));
-    assert_eq!(read(), (Ok(Input::Some(Datagram::Whole(6))), b"second".to_vec()));
-    assert_eq!(read(), (Ok(Input::Some(Datagram::TooLong(70_000))), Vec::new()));
-    assert_eq!(read(), (Ok(Input::Some(Datagram::Whole(4))), b"last".to_vec()));
+    assert_eq!(
+        read(),
+        (Ok(Input::Some(Datagram::Whole(5))), b"first".to_vec())
+    );
+    assert_eq!(
+        read(),
+        (Ok(Input::Some(Datagram::Whole(6))), b"second".to_vec())
+    );
+    assert_eq!(
+        read(),
+        (Ok(Input::Some(Datagram::TooLong(70_000))), Vec::new())
+    );
+    assert_eq!(
+        read(),
+        (Ok(Input::Some(Datagram::Whole(4))), b"last".to_vec())
+    );
     assert_eq!(read(), (Ok(Input::End), Vec::new()));
 }
 
@@ -257,11 +291,15 @@ fn a_large_datagram_is_one_frame_and_one_turn() {
     let mut ours = Ours::agent();
     let udp = ours.accepted(2);
     let other = ours.accepted(4);
-    ours.queue(&udp, &[0; 65_507]);
+    ours.queue(&udp, &vec![0; 65_507]);
     ours.queue(&udp, &[0; 100]);
     ours.queue(&other, b"not behind both");
     assert_eq!(
         ours.written(),
-        [Header::data(2, 65_507), Header::data(4, 15), Header::data(2, 100)]
+        [
+            Header::data(2, 65_507),
+            Header::data(4, 15),
+            Header::data(2, 100)
+        ]
     );
 }
