@@ -10,8 +10,10 @@ mod endpoint;
 #[allow(dead_code, reason = "some of it is for tests only")]
 #[path = "../../src/yamux/tests/hostile.rs"]
 mod hostile;
-#[path = "../../src/yamux/tests/play.rs"]
+#[path = "../../src/yamux/tests/play/mod.rs"]
 mod play;
+#[path = "../../src/yamux/tests/script.rs"]
+mod script;
 
 /// Any bytes, in any slices, are the same frames.
 pub fn yamux_frames(data: &[u8]) {

@@ -99,6 +99,7 @@ impl<H: Clone> Receiver<H> {
         let id = header.id;
         let common = host.session(|session| session.common().clone());
         let mut stream = Stream::accept(id, &common, now);
+        // Before anybody knows of it: what is against the rules makes no stream.
         let deliver = stream.receive(header)?;
         let Some(handle) = host.accept(stream) else {
             host.session(|session| session.refuse(id))?;

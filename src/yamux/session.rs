@@ -9,7 +9,7 @@ use super::header::{Flags, Header, Kind};
 use super::ping::Pings;
 use super::replies::Replies;
 use super::stream::{Stream, Wakes};
-use super::{Common, Fatal, INITIAL_WINDOW, MAX_UNANSWERED, NORMAL, Role};
+use super::{Common, Fatal, MAX_UNANSWERED, NORMAL, Role};
 
 /// One session, of either role. `H` is a handle to a stream: cheap to clone, and
 /// opaque here.
@@ -163,7 +163,6 @@ impl<H: Clone> Session<H> {
         if !self.ended {
             self.ended = true;
             self.leaving = true;
-            self.replies = Replies::default();
             self.go_away = why.and_then(Fatal::go_away);
         }
         self.streams.drain().map(|(_, handle)| handle).collect()
@@ -206,13 +205,6 @@ impl<H: Clone> Session<H> {
         }
         if known.is_some() {
             return Err(Fatal::DuplicateSyn(id));
-        }
-        if header.payload() > INITIAL_WINDOW {
-            return Err(Fatal::WindowOverrun {
-                id,
-                len: header.len,
-                window: INITIAL_WINDOW,
-            });
         }
         if self.leaving || self.streams.len() >= self.common.config().max_streams {
             self.refuse(id)?;

@@ -169,9 +169,6 @@ impl Inbound {
 
     /// Grants what the window has room for.
     pub(super) fn grant(&mut self) -> u32 {
-        if self.ended {
-            return 0;
-        }
         let delta = self.delta();
         self.granted += delta;
         delta

@@ -1,19 +1,23 @@
 //! One stream: its states, and what it has to say (tunnels.md §2.5, §2.6, §2.14).
 
 mod inbound;
+mod local;
 mod outbound;
+mod outcome;
+mod speak;
 mod wakes;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 pub use outbound::SLOTS;
+pub use outcome::{Cut, Datagram, Input, QueueError, Reset};
+pub use speak::TURN_BYTES;
 pub use wakes::Wakes;
 
 use super::budget::Account;
-use super::buffer::Chunk;
 use super::header::{Flags, Header, Kind};
-use super::{Common, Fatal, MAX_PAYLOAD, Unread};
+use super::{Common, Fatal, Unread};
 use inbound::Inbound;
 use outbound::Outbound;
 
@@ -62,58 +66,6 @@ enum Local {
     Finishing,
     /// It was written then.
     Finished(Instant),
-}
-
-/// Why a stream can't be read or written any more. What was buffered is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Cut {
-    #[error("reset by the peer")]
-    ByPeer,
-    #[error("reset by us")]
-    ByUs,
-    /// Never to be taken for an end of the stream (tunnels.md T9).
-    #[error("the session is gone")]
-    SessionLost,
-}
-
-/// How an RST goes with data that is queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reset {
-    /// It takes the place of the data.
-    AtOnce,
-    /// It follows the data: the target failed after it had answered.
-    AfterData,
-}
-
-/// What reading gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input<T> {
-    Some(T),
-    /// Nothing yet.
-    Wait,
-    /// The peer's FIN: nothing any more.
-    End,
-}
-
-/// A datagram: what one Data frame carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Datagram {
-    /// It was appended; so many bytes.
-    Whole(usize),
-    /// It has so many bytes, more than allowed, and was passed over.
-    TooLong(usize),
-}
-
-/// Why a payload wasn't queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum QueueError {
-    /// No slot is free, the window is too small, or the payload is empty.
-    #[error("no room")]
-    NoRoom,
-    #[error("finished before")]
-    Finished,
-    #[error(transparent)]
-    Cut(#[from] Cut),
 }
 
 impl<P> Stream<P> {
@@ -180,123 +132,6 @@ impl<P> Stream<P> {
     /// Payload bytes that wait for their turn.
     pub fn queued(&self) -> usize {
         self.outbound.queued()
-    }
-
-    // The reading side.
-
-    /// The next bytes. They count as read when the chunk is given back; only then
-    /// the peer may send as many again.
-    pub fn read(&mut self) -> Result<Input<Chunk>, Cut> {
-        self.alive()?;
-        let chunk = self.inbound.take();
-        Ok(chunk.map_or_else(|| self.wait_or_end(), Input::Some))
-    }
-
-    /// Takes back what [`Stream::read`] gave.
-    pub fn give_back(&mut self, chunk: Chunk, now: Instant) {
-        self.inbound.give_back(chunk, now);
-        self.was_read(now);
-    }
-
-    /// The first bytes, where they lie: all that arrived so far, as long as that is
-    /// less than [`SMALL_CHUNK`](super::SMALL_CHUNK).
-    pub fn peek(&self) -> Result<Input<&[u8]>, Cut> {
-        self.alive()?;
-        Ok(match self.inbound.peek() {
-            [] => self.wait_or_end(),
-            bytes => Input::Some(bytes),
-        })
-    }
-
-    /// Passes over `count` bytes, or all there are.
-    pub fn skip(&mut self, count: usize, now: Instant) {
-        self.inbound.skip(count, now);
-        self.was_read(now);
-    }
-
-    /// What is left of the first Data frame, appended to `out`, if it is complete
-    /// and has at most `limit` bytes. Works until [`Stream::join_frames`].
-    pub fn read_datagram(
-        &mut self,
-        limit: usize,
-        out: &mut Vec<u8>,
-        now: Instant,
-    ) -> Result<Input<Datagram>, Cut> {
-        self.alive()?;
-        let Some(len) = self.inbound.datagram() else {
-            return Ok(self.wait_or_end());
-        };
-        let datagram = if len > limit {
-            self.inbound.skip(len, now);
-            Datagram::TooLong(len)
-        } else {
-            self.inbound.copy_to(len, out, now);
-            Datagram::Whole(len)
-        };
-        self.was_read(now);
-        Ok(Input::Some(datagram))
-    }
-
-    /// This is a byte stream: where frames end need not be remembered.
-    pub fn join_frames(&mut self) {
-        self.inbound.join_frames();
-        self.settle();
-    }
-
-    /// Nobody reads any more, but the other direction goes on: what arrives is
-    /// dropped, and window is granted for it (decisions.md §6.6, "A target that
-    /// reads no more").
-    pub fn discard(&mut self, now: Instant) {
-        self.inbound.discard();
-        self.was_read(now);
-    }
-
-    // The sending side.
-
-    /// How many bytes the next frame may carry; 0: wait. The window of UDP streams,
-    /// whose frames aren't cut, may allow more: try [`Stream::queue`].
-    pub fn room(&self) -> Result<usize, QueueError> {
-        self.sending()?;
-        Ok((self.outbound.room() as usize).min(MAX_PAYLOAD))
-    }
-
-    /// Queues one Data frame of `len` bytes. The payload comes back with the error.
-    pub fn queue(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)> {
-        if let Err(error) = self.sending() {
-            return Err((error, payload));
-        }
-        let Ok(len) = u32::try_from(len) else {
-            return Err((QueueError::NoRoom, payload));
-        };
-        let queued = self.outbound.push(payload, len);
-        self.settle();
-        queued.map_err(|payload| (QueueError::NoRoom, payload))
-    }
-
-    /// We send no more: FIN follows what is queued. A second time it does nothing.
-    pub fn finish(&mut self) {
-        if self.cut.is_none() && matches!(self.local, Local::Open) {
-            self.local = Local::Finishing;
-            self.settle();
-        }
-    }
-
-    /// Aborts both directions. Does nothing where there is nothing left to abort.
-    pub fn reset(&mut self, how: Reset) {
-        if self.cut.is_some() {
-            if how == Reset::AtOnce {
-                self.outbound.purge();
-                self.settle();
-            }
-            return;
-        }
-        // Nothing is to be said of a stream that the peer has seen the end of, or
-        // has never heard of.
-        self.rst = !self.is_closed() && !matches!(self.opening, Opening::Syn);
-        if how == Reset::AtOnce || !self.rst {
-            self.outbound.purge();
-        }
-        self.cut_off(Cut::ByUs);
     }
 
     /// The session is over. A stream that came to its end before stays readable.
@@ -380,70 +215,7 @@ impl<P> Stream<P> {
         self.wakes.reader |= self.inbound.at_end();
     }
 
-    // What is to be written.
-
-    /// The next frame that goes before all data: SYN, ACK, window update. None: the
-    /// stream has left the list.
-    pub fn next_control(&mut self, now: Instant) -> Option<Header> {
-        let frame = self.control(now);
-        if frame.is_none() {
-            self.control_listed = false;
-        }
-        self.settle();
-        frame
-    }
-
-    /// A turn: gives `send` the frames that keep their order, Data, FIN and RST, up
-    /// to [`TURN_BYTES`]. False: there was nothing, and the stream has left the list
-    /// of turns.
-    pub fn turn(&mut self, now: Instant, mut send: impl FnMut(Header, Option<P>)) -> bool {
-        let mut spoke = false;
-        let mut left = TURN_BYTES;
-        while self.may_speak() {
-            let Some(len) = self.outbound.next_len() else {
-                if let Some(flag) = self.last_word(now) {
-                    send(Header::window(self.id, flag, 0), None);
-                    spoke = true;
-                }
-                break;
-            };
-            if spoke && len as usize > left {
-                break;
-            }
-            let Some((payload, len)) = self.outbound.pop() else {
-                break;
-            };
-            left = left.saturating_sub(len as usize);
-            spoke = true;
-            self.wakes.sender = true;
-            send(Header::data(self.id, len), Some(payload));
-        }
-        self.turn_listed = spoke;
-        self.settle();
-        spoke
-    }
-
     // Private.
-
-    fn alive(&self) -> Result<(), Cut> {
-        self.cut.map_or(Ok(()), Err)
-    }
-
-    fn sending(&self) -> Result<(), QueueError> {
-        self.alive()?;
-        match self.local {
-            Local::Open => Ok(()),
-            Local::Finishing | Local::Finished(_) => Err(QueueError::Finished),
-        }
-    }
-
-    fn wait_or_end<T>(&self) -> Input<T> {
-        if self.inbound.at_end() {
-            Input::End
-        } else {
-            Input::Wait
-        }
-    }
 
     fn was_read(&mut self, now: Instant) {
         if self.cut.is_none() {
@@ -480,40 +252,9 @@ impl<P> Stream<P> {
         self.settle();
     }
 
-    fn control(&mut self, now: Instant) -> Option<Header> {
-        match self.opening {
-            Opening::Syn => {
-                self.opening = Opening::Unanswered(now);
-                return Some(Header::window(self.id, Flags::SYN, 0));
-            }
-            Opening::Ack => {
-                self.opening = Opening::Done;
-                return Some(Header::window(self.id, Flags::ACK, 0));
-            }
-            Opening::Unanswered(_) | Opening::Done => {}
-        }
-        if !std::mem::take(&mut self.update) {
-            return None;
-        }
-        // More may have been read since: one update says it all.
-        let delta = self.inbound.grant();
-        (delta > 0).then(|| Header::window(self.id, Flags::NONE, delta))
-    }
-
     /// SYN or ACK have been written.
     fn may_speak(&self) -> bool {
         !matches!(self.opening, Opening::Syn | Opening::Ack)
-    }
-
-    fn last_word(&mut self, now: Instant) -> Option<Flags> {
-        if std::mem::take(&mut self.rst) {
-            return Some(Flags::RST);
-        }
-        if self.cut.is_none() && matches!(self.local, Local::Finishing) {
-            self.local = Local::Finished(now);
-            return Some(Flags::FIN);
-        }
-        None
     }
 
     /// FIN has gone both ways.
@@ -545,6 +286,3 @@ impl<P> Stream<P> {
         self.account.set(charge);
     }
 }
-
-/// Payload bytes of one turn: two frames. A longer frame is a turn of its own.
-pub const TURN_BYTES: usize = 64 * 1024;

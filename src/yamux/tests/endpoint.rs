@@ -30,6 +30,10 @@ pub(crate) struct Hub {
     pub(crate) accepted: VecDeque<Handle>,
     /// The peer's streams are refused.
     pub(crate) refuse: bool,
+    /// The session ends while a stream is accepted.
+    pub(crate) ends_meanwhile: bool,
+    /// Who of each stream was woken: its reader, its sender.
+    pub(crate) woken: HashMap<u32, [bool; 2]>,
 }
 
 impl Host for Hub {
@@ -50,6 +54,9 @@ impl Host for Hub {
         if wakes.turn {
             self.turns.enter(handle.clone());
         }
+        let woken = self.woken.entry(stream.id()).or_default();
+        woken[0] |= wakes.reader;
+        woken[1] |= wakes.sender;
         if wakes.concern_session() {
             self.session.note(stream.id(), wakes);
         }
@@ -59,6 +66,9 @@ impl Host for Hub {
     fn accept(&mut self, stream: Stream<Vec<u8>>) -> Option<Handle> {
         if self.refuse {
             return None;
+        }
+        if self.ends_meanwhile {
+            self.session.end(None);
         }
         let handle = Rc::new(RefCell::new(stream));
         self.accepted.push_back(handle.clone());
@@ -80,6 +90,8 @@ impl Endpoint {
                 turns: Turns::new(),
                 accepted: VecDeque::new(),
                 refuse: false,
+                ends_meanwhile: false,
+                woken: HashMap::new(),
             },
             turn: VecDeque::new(),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::endpoint::{Endpoint, Handle, encode};
-use super::play::Script;
+use super::script::Script;
 use crate::yamux::{
     Budget, Config, Cut, Decoder, Event, Fatal, Flags, Header, INITIAL_WINDOW, Input, Kind,
     MAX_WINDOW, Reset, Role,

@@ -9,6 +9,7 @@ mod limits;
 mod opening;
 mod play;
 mod properties;
+mod script;
 mod session;
 mod windows;
 

@@ -192,3 +192,14 @@ fn a_syn_without_an_answer_ends_the_session_in_time() {
     ours.peer_window(4, Flags::ACK, 0);
     assert_eq!(tick(75), Ok(()));
 }
+
+#[test]
+fn a_stream_that_is_accepted_while_the_session_ends_is_lost_like_the_others() {
+    let mut ours = Ours::agent();
+    ours.end.hub.ends_meanwhile = true;
+    ours.peer_window(2, Flags::SYN, 0);
+    let stream = ours.end.hub.accepted.pop_back().expect("accepted");
+    assert_eq!(stream.borrow().cut(), Some(Cut::SessionLost));
+    assert_eq!(ours.streams(), 0);
+    assert_eq!(ours.written(), []);
+}

@@ -128,6 +128,12 @@ fn a_peer_that_has_finished_gets_no_more_window() {
     ours.peer_window(2, Flags::FIN, 0);
     assert_eq!(ours.read_all(&stream), full_window());
     assert_eq!(ours.written(), []);
+
+    let stream = ours.accepted(4);
+    ours.peer_data(4, &full_window()).expect("allowed");
+    ours.read_all(&stream);
+    ours.peer_window(4, Flags::FIN, 0);
+    assert_eq!(ours.written(), [], "not even what was to be written before");
 }
 
 /// A target that answers 413 and reads no more: its answer must get through.

@@ -1,38 +1,25 @@
 //! Two ends back to back, and a script that says who does what when. Whatever it
 //! says, all bytes arrive in order, no window is overrun, and nothing gets stuck.
 
+mod checks;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::endpoint::{Endpoint, Handle, Ledger, Tap, encode};
-use crate::yamux::{Budget, Chunk, Config, Cut, Fatal, Input, QueueError, Reset, Role, Stream};
-
-/// Bytes that decide.
-pub(crate) struct Script<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Script<'a> {
-    /// The next decision, of `choices`; None at the end.
-    pub(crate) fn choose(&mut self, choices: usize) -> Option<usize> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(usize::from(*first) % choices)
-    }
-
-    /// The next `count` bytes, or what is left.
-    pub(crate) fn bytes(&mut self, count: usize) -> &'a [u8] {
-        let (bytes, rest) = self.0.split_at(count.min(self.0.len()));
-        self.0 = rest;
-        bytes
-    }
-}
+use super::script::{Script, pattern};
+use crate::yamux::{Budget, Chunk, Config, Fatal, Input, QueueError, Reset, Role, Stream};
 
 /// Plays `script`; panics when a rule is broken.
 pub(crate) fn play(script: &[u8]) {
     let mut world = World::new();
     let mut script = Script(script);
-    while world.step(&mut script).is_some() {}
+    while world.step(&mut script).is_some() {
+        world.check_sleepers();
+    }
     world.settle();
+    world.check_sleepers();
     world.check();
     world.finish_all();
     world.settle();
@@ -69,6 +56,8 @@ struct Half {
     discards: bool,
     /// Chunks that were read and not given back.
     held: Vec<Chunk>,
+    /// There was nothing to read, no room to send: it sleeps until it is woken.
+    sleeps: [bool; 2],
 }
 
 impl World {
@@ -154,7 +143,11 @@ impl World {
                 assert!(!half.finished);
                 half.sent += len;
             }
-            Err((QueueError::NoRoom, _)) => {}
+            Err((QueueError::NoRoom, _)) => {
+                if handle.borrow().room() == Ok(0) {
+                    self.sleep(n, side, SENDER);
+                }
+            }
             Err((QueueError::Finished, _)) => assert!(half.finished),
             Err((QueueError::Cut(cut), _)) => self.check_cut(n, side, cut),
         }
@@ -188,7 +181,10 @@ impl World {
                 }
                 true
             }
-            Ok(Input::Wait) => false,
+            Ok(Input::Wait) => {
+                self.sleep(n, side, READER);
+                false
+            }
             Ok(Input::End) => {
                 assert!(peer.finished, "the end of what goes on");
                 assert!(half.discards || half.read == peer.sent, "an end too early");
@@ -287,18 +283,11 @@ impl World {
         }
     }
 
-    /// A stream that is cut was reset by somebody, or refused, or waited in vain
-    /// for a FIN.
-    fn check_cut(&self, n: usize, side: usize, cut: Cut) {
-        let [a, b] = &self.streams[n].halves;
-        assert_ne!(cut, Cut::SessionLost);
-        let (us, peer) = if side == 0 { (a, b) } else { (b, a) };
-        if cut == Cut::ByUs {
-            assert!(us.reset || us.finished);
-        } else {
-            let refused = peer.handle.is_none();
-            assert!(peer.reset || peer.finished || refused);
-        }
+    fn sleep(&mut self, n: usize, side: usize, who: usize) {
+        let pair = &mut self.streams[n];
+        pair.halves[side].sleeps[who] = true;
+        let woken = &mut self.ends[side].hub.woken;
+        woken.entry(pair.id).or_default()[who] = false;
     }
 
     /// Both ends read, write and carry all there is, until nothing moves.
@@ -325,46 +314,6 @@ impl World {
         }
     }
 
-    /// After [`World::settle`]: what was sent has been read.
-    fn check(&mut self) {
-        for pair in &mut self.streams {
-            for side in 0..2 {
-                let [a, b] = &pair.halves;
-                let (us, peer) = if side == 0 { (a, b) } else { (b, a) };
-                let (Some(ours), Some(theirs)) = (&us.handle, &peer.handle) else {
-                    continue;
-                };
-                let mut stream = ours.borrow_mut();
-                if stream.cut().is_some() {
-                    assert!(theirs.borrow().cut().is_some() || peer.finished);
-                    continue;
-                }
-                assert_eq!(stream.queued(), 0);
-                if peer.finished {
-                    assert!(matches!(stream.read(), Ok(Input::End)));
-                }
-                if us.discards || theirs.borrow().cut().is_some() {
-                    continue;
-                }
-                assert_eq!(us.read, peer.sent, "stream {}", pair.id);
-                if !peer.finished {
-                    let room = theirs.borrow().room();
-                    assert!(room.is_ok_and(|room| room > 0), "stuck: {room:?}");
-                }
-            }
-        }
-        for side in 0..2 {
-            let windows: usize = self
-                .streams
-                .iter()
-                .filter_map(|pair| pair.halves[side].handle.as_ref())
-                .map(|handle| handle.borrow().window() as usize - (256 << 10))
-                .sum();
-            assert!(self.budgets[side].charged() <= windows, "memory is kept");
-            assert_eq!(self.pools[side].out(), 0, "buffers are kept");
-        }
-    }
-
     fn finish_all(&mut self) {
         for n in 0..self.streams.len() {
             for side in 0..2 {
@@ -375,43 +324,9 @@ impl World {
             }
         }
     }
-
-    /// All streams have ended, so nobody remembers any.
-    fn leave_nothing(self) {
-        let whole = |half: &Half| {
-            half.handle
-                .as_ref()
-                .is_some_and(|s| s.borrow().cut().is_none())
-        };
-        let mut halves = self.streams.iter().flat_map(|pair| &pair.halves);
-        let undisturbed = halves.all(whole);
-        for (side, end) in self.ends.iter().enumerate() {
-            assert!(end.hub.session.is_empty(), "side {side}: a stream is kept");
-            assert!(end.hub.turns.is_empty());
-            if undisturbed {
-                assert_eq!(end.hub.session.ignored(), 0, "an id was forgotten early");
-            }
-        }
-        drop((self.ends, self.streams));
-        for budget in self.budgets {
-            assert_eq!(budget.charged(), 0);
-        }
-    }
 }
 
-/// Bytes `at..at + len` of what `side` sends on a stream: each byte tells where it
-/// is, and which stream it belongs to.
-fn pattern(id: u32, side: usize, at: usize, len: usize) -> &'static [u8] {
-    static BYTES: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
-        (0..PERIOD + (1 << 20))
-            .map(|n| (n % PERIOD) as u8)
-            .collect()
-    });
-    let from = (at + id as usize * 7 + side * 101) % PERIOD;
-    &BYTES[from..from + len]
-}
-
-/// Prime, so that no size of a chunk or frame fits.
-const PERIOD: usize = 251;
+const READER: usize = 0;
+const SENDER: usize = 1;
 
 const SIZES: [usize; 8] = [1, 13, 100, 2000, 32_748, 65_507, 131_072, 262_144];
