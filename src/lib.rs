@@ -21,7 +21,8 @@
 //!
 //! Used by all of them: [`config`] (one table of keys), [`identity`] (what is
 //! remembered), [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
-//! [`threads`] (the one way to start a thread), [`duration`], and [`cli`] on top.
+//! [`threads`] (the one way to start a thread), [`duration`], [`url`] and
+//! [`percent`] (their texts), and [`cli`] on top.
 
 pub mod agent;
 pub mod cli;
@@ -35,12 +36,14 @@ pub mod identity;
 pub mod kube;
 pub mod link;
 pub mod net;
+pub mod percent;
 #[cfg(feature = "plane")]
 pub mod plane;
 pub mod proxy;
 pub mod server;
 pub mod telemetry;
 pub mod threads;
+pub mod url;
 pub mod wire;
 pub mod yamux;
 

@@ -20,6 +20,7 @@ use pipeops_agent::link;
 use pipeops_agent::net::{ClientTls, ClientTlsSettings, Dialer};
 use pipeops_agent::proxy::{self, Executor};
 use pipeops_agent::server::HealthState;
+use pipeops_agent::url::Url;
 use tungstenite::{Message, WebSocket};
 
 fn parts(address: &str, token: &str) -> Parts {
@@ -34,7 +35,7 @@ fn parts(address: &str, token: &str) -> Parts {
         },
         heartbeat: heartbeat::Settings::default(),
         link: link::Settings::new(link::Role::Client),
-        api_url: format!("http://{address}"),
+        api_url: Url::parse(&format!("http://{address}")).expect("a URL"),
         token: TokenSource::Literal(Secret::new(token)),
         registrant: Registrant {
             agent_id: "a".into(),

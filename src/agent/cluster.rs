@@ -12,7 +12,7 @@ use crate::http::client;
 use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Search};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
-use crate::telemetry;
+use crate::telemetry::{self, RateLimit};
 
 /// Where a pod's own credentials are (config-and-state.md §9.1).
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -53,6 +53,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
     let settings = proxy::Settings {
         memory_limit: config.proxy.memory_limit,
         default_timeout: timeouts.proxy_request,
+        body_idle: timeouts.proxy_body,
         ..proxy::Settings::default()
     };
     let Some(credentials) = credentials else {
@@ -89,8 +90,9 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
 struct Lent(Arc<ApiServer>);
 
 impl AgentIdentity for Lent {
-    fn authorization(&self) -> Result<Option<Secret>, String> {
-        self.0.authorization().map_err(|error| error.to_string())
+    fn authorization(&self, cancel: &Cancel) -> Result<Option<Secret>, String> {
+        let value = self.0.authorization(None, cancel);
+        value.map_err(|error| error.to_string())
     }
 
     fn refused(&self) {
@@ -133,16 +135,7 @@ impl ClusterFacts for KubeFacts {
     /// (config-and-state.md §9.3). A kubeconfig's credentials are a person's and
     /// are never handed over.
     fn service_token(&self, deadline: Deadline, cancel: &Cancel) -> Option<Secret> {
-        let mounted = self
-            .mounted
-            .as_deref()
-            .and_then(|path| match kube::read_token(path) {
-                Ok(token) => Some(token),
-                Err(error) => {
-                    log::warn!("the ServiceAccount's token can't be handed over: {error}");
-                    None
-                }
-            });
+        let mounted = self.mounted_token();
         let deadline = deadline.earlier(Deadline::after(self.limit));
         // They are opaque at times, so the log can't know them by their look.
         for token in self.given.iter().chain(&mounted) {
@@ -167,6 +160,29 @@ impl ClusterFacts for KubeFacts {
             );
         }
         mounted.or_else(|| self.given.clone())
+    }
+
+    fn service_tokens(&self) -> Vec<Secret> {
+        self.given
+            .iter()
+            .cloned()
+            .chain(self.mounted_token())
+            .collect()
+    }
+}
+
+impl KubeFacts {
+    fn mounted_token(&self) -> Option<Secret> {
+        static UNREADABLE: RateLimit = RateLimit::new(1, Duration::from_mins(10));
+        match kube::read_token(self.mounted.as_deref()?) {
+            Ok(token) => Some(token),
+            Err(error) => {
+                if let Some(skipped) = UNREADABLE.pass() {
+                    log::warn!(skipped; "the ServiceAccount's token can't be handed over: {error}");
+                }
+                None
+            }
+        }
     }
 }
 

@@ -13,12 +13,12 @@ use crate::config::Secret;
 use crate::control::dispatch::Dispatch;
 use crate::control::late::LateAnswers;
 use crate::control::session::{Failure, Generation};
-use crate::control::urls::Url;
 use crate::link::upgrade::{self, UpgradeError};
 use crate::link::{Ending, Lane, Link, Message};
-use crate::net::{Cancel, Deadline, DialCause, DialError, Endpoint, Phase};
+use crate::net::{Cancel, Deadline, DialCause, DialError, Endpoint, Halves, Phase};
 use crate::telemetry::RateLimit;
 use crate::threads::{self, SpawnError, Stack};
+use crate::url::Url;
 
 /// What a connection's thread says. The last is `Failed` or `Lost`, always.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ fn run(
     );
     match connect(order, parts, late, sender, cancel) {
         Ok(link) => {
-            late.flush(generation);
+            late.serve(generation);
             let ending = link.wait();
             last.set(Input::Connection(generation, News::Lost(ending)));
         }
@@ -91,7 +91,7 @@ fn run(
     }
 }
 
-/// The dial chain and the upgrade under one deadline, then the link's threads.
+/// Dials, then starts the link's threads.
 fn connect(
     order: Order,
     parts: &Parts,
@@ -99,28 +99,13 @@ fn connect(
     sender: &Sender<Input>,
     cancel: &Cancel,
 ) -> Result<Link, Failure> {
+    let halves = open(&order, parts, cancel)?;
     let Order {
         generation,
         url,
-        token,
         first,
-        limit,
+        ..
     } = order;
-    let deadline = Deadline::after(limit);
-    let halves = parts
-        .dialer
-        .dial(&url.endpoint(), deadline, cancel)
-        .map_err(|error| Failure::Other(error.to_string()))?;
-    let target = url.target();
-    let request = upgrade::Request {
-        host: &url.host,
-        port: url.port,
-        tls: url.tls,
-        target: &target,
-        token: Some(token.expose()),
-    };
-    let halves = upgrade::upgrade(halves, &request, deadline, cancel)
-        .map_err(|error| upgrade_failure(&url.endpoint(), error))?;
     // Late answers go to the same endpoint, query included.
     let endpoint = format!("{url}?{}", url.query.as_deref().unwrap_or_default());
     let link = Link::start(halves, parts.link.clone(), |link| {
@@ -149,6 +134,26 @@ fn connect(
         Dispatch::new(generation, channel, requests, late.clone(), hear)
     });
     link.map_err(|error| Failure::Other(error.to_string()))
+}
+
+/// The dial chain and the upgrade under one deadline.
+pub(super) fn open(order: &Order, parts: &Parts, cancel: &Cancel) -> Result<Halves, Failure> {
+    let url = &order.url;
+    let deadline = Deadline::after(order.limit);
+    let halves = parts
+        .dialer
+        .dial(&url.endpoint(), deadline, cancel)
+        .map_err(|error| Failure::Other(error.to_string()))?;
+    let target = url.target();
+    let request = upgrade::Request {
+        host: &url.host,
+        port: url.port,
+        tls: url.tls,
+        target: &target,
+        token: Some(order.token.expose()),
+    };
+    upgrade::upgrade(halves, &request, deadline, cancel)
+        .map_err(|error| upgrade_failure(&url.endpoint(), error))
 }
 
 fn upgrade_failure(endpoint: &Endpoint, error: UpgradeError) -> Failure {

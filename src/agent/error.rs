@@ -1,6 +1,5 @@
 //! Why an agent could not begin, or ended.
 
-use crate::control::urls::UrlError;
 use crate::identity::StoreError;
 use crate::kube::KubeError;
 use crate::net::{ProxyError, TlsError};
@@ -15,8 +14,6 @@ pub enum AgentError {
     Refused(String),
     #[error("not registered within registration.give_up_after")]
     GaveUp,
-    #[error("pipeops.api_url: {0}")]
-    ApiUrl(#[source] UrlError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]

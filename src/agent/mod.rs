@@ -10,10 +10,12 @@
 //! ```
 
 mod background;
+mod beside;
 mod cluster;
 mod conductor;
 mod connection;
 mod error;
+mod handover;
 mod identify;
 mod parts;
 mod run;

@@ -13,6 +13,7 @@ use crate::link;
 use crate::net::{Deadline, Dialer};
 use crate::proxy::{Executor, Outlet};
 use crate::server::HealthState;
+use crate::url::Url;
 
 /// Everything that the conductor needs; `run` makes it from the configuration, demo
 /// and tests from what they have.
@@ -21,7 +22,7 @@ pub struct Parts {
     pub heartbeat: heartbeat::Settings,
     pub link: link::Settings,
     /// `pipeops.api_url`.
-    pub api_url: String,
+    pub api_url: Url,
     /// Read again for each dial.
     pub token: TokenSource,
     pub registrant: Registrant,

@@ -101,7 +101,7 @@ pub fn parts(
             max_message: config.pipeops.max_message_bytes,
             ..link::Settings::new(link::Role::Client)
         },
-        api_url: config.pipeops.api_url.to_string(),
+        api_url: config.pipeops.api_url.clone(),
         token: config.pipeops.token.clone(),
         registrant: Registrant {
             agent_id,

@@ -180,7 +180,7 @@ fn plane() -> Command {
                 .help("Name of a cluster (several for a user)"),
         )
         .arg(switch("all").help("All clusters (user)"))
-        .arg(switch("read-only").help("Reading only (user)"))
+        .arg(switch("read-only").help("GET and HEAD only, no exec; it still reads all that the agent's ServiceAccount may read, Secrets included (user)"))
         .arg(
             Arg::new("label")
                 .long("label")

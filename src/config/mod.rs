@@ -5,7 +5,6 @@
 //! explicit environment name, automatic environment name, file, default
 //! (config-and-state.md §2.1); all problems are reported at once.
 
-mod api_url;
 pub mod docs;
 mod expand;
 mod file;
@@ -19,7 +18,6 @@ mod token;
 mod types;
 mod value;
 
-pub use api_url::ApiUrl;
 pub use load::{Args, ConfigErrors, Warning};
 pub use secret::Secret;
 pub use surroundings::{Process, Surroundings};

@@ -63,7 +63,7 @@ fn defaults_are_those_of_the_decisions() {
         Duration::from_secs(15)
     );
     assert!(!config.agent.enable_ingress_sync);
-    assert!(!config.agent.truthful_readiness_probe);
+    assert!(config.agent.truthful_readiness_probe);
     assert!(!config.agent.report_worker_join);
     assert!(!config.kubernetes.impersonate_agent);
     assert_eq!(config.kubernetes.in_cluster, None);
@@ -76,6 +76,7 @@ fn defaults_are_those_of_the_decisions() {
     assert_eq!(limits.websocket_reconnect_max, Duration::from_secs(15));
     assert!((limits.websocket_reconnect_jitter - 0.25).abs() < 1e-9);
     assert_eq!(limits.tcp_user, Duration::from_secs(20));
+    assert_eq!(limits.proxy_body, Duration::from_mins(1));
     assert_eq!(limits.shutdown, Duration::from_secs(25));
     assert_eq!(config.pipeops.max_message_bytes, 96 << 20);
     assert_eq!(config.proxy.memory_limit, 256 << 20);

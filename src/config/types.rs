@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ApiUrl, Secret, TokenSource};
+use super::{Secret, TokenSource};
+use crate::url::Url;
 
 /// The whole configuration, immutable once loaded. Share it in an `Arc`.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +50,7 @@ pub struct Agent {
 /// `pipeops.*` (§3.2): the way to the control plane.
 #[derive(Clone, Debug, Default)]
 pub struct PipeOps {
-    pub api_url: ApiUrl,
+    pub api_url: Url,
     pub token: TokenSource,
     pub transport: Transport,
     pub reconnect: Reconnect,
@@ -195,6 +196,8 @@ pub struct Timeouts {
     pub k8s_operation: Duration,
     /// A proxied request that brings neither `timeout` nor `deadline`.
     pub proxy_request: Duration,
+    /// A request body on its way in that makes no progress.
+    pub proxy_body: Duration,
     pub proxy_dial: Duration,
     /// How long an idle pooled connection is kept.
     pub proxy_idle: Duration,

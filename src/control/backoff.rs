@@ -53,8 +53,17 @@ impl BackOff {
 
     /// How long to wait now.
     pub fn wait(&self, rng: &mut Rng) -> Duration {
+        self.jittered(self.delay, rng)
+    }
+
+    /// The shortest wait: that of the first delay.
+    pub fn first(&self, rng: &mut Rng) -> Duration {
+        self.jittered(self.first, rng)
+    }
+
+    fn jittered(&self, delay: Duration, rng: &mut Rng) -> Duration {
         let (low, high) = (*self.jitter.start(), *self.jitter.end());
-        self.delay.mul_f64(low + (high - low) * rng.f64())
+        delay.mul_f64(low + (high - low) * rng.f64())
     }
 }
 

@@ -92,10 +92,11 @@ pub(super) mod tests {
     }
 
     impl Channel for Recorder {
-        fn send(&self, lane: Lane, message: Message, _: &Cancel) -> Result<(), SendError> {
+        fn send(&self, lane: Lane, mut message: Message, _: &Cancel) -> Result<(), SendError> {
             if !self.is_open() {
                 return Err(SendError::Closed);
             }
+            message.settle();
             let text = String::from_utf8_lossy(message.payload()).into_owned();
             self.sent.lock().push((lane, text));
             self.changed.notify_all();

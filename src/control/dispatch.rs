@@ -303,6 +303,7 @@ impl<R: RequestSink> Dispatch<R> {
             request_id: Some(id),
         } = error
             && kind == "proxy_request"
+            && let Some(id) = known(kind, Some(id))
         {
             let text = "the request's payload is not an object";
             self.refuse(|buf| from_agent::proxy_error(buf, id, text));
@@ -358,15 +359,21 @@ impl<R> Drop for Dispatch<R> {
     }
 }
 
+/// The id of what is kept under it.
 fn known<'a>(kind: &str, id: Option<&'a str>) -> Option<&'a str> {
-    if id.is_none() {
+    let usable = id.filter(|id| id.len() <= MAX_ID);
+    if usable.is_none() {
         static NO_ID: RateLimit = RateLimit::new(5, Duration::from_mins(1));
         if let Some(skipped) = NO_ID.pass() {
-            log::warn!(skipped; "{kind} without a request_id dropped");
+            log::warn!(skipped; "{kind} without a request_id of {MAX_ID} bytes at most dropped");
         }
     }
-    id
+    usable
 }
+
+/// Ids of requests are kept as long as these, and repeated in each message: a longer
+/// one is nobody's.
+const MAX_ID: usize = 4096;
 
 /// Credit for streamed bodies (decisions.md §6.2).
 const FLOW: &str = "flow";

@@ -24,6 +24,12 @@ pub trait ClusterFacts: Send + Sync {
 
     /// The token that `register` hands over, if any (config-and-state.md §9.3).
     fn service_token(&self, deadline: Deadline, cancel: &Cancel) -> Option<Secret>;
+
+    /// The tokens among which [`service_token`](Self::service_token) chooses now;
+    /// reads files at most.
+    fn service_tokens(&self) -> Vec<Secret> {
+        Vec::new()
+    }
 }
 
 /// No cluster: a plain VM.
@@ -70,6 +76,7 @@ struct Shared {
 #[derive(Default)]
 struct Latest {
     facts: Facts,
+    tokens: Vec<Secret>,
     /// Answers so far.
     count: u64,
 }
@@ -113,6 +120,11 @@ impl Gatherer {
 
     pub fn latest(&self) -> Facts {
         self.shared.latest.lock().facts.clone()
+    }
+
+    /// The cluster tokens that there were at the latest answer.
+    pub fn tokens(&self) -> Vec<Secret> {
+        self.shared.latest.lock().tokens.clone()
     }
 
     /// A handle for threads that need facts.
@@ -171,9 +183,11 @@ fn run(shared: &Shared, asked: &Receiver<()>, on_answer: &dyn Fn()) {
         if shared.cancel.reason().is_some() {
             return;
         }
+        let tokens = shared.source.service_tokens();
         {
             let mut latest = shared.latest.lock();
             latest.facts = facts;
+            latest.tokens = tokens;
             latest.count += 1;
         }
         shared.changed.notify_all();

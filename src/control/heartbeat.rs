@@ -49,7 +49,7 @@ pub struct Pace {
     rng: Rng,
     serving: bool,
     next: Instant,
-    /// Sent over HTTP and not answered yet.
+    /// Sent over HTTP and not answered yet, or at rest.
     pending: bool,
     attempt: u32,
     failed_rounds: u32,
@@ -81,6 +81,11 @@ impl Pace {
         if first_sent {
             self.written(now);
         }
+    }
+
+    /// Nothing is due, and nothing is counted, until the next [`serve`](Self::serve).
+    pub fn rest(&mut self) {
+        self.pending = true;
     }
 
     pub fn stop_serving(&mut self, now: Instant) {

@@ -8,9 +8,11 @@ use serde_json::Value;
 
 use super::channel::printable;
 use super::session::Failure;
-use super::urls::{self, Url};
+use super::urls;
 use crate::config::Secret;
 use crate::net::{Cancel, Dialer};
+use crate::percent;
+use crate::url::Url;
 use crate::wire::Payload;
 use crate::wire::from_agent::{Heartbeat, HeartbeatMetadata, Register};
 use crate::wire::to_agent::Registered;
@@ -25,7 +27,7 @@ use transport::post;
 pub struct HttpApi {
     pub dialer: Dialer,
     /// `pipeops.api_url`; its base path is kept.
-    pub api_url: String,
+    pub api_url: Url,
     /// One call, from the dial to the last byte of the answer.
     pub limit: Duration,
 }
@@ -50,7 +52,7 @@ impl HttpApi {
         token: &Secret,
         cancel: &Cancel,
     ) -> Result<Registered, Failure> {
-        let url = self.url("/api/v1/clusters/agent/register")?;
+        let url = urls::rest(&self.api_url, "/api/v1/clusters/agent/register");
         let mut body = serde_json::to_value(payload).map_err(own_fault)?;
         omit_empty(&mut body);
         let answer = post(&self.dialer, &url, &body, token, self.limit, cancel)?;
@@ -64,8 +66,9 @@ impl HttpApi {
         token: &Secret,
         cancel: &Cancel,
     ) -> Result<(), Failure> {
-        let id = urls::encode(payload.cluster_id);
-        let url = self.url(&format!("/api/v1/clusters/agent/{id}/heartbeat"))?;
+        let id = percent::encode_part(payload.cluster_id);
+        let path = format!("/api/v1/clusters/agent/{id}/heartbeat");
+        let url = urls::rest(&self.api_url, &path);
         let body = HeartbeatBody {
             agent_id: payload.agent_id,
             cluster_id: payload.cluster_id,
@@ -80,10 +83,6 @@ impl HttpApi {
             200..=299 => Ok(()),
             _ => Err(answer.into_failure()),
         }
-    }
-
-    fn url(&self, path: &str) -> Result<Url, Failure> {
-        urls::rest(&self.api_url, path).map_err(|error| Failure::Other(error.to_string()))
     }
 }
 

@@ -2,36 +2,44 @@
 //!
 //! A form B request whose body is complete may finish although its connection is
 //! gone. Its answer goes to the next connection to the same endpoint URL if that
-//! comes within 30 s; else it is dropped and counted. Ids live per connection: one
-//! that is used again on the new connection cancels the waiting answer, silently.
+//! comes within 30 s; else it is dropped and counted. So does an answer that was
+//! ready in time but not given to the system when its connection went: while it
+//! waited for room in the lane, in its queue, or half written (a peer drops half a
+//! message together with its connection).
+//!
+//! Ids live per connection: one that is used again on the new connection cancels
+//! the waiting answer, silently.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::channel::Channel;
 use super::session::Generation;
 use crate::link::{Lane, Message, SendError};
-use crate::net::Cancel;
+use crate::net::{Cancel, Reason};
 use crate::proxy::Outlet;
 
-/// The waiting answers of the process, and the connection that is live now.
+/// The waiting answers of the process, and the connection that is live now. Its
+/// lock is taken with locks of a link held, when one gives its messages back: under
+/// it nothing is sent, and no channel is dropped.
 #[derive(Default)]
 pub struct LateAnswers {
     state: Mutex<State>,
+    /// There is something to send, or nobody to send it to.
+    changed: Condvar,
     dropped: AtomicU64,
+    /// Connections from which an answer may still come, lost ones too.
+    origins: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
     live: Option<Live>,
     waiting: VecDeque<Waiting>,
-    waiting_bytes: usize,
-    /// Outlets that somebody still holds, of lost connections too.
-    outlets: usize,
 }
 
 struct Live {
@@ -42,13 +50,25 @@ struct Live {
     used: HashSet<Box<str>>,
     /// `used` became too large: no older answer can be trusted any more.
     overflowed: bool,
+    /// The answer that waits for room in its lane.
+    sending: Option<(Arc<str>, Cancel)>,
 }
 
+/// An answer that waits for a connection. The room it takes of
+/// `proxy.memory_limit` is held by its message.
 struct Waiting {
-    id: Box<str>,
-    endpoint: Arc<str>,
+    id: Arc<str>,
+    origin: Arc<Origin>,
     message: Message,
     since: Instant,
+}
+
+/// A connection as the source of answers: there until nothing comes from it any
+/// more.
+struct Origin {
+    late: Weak<LateAnswers>,
+    generation: Generation,
+    endpoint: Arc<str>,
 }
 
 impl LateAnswers {
@@ -64,82 +84,97 @@ impl LateAnswers {
         channel: Arc<dyn Channel>,
     ) -> Arc<ConnectionOutlet> {
         let endpoint: Arc<str> = endpoint.into();
+        self.origins.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
-        state.outlets += 1;
-        state.live = Some(Live {
+        let before = state.live.replace(Live {
             generation,
             endpoint: endpoint.clone(),
             channel: channel.clone(),
             used: HashSet::new(),
             overflowed: false,
+            sending: None,
         });
-        Arc::new(ConnectionOutlet {
-            late: self.clone(),
+        drop(state);
+        drop(before);
+        self.changed.notify_all();
+        let origin = Arc::new(Origin {
+            late: Arc::downgrade(self),
             generation,
             endpoint,
-            channel,
-        })
+        });
+        Arc::new(ConnectionOutlet { origin, channel })
     }
 
     /// The connection is gone; answers wait from now on.
     pub fn lost(&self, generation: Generation) {
         let mut state = self.state.lock();
-        if state
-            .live
-            .as_ref()
-            .is_some_and(|live| live.generation == generation)
-        {
-            state.live = None;
+        let gone = state.live.take_if(|live| live.generation == generation);
+        drop(state);
+        if gone.is_some() {
+            self.changed.notify_all();
         }
     }
 
     /// A request came in on this connection under `id`.
     pub fn used(&self, generation: Generation, id: &str) {
         let mut state = self.state.lock();
-        if !state.waiting.is_empty() {
-            state.forget(|waiting| *waiting.id == *id);
+        state.forget(|waiting| *waiting.id == *id);
+        let others = self.origins.load(Ordering::Relaxed) > 1;
+        let live = state.live.as_mut();
+        let Some(live) = live.filter(|live| live.generation == generation) else {
+            return;
+        };
+        if !others {
+            live.used.clear();
+            live.overflowed = false;
+        } else if live.used.len() < MAX_USED {
+            live.used.insert(id.into());
+        } else {
+            live.overflowed = true;
         }
-        let others = state.outlets > 1;
-        if let Some(live) = state
-            .live
-            .as_mut()
-            .filter(|live| live.generation == generation)
-        {
-            if !others {
-                live.used.clear();
-                live.overflowed = false;
-            } else if live.used.len() < MAX_USED {
-                live.used.insert(id.into());
-            } else {
-                live.overflowed = true;
+        let sending = live.sending.take_if(|(other, _)| **other == *id);
+        drop(state);
+        if let Some((_, cancel)) = sending {
+            cancel.cancel(Reason::Cancelled);
+        }
+    }
+
+    /// Sends what waits for this connection and what comes to wait for it, until it
+    /// is lost. For a thread of its own.
+    pub fn serve(&self, generation: Generation) {
+        while let Some((waiting, channel, cancel)) = self.next(generation) {
+            let Waiting {
+                id,
+                origin,
+                message,
+                since,
+            } = waiting;
+            let message = origin.keep(id, message, Some(since));
+            let sent = channel.send(Lane::Bulk, message, &cancel);
+            if sent == Err(SendError::Closed) {
+                // It waits again.
+                return;
             }
         }
     }
 
-    /// Sends what waits for this connection. Blocks; not for the reader thread.
-    pub fn flush(&self, generation: Generation) {
+    /// The next answer for this connection; waits for one. `None` when it is lost.
+    fn next(&self, generation: Generation) -> Option<(Waiting, Arc<dyn Channel>, Cancel)> {
+        let mut state = self.state.lock();
         loop {
-            let (message, channel) = {
-                let mut state = self.state.lock();
-                self.expire(&mut state, Instant::now());
-                let State { live, waiting, .. } = &mut *state;
-                let Some(live) = live.as_ref().filter(|live| live.generation == generation) else {
-                    return;
-                };
-                let Some(at) = waiting.iter().position(|w| w.endpoint == live.endpoint) else {
-                    return;
-                };
-                let channel = live.channel.clone();
-                let Some(waiting) = waiting.remove(at) else {
-                    return;
-                };
-                state.waiting_bytes -= waiting.message.len();
-                (waiting.message, channel)
-            };
-            if channel.send(Lane::Bulk, message, &Cancel::new()).is_err() {
-                self.count(1);
-                return;
+            self.expire(&mut state, Instant::now());
+            let State { live, waiting, .. } = &mut *state;
+            let live = live.as_mut().filter(|live| live.generation == generation)?;
+            live.sending = None;
+            let at = waiting
+                .iter()
+                .position(|waiting| waiting.origin.endpoint == live.endpoint);
+            if let Some(waiting) = at.and_then(|at| waiting.remove(at)) {
+                let cancel = Cancel::new();
+                live.sending = Some((waiting.id.clone(), cancel.clone()));
+                return Some((waiting, live.channel.clone(), cancel));
             }
+            self.changed.wait(&mut state);
         }
     }
 
@@ -153,40 +188,26 @@ impl LateAnswers {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// An answer of a lost connection.
-    fn deliver(&self, generation: Generation, endpoint: &Arc<str>, id: &str, message: Message) {
-        let channel = {
-            let mut state = self.state.lock();
-            let now = Instant::now();
-            self.expire(&mut state, now);
-            match &state.live {
-                Some(live) if live.generation != generation && live.endpoint == *endpoint => {
-                    if live.overflowed || live.used.contains(id) {
-                        self.count(1);
-                        return;
-                    }
-                    live.channel.clone()
-                }
-                _ => {
-                    let bytes = state.waiting_bytes + message.len();
-                    if state.waiting.len() >= MAX_WAITING || bytes > MAX_WAITING_BYTES {
-                        self.count(1);
-                        return;
-                    }
-                    state.waiting_bytes = bytes;
-                    state.waiting.push_back(Waiting {
-                        id: id.into(),
-                        endpoint: endpoint.clone(),
-                        message,
-                        since: now,
-                    });
-                    return;
-                }
+    /// Keeps an answer of a lost connection for the next one. Never waits.
+    fn put(&self, waiting: Waiting) {
+        let mut state = self.state.lock();
+        self.expire(&mut state, Instant::now());
+        if let Some(live) = &state.live
+            && live.generation != waiting.origin.generation
+            && live.endpoint == waiting.origin.endpoint
+        {
+            if live.used.contains(&*waiting.id) {
+                return;
             }
-        };
-        if channel.send(Lane::Bulk, message, &Cancel::new()).is_err() {
-            self.count(1);
+            if live.overflowed {
+                return self.count(1);
+            }
         }
+        if state.waiting.len() >= MAX_WAITING {
+            return self.count(1);
+        }
+        state.waiting.push_back(waiting);
+        self.changed.notify_all();
     }
 
     fn expire(&self, state: &mut State, now: Instant) {
@@ -205,24 +226,39 @@ impl LateAnswers {
 impl State {
     fn forget(&mut self, mut which: impl FnMut(&Waiting) -> bool) -> usize {
         let before = self.waiting.len();
-        let mut bytes = self.waiting_bytes;
-        self.waiting.retain(|waiting| {
-            let gone = which(waiting);
-            if gone {
-                bytes -= waiting.message.len();
-            }
-            !gone
-        });
-        self.waiting_bytes = bytes;
+        self.waiting.retain(|waiting| !which(waiting));
         before - self.waiting.len()
+    }
+}
+
+impl Origin {
+    /// Has an answer wait for the next connection if it isn't sent on this one.
+    /// `since`: it has waited already.
+    fn keep(self: Arc<Self>, id: Arc<str>, message: Message, since: Option<Instant>) -> Message {
+        message.or_back_to(move |message| {
+            if let Some(late) = self.late.upgrade() {
+                late.put(Waiting {
+                    id,
+                    origin: self,
+                    message,
+                    since: since.unwrap_or_else(Instant::now),
+                });
+            }
+        })
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        if let Some(late) = self.late.upgrade() {
+            late.origins.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 /// The way back for the requests of one connection.
 pub struct ConnectionOutlet {
-    late: Arc<LateAnswers>,
-    generation: Generation,
-    endpoint: Arc<str>,
+    origin: Arc<Origin>,
     channel: Arc<dyn Channel>,
 }
 
@@ -237,22 +273,11 @@ impl Outlet for ConnectionOutlet {
         message: Message,
         cancel: &Cancel,
     ) -> Result<(), SendError> {
-        if !self.channel.is_open() {
-            let Self {
-                late,
-                generation,
-                endpoint,
-                ..
-            } = self;
-            late.deliver(*generation, endpoint, request_id, message);
-            return Ok(());
-        }
+        let origin = self.origin.clone();
+        let message = origin.keep(request_id.into(), message, None);
         match self.channel.send(Lane::Bulk, message, cancel) {
-            Err(SendError::Closed) => {
-                // The connection went while the message waited for room in its lane.
-                self.late.count(1);
-                Ok(())
-            }
+            // It came back and waits for the next connection.
+            Err(SendError::Closed) => Ok(()),
             done => done,
         }
     }
@@ -262,155 +287,15 @@ impl Outlet for ConnectionOutlet {
     }
 }
 
-impl Drop for ConnectionOutlet {
-    fn drop(&mut self) {
-        // Nothing comes from this connection any more.
-        self.late.state.lock().outlets -= 1;
-    }
-}
-
 /// How long an answer waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// As many requests as run at once at most (decisions.md §6.2 "At once").
+/// As many requests as run at once at most (decisions.md §6.2 "At once"). Their
+/// bytes are limited by `proxy.memory_limit`.
 const MAX_WAITING: usize = 1280;
-
-/// Beside `proxy.memory_limit`, whose budget ends when an answer is handed over.
-const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 
 /// Ids that are remembered while answers of an older connection may come.
 const MAX_USED: usize = 65_536;
 
 #[cfg(test)]
-mod tests {
-    use super::super::channel::tests::Recorder;
-    use super::*;
-
-    const URL: &str = "wss://g/ws?cluster_uuid=1";
-
-    fn answer(text: &str) -> Message {
-        Message::text(text.len(), |buf| buf.extend_from_slice(text.as_bytes()))
-    }
-
-    fn texts(sent: Vec<(Lane, String)>) -> Vec<String> {
-        assert!(sent.iter().all(|(lane, _)| *lane == Lane::Bulk));
-        sent.into_iter().map(|(_, text)| text).collect()
-    }
-
-    struct Two {
-        late: Arc<LateAnswers>,
-        old: Arc<ConnectionOutlet>,
-        first: Arc<Recorder>,
-        second: Arc<Recorder>,
-    }
-
-    /// A connection that is gone, with a request that still runs.
-    fn lost() -> Two {
-        let (late, first) = (LateAnswers::new(), Recorder::new());
-        let old = late.connected(1, URL, first.clone());
-        first.go();
-        late.lost(1);
-        Two {
-            late,
-            old,
-            first,
-            second: Recorder::new(),
-        }
-    }
-
-    #[test]
-    fn while_the_connection_lives_answers_go_there() {
-        let (late, channel) = (LateAnswers::new(), Recorder::new());
-        let outlet = late.connected(1, URL, channel.clone());
-        let _ = outlet.send_late("r", answer("a"), &Cancel::new());
-        outlet.send(answer("b"), &Cancel::new()).expect("sent");
-        assert_eq!(texts(channel.take(2)), ["a", "b"]);
-    }
-
-    #[test]
-    fn an_answer_waits_for_the_next_connection_to_the_same_endpoint() {
-        let two = lost();
-        let _ = two.old.send_late("r", answer("a"), &Cancel::new());
-        let elsewhere = Recorder::new();
-        let _other = two.late.connected(2, "wss://elsewhere", elsewhere.clone());
-        two.late.flush(2);
-        assert!(elsewhere.types().is_empty());
-        two.late.lost(2);
-        let _new = two.late.connected(3, URL, two.second.clone());
-        two.late.flush(3);
-        assert_eq!(texts(two.second.take(1)), ["a"]);
-        assert!(two.first.types().is_empty());
-        assert_eq!(two.late.dropped(), 0);
-    }
-
-    #[test]
-    fn an_answer_that_comes_later_goes_straight_to_the_new_connection() {
-        let two = lost();
-        let _new = two.late.connected(2, URL, two.second.clone());
-        let _ = two.old.send_late("r", answer("a"), &Cancel::new());
-        assert_eq!(texts(two.second.take(1)), ["a"]);
-    }
-
-    #[test]
-    fn an_id_that_is_used_again_cancels_the_answer_before_and_after_it_is_ready() {
-        let two = lost();
-        let _ = two.old.send_late("r", answer("waiting"), &Cancel::new());
-        let _new = two.late.connected(2, URL, two.second.clone());
-        two.late.used(2, "r");
-        two.late.used(2, "s");
-        two.late.flush(2);
-        let _ = two.old.send_late("s", answer("too late"), &Cancel::new());
-        let _ = two.old.send_late("t", answer("good"), &Cancel::new());
-        assert_eq!(texts(two.second.take(1)), ["good"]);
-    }
-
-    #[test]
-    fn answers_that_waited_too_long_are_dropped_and_counted() {
-        let two = lost();
-        let _ = two.old.send_late("r", answer("a"), &Cancel::new());
-        two.late.tick(Instant::now());
-        assert_eq!(two.late.dropped(), 0);
-        two.late.tick(Instant::now() + PATIENCE);
-        assert_eq!(two.late.dropped(), 1);
-        let _new = two.late.connected(2, URL, two.second.clone());
-        two.late.flush(2);
-        assert!(two.second.types().is_empty());
-        assert_eq!(two.late.state.lock().waiting_bytes, 0);
-    }
-
-    #[test]
-    fn what_waits_is_bounded() {
-        let two = lost();
-        for n in 0..=MAX_WAITING {
-            let _ = two
-                .old
-                .send_late(&n.to_string(), answer("a"), &Cancel::new());
-        }
-        assert_eq!(two.late.dropped(), 1);
-        let two = lost();
-        let large = answer(&"a".repeat(MAX_WAITING_BYTES));
-        let _ = two.old.send_late("r", large, &Cancel::new());
-        let _ = two.old.send_late("s", answer("b"), &Cancel::new());
-        assert_eq!(two.late.dropped(), 1);
-    }
-
-    #[test]
-    fn ids_are_remembered_only_while_older_answers_may_come() {
-        let two = lost();
-        let _new = two.late.connected(2, URL, two.second.clone());
-        two.late.used(2, "r");
-        drop(two.old);
-        two.late.used(2, "s");
-        let state = two.late.state.lock();
-        assert!(state.live.as_ref().expect("live").used.is_empty());
-    }
-
-    #[test]
-    fn t05_the_end_of_an_old_connection_does_not_touch_the_new_one() {
-        let two = lost();
-        let _new = two.late.connected(2, URL, two.second.clone());
-        two.late.lost(1);
-        let _ = two.old.send_late("r", answer("a"), &Cancel::new());
-        assert_eq!(texts(two.second.take(1)), ["a"]);
-    }
-}
+mod tests;

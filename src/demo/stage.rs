@@ -11,7 +11,7 @@ use super::sample::SampleCluster;
 use super::steps::Steps;
 use super::{DemoError, Options};
 use crate::agent::{self, Agent};
-use crate::config::{ApiUrl, Config, OutboundProxy, Secret, StateBackend, TokenSource};
+use crate::config::{Config, OutboundProxy, Secret, StateBackend, TokenSource};
 use crate::http::Headers;
 use crate::http::client::{Body, Call, Client, Response, Settings};
 use crate::kube::{Auth, Credentials, Search, ServerUrl};
@@ -22,6 +22,7 @@ use crate::plane::{
     Access, CertificateSource, ClusterName, GatewayUrl, Grant, Plane, PlaneConfig, Scope,
 };
 use crate::server::HealthState;
+use crate::url::Url;
 
 /// Everything that runs, in the order in which it ends.
 pub(super) struct Stage {
@@ -80,7 +81,8 @@ impl Stage {
 
         let mut config = Config::defaults();
         CLUSTER.clone_into(&mut config.agent.cluster_name);
-        config.pipeops.api_url = ApiUrl::parse(&plane.url()).map_err(DemoError::Step)?;
+        config.pipeops.api_url =
+            Url::parse(&plane.url()).map_err(|error| DemoError::Step(error.to_string()))?;
         config.pipeops.token = TokenSource::Literal(Secret::new(agent_token.reveal()));
         config.pipeops.tls.ca_file = Some(plane.certificate_path().to_owned());
         config.pipeops.proxy = OutboundProxy::default(); // loopback needs none

@@ -23,4 +23,4 @@ pub use head::{HeadError, MAX_FIELDS, MAX_HEAD, RequestHead, ResponseHead, allow
 pub use headers::{Headers, canonical_name, is_field_value, is_token, trim_blanks};
 pub use incoming::ReadError;
 pub use server::Server;
-pub use target::{decode_query, encode_path, encode_query, percent_decode};
+pub use target::{decode_query, encode_path, encode_query};

@@ -1,11 +1,13 @@
 //! Request targets in origin form (RFC 9112 §3.2.1).
 
+use crate::percent;
+
 /// Appends a decoded path, percent-encoded: what is left as it is are the
 /// unreserved characters and those that mean nothing special inside a path. `%` is
 /// encoded like anything else (control-channel.md T33), and so is every byte that
 /// could end the path or the line.
 pub fn encode_path(target: &mut String, path: &str) {
-    encode(target, path, |byte| {
+    percent::encode(target, path, |byte| {
         byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte)
     });
 }
@@ -14,52 +16,21 @@ pub fn encode_path(target: &mut String, path: &str) {
 /// are encoded. A `%` stays, whatever follows it. Control characters are for the
 /// caller to refuse; here they are encoded.
 pub fn encode_query(target: &mut String, query: &str) {
-    encode(target, query, |byte| {
+    percent::encode(target, query, |byte| {
         byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@/?".contains(&byte)
     });
-}
-
-fn encode(target: &mut String, text: &str, keep: impl Fn(u8) -> bool) {
-    target.reserve(text.len());
-    for byte in text.bytes() {
-        if keep(byte) {
-            target.push(byte as char);
-        } else {
-            target.push('%');
-            target.push(HEX[usize::from(byte >> 4)] as char);
-            target.push(HEX[usize::from(byte & 15)] as char);
-        }
-    }
-}
-
-/// Undoes percent-encoding; `None` when a `%` isn't followed by two hex digits.
-pub fn percent_decode(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-            let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
-            decoded.push((high * 16 + low) as u8);
-        } else {
-            decoded.push(byte);
-        }
-    }
-    Some(decoded)
 }
 
 /// The parameters of a query as forms are encoded (`+` is a space). What can't be
 /// decoded is left out.
 pub fn decode_query(query: &str) -> Vec<(String, String)> {
-    let decode = |text: &str| String::from_utf8(percent_decode(&text.replace('+', " "))?).ok();
+    let decode = |text: &str| String::from_utf8(percent::decode(&text.replace('+', " "))?).ok();
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs
         .filter_map(|(name, value)| Some((decode(name)?, decode(value)?)))
         .collect()
 }
-
-const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
 #[cfg(test)]
 mod tests {

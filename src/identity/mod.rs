@@ -33,6 +33,8 @@ pub struct Identity {
     /// [`credentials_hash`] of the registration that gave the ids above. Resuming
     /// is allowed only while it is the same.
     pub credentials_hash: Option<String>,
+    /// [`token_hash`] of the cluster token that was handed over with it.
+    pub service_token_hash: Option<String>,
     /// A ServiceAccount token that the control plane or the operator gave for this
     /// cluster.
     pub cluster_token: Option<Secret>,
@@ -82,6 +84,15 @@ pub fn credentials_hash(controller_url: &str, token: &str) -> String {
     hash.update(controller_url.as_bytes());
     hash.update(b"\0");
     hash.update(token.as_bytes());
+    hex(&hash.finalize())
+}
+
+/// Tells a later start whether the control plane holds this cluster token, without
+/// keeping it (control-channel.md T14).
+pub fn token_hash(token: &Secret) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"pipeops-agent cluster token v1\0");
+    hash.update(token.expose().as_bytes());
     hex(&hash.finalize())
 }
 

@@ -1,4 +1,4 @@
-//! The state file's text: five keys of the original, two of ours, and whatever
+//! The state file's text: five keys of the original, three of ours, and whatever
 //! else somebody put there, which is kept.
 
 use serde_yaml::{Mapping, Value};
@@ -32,6 +32,7 @@ impl Record {
             cluster_uuid: self.text("cluster_uuid"),
             gateway_ws_url: self.text("gateway_ws_url"),
             credentials_hash: self.text("credentials_hash"),
+            service_token_hash: self.text("service_token_hash"),
             cluster_token: self.text("cluster_token").map(Secret::new),
             cluster_cert_data: self.text("cluster_cert_data"),
         }
@@ -54,6 +55,7 @@ impl Record {
         for (key, value) in [
             ("cluster_uuid", &identity.cluster_uuid),
             ("credentials_hash", &identity.credentials_hash),
+            ("service_token_hash", &identity.service_token_hash),
         ] {
             match value {
                 Some(value) => self.set(key, value),

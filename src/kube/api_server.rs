@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
 
-use super::credentials::{Authorizer, Credentials, Material, ServerUrl};
+use super::authorizer::Authorizer;
+use super::credentials::{Credentials, Material, ServerUrl};
 use super::{KubeError, Secret};
 use crate::http::Headers;
 use crate::http::client::{Body, Call, CallError, Client, Settings};
@@ -25,6 +26,7 @@ pub struct ApiServer {
     server: ServerUrl,
     callers: Client,
     own: Client,
+    own_tls: Arc<ClientTls>,
     authorizer: Authorizer,
 }
 
@@ -77,8 +79,8 @@ impl ApiServer {
             None => ProxyRules::none(),
         };
         let host = credentials.server.authority();
-        let client = |tls: ClientTls| {
-            let dialer = Dialer::new(Arc::new(tls))
+        let client = |tls: Arc<ClientTls>| {
+            let dialer = Dialer::new(tls)
                 .with_proxy(proxy.clone())
                 .with_options(ConnectOptions {
                     // Counts the time in which a busy server takes nothing of a
@@ -93,9 +95,11 @@ impl ApiServer {
                 settings.clone(),
             )
         };
+        let own_tls = Arc::new(tls(credentials.client.as_ref())?);
         Ok(Self {
-            callers: client(tls(None)?),
-            own: client(tls(credentials.client.as_ref())?),
+            callers: client(Arc::new(tls(None)?)),
+            own: client(own_tls.clone()),
+            own_tls,
             authorizer: Authorizer::new(credentials.auth),
             server: credentials.server,
         })
@@ -122,12 +126,25 @@ impl ApiServer {
     }
 
     /// The value of the agent's own `Authorization`; `None` when its identity is a
-    /// certificate or nothing. May run an exec plug-in.
-    pub fn authorization(&self) -> Result<Option<Secret>, KubeError> {
-        self.authorizer.value(&self.server)
+    /// certificate or nothing. May wait for an exec plug-in, until `deadline` passes
+    /// or `cancel` fires; a certificate that it gives is what [`own`](Self::own)
+    /// shows from then on.
+    pub fn authorization(
+        &self,
+        deadline: Option<Deadline>,
+        cancel: &Cancel,
+    ) -> Result<Option<Secret>, KubeError> {
+        let shown = self.authorizer.get(deadline, cancel)?;
+        if let Some((certificate, key)) = &shown.client
+            && self.own_tls.show(certificate, key)?
+        {
+            // They show the one before.
+            self.own.close_idle();
+        }
+        Ok(shown.authorization.clone())
     }
 
-    /// Forgets a cached token: after a 401.
+    /// Forgets a cached credential: after a 401.
     pub fn refresh_authorization(&self) {
         self.authorizer.refresh();
     }
@@ -233,7 +250,7 @@ impl ApiServer {
                     &self.callers,
                     Some(Secret::new(format!("Bearer {}", token.expose()))),
                 ),
-                None => (&self.own, self.authorization()?),
+                None => (&self.own, self.authorization(Some(deadline), cancel)?),
             };
             headers.remove("Authorization");
             if let Some(value) = &authorization {
@@ -319,139 +336,4 @@ const MAX_MESSAGE: usize = 300;
 const USER_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::net::{Ipv4Addr, TcpListener};
-
-    use parking_lot::Mutex;
-
-    use super::*;
-    use crate::http::server::{self, Handler, Request, RequestBody, Responder, Server};
-    use crate::kube::Auth;
-    use crate::net::testing::far_deadline;
-
-    /// Answers by token, and remembers what was asked.
-    #[derive(Default)]
-    struct Fake {
-        asked: Mutex<Vec<(String, Option<String>)>>,
-    }
-
-    impl Handler for Fake {
-        fn handle(&self, request: Request, mut body: RequestBody, responder: Responder) {
-            let authorization = request.headers.get("authorization").map(str::to_owned);
-            self.asked
-                .lock()
-                .push((request.target.clone(), authorization.clone()));
-            drop(body.read_all(1 << 20));
-            let (status, answer) = match (authorization.as_deref(), request.target.as_str()) {
-                (Some("Bearer old"), _) => (401, r#"{"kind":"Status","message":"Unauthorized"}"#),
-                (_, "/base/version") => (200, r#"{"major":"1","gitVersion":"v1.36.0"}"#),
-                (_, "/base/api/v1/nodes?limit=1") => (
-                    200,
-                    r#"{"metadata":{"remainingItemCount":41},"items":[{"x":[1]}]}"#,
-                ),
-                (_, "/base/api/v1/pods?limit=1") => (200, r#"{"metadata":{},"items":[]}"#),
-                (Some("Bearer strong"), _) => (201, r#"{"status":{"allowed":true}}"#),
-                (Some("Bearer weak"), _) => (201, r#"{"status":{"allowed":false}}"#),
-                _ => (403, r#"{"kind":"Status","message":"forbidden: \"x\""}"#),
-            };
-            responder
-                .respond(status, &Headers::new(), answer.as_bytes())
-                .expect("answered");
-        }
-    }
-
-    fn start(auth: Auth) -> (Server, Arc<Fake>, ApiServer) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
-        let fake = Arc::new(Fake::default());
-        let server =
-            Server::start(listener, server::Settings::default(), fake.clone()).expect("a server");
-        let url = format!("http://{}/base", server.address());
-        let credentials = Credentials {
-            server: ServerUrl::parse(&url).expect("a URL"),
-            ca: None,
-            insecure: false,
-            server_name: None,
-            proxy: None,
-            client: None,
-            auth,
-        };
-        (
-            server,
-            fake,
-            ApiServer::new(credentials, &Settings::default()).expect("nothing to read"),
-        )
-    }
-
-    #[test]
-    fn version_and_counts_by_lists_of_one() {
-        let (_server, _, api) = start(Auth::Token(Secret::new("t")));
-        let cancel = Cancel::new();
-        assert_eq!(
-            api.version(far_deadline(), &cancel).expect("a version"),
-            "v1.36.0"
-        );
-        assert_eq!(
-            api.count("nodes", far_deadline(), &cancel)
-                .expect("a count"),
-            42
-        );
-        assert_eq!(
-            api.count("pods", far_deadline(), &cancel).expect("a count"),
-            0
-        );
-    }
-
-    #[test]
-    fn a_refusal_says_what_the_server_said() {
-        let (_server, _, api) = start(Auth::None);
-        let error = api
-            .count("secrets", far_deadline(), &Cancel::new())
-            .expect_err("refused");
-        assert_eq!(
-            error.to_string(),
-            "the API server answered 403: forbidden: \"x\""
-        );
-    }
-
-    #[test]
-    fn a_rotated_token_is_read_again_after_a_401() {
-        let dir = tempfile::tempdir().expect("dir");
-        let path = dir.path().join("token");
-        fs::write(&path, "old").expect("written");
-        let (_server, fake, api) = start(Auth::TokenFile(path.clone()));
-        assert!(api.authorization().expect("readable").is_some());
-        fs::write(&path, "new").expect("written");
-        assert_eq!(
-            api.version(far_deadline(), &Cancel::new())
-                .expect("a version"),
-            "v1.36.0"
-        );
-        let asked = fake
-            .asked
-            .lock()
-            .iter()
-            .map(|(_, a)| a.clone())
-            .collect::<Vec<_>>();
-        assert_eq!(
-            asked,
-            [Some("Bearer old".to_owned()), Some("Bearer new".to_owned())]
-        );
-    }
-
-    #[test]
-    fn a_token_is_judged_under_its_own_identity() {
-        let (_server, fake, api) = start(Auth::Token(Secret::new("agent")));
-        let usable =
-            |token: &str| api.is_usable(&Secret::new(token), far_deadline(), &Cancel::new());
-        assert!(usable("strong").expect("reviewed"));
-        assert!(!usable("weak").expect("reviewed"));
-        usable("old").expect_err("401 is no verdict");
-        assert!(
-            fake.asked
-                .lock()
-                .iter()
-                .all(|(_, a)| a.as_deref() != Some("Bearer agent"))
-        );
-    }
-}
+mod tests;

@@ -2,15 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use super::exec::{self, ExecCredential};
+use super::exec::ExecPlugin;
 use super::kubeconfig::read_limited;
 use super::{KubeError, Secret};
-use crate::config::ApiUrl;
 use crate::net::Endpoint;
+use crate::url::Url;
 
 /// An API server and the agent's own identity there.
 #[derive(Clone, Debug)]
@@ -41,16 +38,6 @@ pub enum Auth {
         password: Secret,
     },
     Exec(ExecPlugin),
-}
-
-/// An `exec` credential plug-in of a kubeconfig.
-#[derive(Clone, Debug)]
-pub struct ExecPlugin {
-    pub api_version: String,
-    pub command: PathBuf,
-    pub args: Vec<String>,
-    pub env: Vec<(String, String)>,
-    pub provide_cluster_info: bool,
 }
 
 /// PEM, inline or in a file that is read when it is needed.
@@ -92,26 +79,19 @@ pub struct ServerUrl {
 impl ServerUrl {
     pub fn parse(url: &str) -> Result<Self, KubeError> {
         let bad = |why: String| KubeError::Server {
-            url: url.to_owned(),
+            url: without_user(url),
             why,
         };
-        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-        if scheme.is_some_and(|s| !["https", "http"].contains(&&*s.to_ascii_lowercase())) {
+        let parsed = Url::parse_configured(url).map_err(|error| bad(error.to_string()))?;
+        if parsed.websocket {
             return Err(bad("the scheme is neither https nor http".to_owned()));
         }
-        let parsed = ApiUrl::parse(url).map_err(bad)?;
         if parsed.query.is_some() {
-            let why = "only host, port and path are allowed in it";
-            return Err(bad(why.to_owned()));
+            return Err(bad("only host, port and path are allowed in it".to_owned()));
         }
-        let endpoint = Endpoint {
-            host: parsed.host,
-            port: parsed.port,
-            tls: parsed.tls,
-        };
         Ok(Self {
-            endpoint,
-            base: parsed.path,
+            endpoint: parsed.endpoint(),
+            base: parsed.base().to_owned(),
         })
     }
 
@@ -128,6 +108,19 @@ impl ServerUrl {
         } else {
             format!("{host}:{port}")
         }
+    }
+}
+
+/// Fit for an error: nobody's password is in it.
+fn without_user(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    // A password may hold anything, a slash too.
+    match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{scheme}***@{rest}"),
+        None => url.to_owned(),
     }
 }
 
@@ -155,93 +148,6 @@ pub fn in_cluster(host: &str, port: &str, dir: &Path) -> Result<Option<Credentia
     }))
 }
 
-/// Yields the value of the agent's own `Authorization`, read again when it is old.
-#[derive(Debug)]
-pub struct Authorizer {
-    auth: Auth,
-    cached: Mutex<Option<Cached>>,
-}
-
-#[derive(Debug)]
-struct Cached {
-    value: Option<Secret>,
-    good_until: Option<std::time::Instant>,
-}
-
-impl Authorizer {
-    pub fn new(auth: Auth) -> Self {
-        Self {
-            auth,
-            cached: Mutex::new(None),
-        }
-    }
-
-    /// The header value; `None` when the identity is a certificate or nothing.
-    pub fn value(&self, server: &ServerUrl) -> Result<Option<Secret>, KubeError> {
-        let mut cached = self.cached.lock();
-        if let Some(cached) = &*cached
-            && cached
-                .good_until
-                .is_none_or(|until| std::time::Instant::now() < until)
-        {
-            return Ok(cached.value.clone());
-        }
-        let fresh = self.read(server)?;
-        let value = fresh.value.clone();
-        *cached = Some(fresh);
-        Ok(value)
-    }
-
-    /// Forgets what is cached, after a 401.
-    pub fn refresh(&self) {
-        *self.cached.lock() = None;
-    }
-
-    fn read(&self, server: &ServerUrl) -> Result<Cached, KubeError> {
-        let bearer = |token: &str| Some(Secret::new(format!("Bearer {token}")));
-        let soon = || std::time::Instant::now().checked_add(TOKEN_AGE);
-        Ok(match &self.auth {
-            Auth::None => Cached {
-                value: None,
-                good_until: None,
-            },
-            Auth::Token(token) => Cached {
-                value: bearer(token.expose()),
-                good_until: None,
-            },
-            Auth::Basic { username, password } => {
-                let pair = format!("{username}:{}", password.expose());
-                let encoded = base64_simd::STANDARD.encode_to_string(pair);
-                Cached {
-                    value: Some(Secret::new(format!("Basic {encoded}"))),
-                    good_until: None,
-                }
-            }
-            Auth::TokenFile(path) => {
-                let token = read_token(path)?;
-                Cached {
-                    value: bearer(token.expose()),
-                    good_until: soon(),
-                }
-            }
-            Auth::Exec(plugin) => {
-                let ExecCredential { token, expires_in } = exec::run(plugin, server)?;
-                let good_until = match expires_in {
-                    // A little early, so that it doesn't expire on the way.
-                    Some(left) => {
-                        std::time::Instant::now().checked_add(left.saturating_sub(EXPIRY_MARGIN))
-                    }
-                    None => None,
-                };
-                Cached {
-                    value: token.and_then(|token| bearer(token.expose())),
-                    good_until,
-                }
-            }
-        })
-    }
-}
-
 /// A token in a file: trimmed, at most 64 KiB, fit for a header.
 pub fn read_token(path: &Path) -> Result<Secret, KubeError> {
     let bytes = read_limited(path, MAX_TOKEN).map_err(|cause| KubeError::Read {
@@ -261,10 +167,6 @@ pub fn read_token(path: &Path) -> Result<Secret, KubeError> {
     }
 }
 
-/// Projected tokens live an hour or more and are replaced at 80 % of that; client
-/// libraries read them about once a minute (config-and-state.md §9.1).
-const TOKEN_AGE: Duration = Duration::from_secs(60);
-const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 const MAX_TOKEN: u64 = 64 << 10;
 const MAX_PEM: u64 = 1 << 20;
 
@@ -323,25 +225,17 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_token_file_is_read_again_after_a_401() {
-        let dir = tempfile::tempdir().expect("dir");
-        let path = dir.path().join("token");
-        fs::write(&path, "one\n").expect("write");
-        let server = ServerUrl::parse("https://h").expect("valid");
-        let authorizer = Authorizer::new(Auth::TokenFile(path.clone()));
-        let value = || {
-            authorizer
-                .value(&server)
-                .expect("readable")
-                .expect("a token")
-                .expose()
-                .to_owned()
-        };
-        assert_eq!(value(), "Bearer one");
-        fs::write(&path, "two").expect("write");
-        assert_eq!(value(), "Bearer one", "cached");
-        authorizer.refresh();
-        assert_eq!(value(), "Bearer two");
+    fn a_password_in_a_url_is_never_shown() {
+        for url in [
+            "https://u:geheim@h",
+            "u:geheim@h:6443",
+            "https://u:ge/heim@h",
+            "ftp://u:geheim@h/x",
+            "https://u:geheim@h/?a@b",
+        ] {
+            let error = ServerUrl::parse(url).expect_err(url).to_string();
+            assert!(!error.contains("heim"), "{error}");
+        }
     }
 
     #[test]

@@ -1,59 +1,80 @@
 //! Credential plug-ins: a command that prints an `ExecCredential`.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::credentials::{ExecPlugin, ServerUrl};
-use super::{KubeError, Secret};
+use super::Secret;
+use super::credentials::Material;
+use crate::net::PemSource;
 use crate::threads::{self, Stack};
 
-/// What a plug-in yields.
+/// An `exec` credential plug-in of a kubeconfig.
+#[derive(Clone, Debug)]
+pub struct ExecPlugin {
+    pub api_version: String,
+    pub command: PathBuf,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// What it is told of the cluster (`provideClusterInfo`).
+    pub cluster: Option<ClusterInfo>,
+}
+
+/// `spec.cluster` of an `ExecCredential`.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterInfo {
+    pub server: String,
+    pub ca: Option<Material>,
+    pub insecure: bool,
+    pub server_name: Option<String>,
+    pub proxy: Option<String>,
+    /// The cluster's extension `client.authentication.k8s.io/exec`.
+    pub config: Option<Value>,
+}
+
+/// What a plug-in yields: a token, a client certificate, or both.
 #[derive(Debug)]
 pub(super) struct ExecCredential {
     pub(super) token: Option<Secret>,
+    /// Certificate and key.
+    pub(super) client: Option<(PemSource, PemSource)>,
     /// Time left until it expires; `None`: it doesn't, for this process.
     pub(super) expires_in: Option<Duration>,
 }
 
 /// Runs the plug-in, at most [`LIMIT`] long, reading at most [`MAX_OUTPUT`] bytes.
-/// Its standard error goes to ours, where the operator looks.
-pub(super) fn run(plugin: &ExecPlugin, server: &ServerUrl) -> Result<ExecCredential, KubeError> {
-    run_within(plugin, server, LIMIT)
+/// Its standard error goes to ours, where the operator looks. The error says why
+/// there is no credential.
+pub(super) fn run(plugin: &ExecPlugin) -> Result<ExecCredential, String> {
+    run_within(plugin, LIMIT)
 }
 
-fn run_within(
-    plugin: &ExecPlugin,
-    server: &ServerUrl,
-    limit: Duration,
-) -> Result<ExecCredential, KubeError> {
-    let failed = |why: String| KubeError::Exec {
-        command: plugin.command.display().to_string(),
-        why,
-    };
+fn run_within(plugin: &ExecPlugin, limit: Duration) -> Result<ExecCredential, String> {
     let mut child = Command::new(&plugin.command)
         .args(&plugin.args)
         .envs(plugin.env.iter().map(|(name, value)| (name, value)))
-        .env("KUBERNETES_EXEC_INFO", exec_info(plugin, server))
+        .env("KUBERNETES_EXEC_INFO", exec_info(plugin)?)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|e| failed(e.to_string()))?;
+        .map_err(|error| error.to_string())?;
     let until = Instant::now() + limit;
-    let output = read_within(&mut child, limit).map_err(failed);
+    let output = read_within(&mut child, limit);
     if output.is_err() {
         // Too late, or too much: nothing it still says counts.
         let _ = child.kill();
     }
-    let status = end_within(&mut child, until).map_err(|e| failed(e.to_string()))?;
+    let status = end_within(&mut child, until).map_err(|error| error.to_string())?;
     let output = output?;
     if !status.success() {
-        return Err(failed(format!("{status}; its messages are above")));
+        return Err(format!("{status}; its messages are above"));
     }
-    parse(&output, &plugin.api_version, jiff::Timestamp::now()).map_err(failed)
+    parse(&output, &plugin.api_version, jiff::Timestamp::now())
 }
 
 fn read_within(child: &mut Child, limit: Duration) -> Result<Vec<u8>, String> {
@@ -96,15 +117,31 @@ fn end_within(child: &mut Child, until: Instant) -> io::Result<ExitStatus> {
     }
 }
 
-fn exec_info(plugin: &ExecPlugin, server: &ServerUrl) -> String {
-    let mut spec = serde_json::json!({ "interactive": false });
-    if plugin.provide_cluster_info {
-        let scheme = if server.endpoint.tls { "https" } else { "http" };
-        let url = format!("{scheme}://{}{}", server.authority(), server.base);
-        spec["cluster"] = serde_json::json!({ "server": url });
+fn exec_info(plugin: &ExecPlugin) -> Result<String, String> {
+    let mut spec = json!({ "interactive": false });
+    if let Some(info) = &plugin.cluster {
+        let mut cluster = json!({ "server": info.server });
+        if let Some(ca) = &info.ca {
+            let pem = ca.read().map_err(|error| error.to_string())?;
+            let pem = base64_simd::STANDARD.encode_to_string(pem);
+            cluster["certificate-authority-data"] = pem.into();
+        }
+        if info.insecure {
+            cluster["insecure-skip-tls-verify"] = true.into();
+        }
+        if let Some(name) = &info.server_name {
+            cluster["tls-server-name"] = name.as_str().into();
+        }
+        if let Some(url) = &info.proxy {
+            cluster["proxy-url"] = url.as_str().into();
+        }
+        if let Some(config) = &info.config {
+            cluster["config"] = config.clone();
+        }
+        spec["cluster"] = cluster;
     }
-    serde_json::json!({ "apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": spec })
-        .to_string()
+    let info = json!({ "apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": spec });
+    Ok(info.to_string())
 }
 
 fn parse(output: &[u8], api_version: &str, now: jiff::Timestamp) -> Result<ExecCredential, String> {
@@ -121,6 +158,7 @@ fn parse(output: &[u8], api_version: &str, now: jiff::Timestamp) -> Result<ExecC
         token: Option<String>,
         expiration_timestamp: Option<String>,
         client_certificate_data: Option<String>,
+        client_key_data: Option<String>,
     }
     // serde's own messages may quote the input, which is a secret here.
     let output: Output = serde_json::from_slice(output).map_err(|e| {
@@ -145,51 +183,75 @@ fn parse(output: &[u8], api_version: &str, now: jiff::Timestamp) -> Result<ExecC
             Some(Duration::try_from(time.duration_since(now)).unwrap_or(Duration::ZERO))
         }
     };
-    let token = status.token.filter(|token| !token.is_empty());
-    if token.is_none() && status.client_certificate_data.is_some() {
-        return Err("it yields a client certificate, and only tokens are supported".to_owned());
-    }
-    let token = token.ok_or("it yields no token")?;
-    if !token.bytes().all(|b| b.is_ascii_graphic()) {
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let token = given(status.token);
+    if token
+        .as_ref()
+        .is_some_and(|token| !token.bytes().all(|b| b.is_ascii_graphic()))
+    {
         return Err("its token has characters that no header can carry".to_owned());
     }
+    let pem = |name: &str, text: String| PemSource::Given {
+        name: format!("{name} of the exec plug-in"),
+        pem: text.into_bytes(),
+    };
+    let client = match (
+        given(status.client_certificate_data),
+        given(status.client_key_data),
+    ) {
+        (Some(certificate), Some(key)) => Some((
+            pem("clientCertificateData", certificate),
+            pem("clientKeyData", key),
+        )),
+        (None, None) => None,
+        _ => return Err("it yields only one of a client certificate and its key".to_owned()),
+    };
+    if token.is_none() && client.is_none() {
+        return Err("it yields neither a token nor a client certificate".to_owned());
+    }
     Ok(ExecCredential {
-        token: Some(Secret::new(token)),
+        token: token.map(Secret::new),
+        client,
         expires_in,
     })
 }
 
 /// Plug-ins that ask a cloud take a few seconds; one that waits for a person never ends.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 const MAX_OUTPUT: u64 = 1 << 20;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const V1: &str = "client.authentication.k8s.io/v1";
 
-    fn plugin(script: &str) -> ExecPlugin {
+    pub(in crate::kube) fn plugin(script: &str) -> ExecPlugin {
         ExecPlugin {
             api_version: V1.to_owned(),
             command: "/bin/sh".into(),
             args: vec!["-c".to_owned(), script.to_owned()],
             env: vec![("TOKEN".to_owned(), "t1".to_owned())],
-            provide_cluster_info: true,
+            cluster: Some(ClusterInfo {
+                server: "https://h:6443".to_owned(),
+                ca: Some(Material::Pem(b"hi".to_vec())),
+                server_name: Some("kube".to_owned()),
+                config: Some(json!({"audience": "a"})),
+                ..ClusterInfo::default()
+            }),
         }
-    }
-
-    fn server() -> ServerUrl {
-        ServerUrl::parse("https://h:6443").expect("valid")
     }
 
     #[test]
     fn a_plugin_gets_its_environment_and_yields_a_token() {
         let script = format!(
-            r#"case "$KUBERNETES_EXEC_INFO" in *h:6443*) ;; *) exit 3;; esac
+            r#"for part in '"server":"https://h:6443"' '"certificate-authority-data":"aGk="' \
+                 '"tls-server-name":"kube"' '"config":{{"audience":"a"}}' '"interactive":false'; do
+                 case "$KUBERNETES_EXEC_INFO" in *"$part"*) ;; *) exit 3;; esac
+               done
                echo '{{"apiVersion":"{V1}","kind":"ExecCredential","status":{{"token":"'$TOKEN'"}}}}'"#
         );
-        let got = run(&plugin(&script), &server()).expect("a credential");
+        let got = run(&plugin(&script)).expect("a credential");
         assert_eq!(got.token.expect("a token").expose(), "t1");
         assert_eq!(got.expires_in, None);
     }
@@ -202,9 +264,7 @@ mod tests {
             ("echo '{\"secret-token\"}'", "no ExecCredential"),
             ("head -c 2000000 /dev/zero", "more than"),
         ] {
-            let error = run(&plugin(script), &server())
-                .expect_err(words)
-                .to_string();
+            let error = run(&plugin(script)).expect_err(words);
             assert!(error.contains(words), "{error}");
             assert!(!error.contains("secret-token"));
         }
@@ -212,12 +272,30 @@ mod tests {
             command: "/nowhere/plugin".into(),
             ..plugin("")
         };
-        assert!(
-            run(&missing, &server())
-                .expect_err("missing")
-                .to_string()
-                .contains("/nowhere/plugin")
-        );
+        run(&missing).expect_err("missing");
+    }
+
+    #[test]
+    fn tokens_and_client_certificates() {
+        let now = jiff::Timestamp::now();
+        let yields = |status: Value| {
+            let output = json!({"apiVersion": V1, "kind": "ExecCredential", "status": status});
+            parse(output.to_string().as_bytes(), V1, now)
+        };
+        let both = json!({"clientCertificateData": "C", "clientKeyData": "geheim"});
+        let got = yields(both).expect("a certificate");
+        assert!(got.token.is_none() && got.client.is_some());
+        assert!(!format!("{got:?}").contains("geheim"));
+        for bad in [
+            json!({}),
+            json!({"token": ""}),
+            json!({"clientCertificateData": "C"}),
+            json!({"token": "t", "clientKeyData": "geheim"}),
+            json!({"token": "a\nb"}),
+        ] {
+            let error = yields(bad).expect_err("refused");
+            assert!(!error.contains("geheim"), "{error}");
+        }
     }
 
     /// It used to be waited for without a limit, with the lock of the credential
@@ -226,8 +304,8 @@ mod tests {
     fn a_plugin_that_closes_its_output_and_stays_is_ended() {
         let plugin = plugin("exec >&- 2>&-; exec sleep 1000");
         let limit = Duration::from_millis(200);
-        let error = run_within(&plugin, &server(), limit).expect_err("it was killed");
-        assert!(error.to_string().contains("signal"), "{error}");
+        let error = run_within(&plugin, limit).expect_err("it was killed");
+        assert!(error.contains("signal"), "{error}");
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use serde::Deserialize;
-
-use super::credentials::{Auth, Credentials, ExecPlugin, Material, ServerUrl};
+use self::file::{Cluster, Context, Exec, File, Named, User};
+use super::credentials::{Auth, Credentials, Material, ServerUrl};
+use super::exec::{ClusterInfo, ExecPlugin};
 use super::{KubeError, Secret};
+
+mod file;
 
 /// Where to look for kubeconfig files (config-and-state.md §9.4).
 #[derive(Clone, Debug, Default)]
@@ -169,24 +171,47 @@ impl Merged {
             (None, None) => None,
             _ => return Err(KubeError::HalfACertificate),
         };
+        let insecure = cluster.insecure_skip_tls_verify.unwrap_or(false);
+        if insecure && ca.is_some() {
+            return Err(KubeError::InsecureWithCa {
+                cluster: context.cluster.clone(),
+            });
+        }
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let (server_name, proxy) = (given(&cluster.tls_server_name), given(&cluster.proxy_url));
+        let info = ClusterInfo {
+            server: server.to_owned(),
+            ca: ca.clone(),
+            insecure,
+            server_name: server_name.clone(),
+            proxy: proxy.clone(),
+            config: cluster.exec_config(),
+        };
         Ok(Credentials {
             server: ServerUrl::parse(server)?,
             ca,
-            insecure: cluster.insecure_skip_tls_verify.unwrap_or(false),
-            server_name: cluster
-                .tls_server_name
-                .clone()
-                .filter(|name| !name.is_empty()),
-            proxy: cluster.proxy_url.clone().filter(|url| !url.is_empty()),
+            insecure,
+            server_name,
+            proxy,
             client,
-            auth: user.auth(user_dir)?,
+            auth: user.auth(user_dir, info)?,
         })
+    }
+}
+
+impl Cluster {
+    /// What plug-ins are told besides.
+    fn exec_config(&self) -> Option<serde_json::Value> {
+        let mut extensions = self.extensions.iter().flatten();
+        extensions
+            .find(|other| other.name == "client.authentication.k8s.io/exec")
+            .map(|found| found.body.extension.clone())
     }
 }
 
 impl User {
     /// What goes into `Authorization`; certificates are apart from it.
-    fn auth(&self, dir: &Path) -> Result<Auth, KubeError> {
+    fn auth(&self, dir: &Path, cluster: ClusterInfo) -> Result<Auth, KubeError> {
         if let Some(provider) = &self.auth_provider {
             let name = provider.name.clone().unwrap_or_default();
             return Err(KubeError::AuthProvider { name });
@@ -200,7 +225,7 @@ impl User {
             return Ok(Auth::Token(Secret::new(token)));
         }
         if let Some(exec) = &self.exec {
-            return exec.plugin(dir).map(Auth::Exec);
+            return exec.plugin(dir, cluster).map(Auth::Exec);
         }
         if let Some(username) = self.username.as_deref().filter(|name| !name.is_empty()) {
             let password = Secret::new(self.password.as_deref().unwrap_or_default());
@@ -214,7 +239,7 @@ impl User {
 }
 
 impl Exec {
-    fn plugin(&self, dir: &Path) -> Result<ExecPlugin, KubeError> {
+    fn plugin(&self, dir: &Path, cluster: ClusterInfo) -> Result<ExecPlugin, KubeError> {
         let api_version = self.api_version.clone().unwrap_or_default();
         if !matches!(
             api_version.as_str(),
@@ -223,6 +248,15 @@ impl Exec {
             return Err(KubeError::ExecVersion {
                 version: api_version,
             });
+        }
+        match self.interactive_mode.as_deref() {
+            None | Some("Never" | "IfAvailable") => {}
+            // There is nobody to talk to.
+            Some(mode) => {
+                return Err(KubeError::ExecInteractive {
+                    mode: mode.to_owned(),
+                });
+            }
         }
         let command = self.command.clone().unwrap_or_default();
         if command.is_empty() {
@@ -242,7 +276,7 @@ impl Exec {
             env: env
                 .map(|variable| (variable.name.clone(), variable.value.clone()))
                 .collect(),
-            provide_cluster_info: self.provide_cluster_info.unwrap_or(false),
+            cluster: (self.provide_cluster_info == Some(true)).then_some(cluster),
         })
     }
 }
@@ -278,292 +312,8 @@ pub(super) fn read_limited(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct File {
-    current_context: Option<String>,
-    contexts: Option<Vec<Named<ContextBody>>>,
-    clusters: Option<Vec<Named<ClusterBody>>>,
-    users: Option<Vec<Named<UserBody>>>,
-}
-
-#[derive(Deserialize)]
-struct Named<T> {
-    name: String,
-    #[serde(flatten)]
-    body: T,
-}
-
-#[derive(Deserialize)]
-struct ContextBody {
-    #[serde(default)]
-    context: Context,
-}
-
-#[derive(Deserialize)]
-struct ClusterBody {
-    #[serde(default)]
-    cluster: Cluster,
-}
-
-#[derive(Deserialize)]
-struct UserBody {
-    #[serde(default)]
-    user: User,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Context {
-    cluster: String,
-    user: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct Cluster {
-    server: Option<String>,
-    certificate_authority: Option<String>,
-    certificate_authority_data: Option<String>,
-    insecure_skip_tls_verify: Option<bool>,
-    tls_server_name: Option<String>,
-    proxy_url: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct User {
-    token: Option<String>,
-    #[serde(rename = "tokenFile")]
-    token_file: Option<String>,
-    client_certificate: Option<String>,
-    client_certificate_data: Option<String>,
-    client_key: Option<String>,
-    client_key_data: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-    exec: Option<Exec>,
-    auth_provider: Option<AuthProvider>,
-}
-
-#[derive(Deserialize)]
-struct AuthProvider {
-    name: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Exec {
-    api_version: Option<String>,
-    command: Option<String>,
-    args: Option<Vec<String>>,
-    env: Option<Vec<EnvVar>>,
-    provide_cluster_info: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct EnvVar {
-    name: String,
-    #[serde(default)]
-    value: String,
-}
-
 /// A kubeconfig of a thousand clusters with certificates inside is about 6 MiB.
 const MAX_FILE: u64 = 16 << 20;
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn write(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
-        let path = dir.path().join(name);
-        fs::write(&path, text).expect("write");
-        path
-    }
-
-    fn load(text: &str) -> Result<Credentials, KubeError> {
-        let dir = tempfile::tempdir().expect("dir");
-        let explicit = Some(write(&dir, "config", text));
-        Search {
-            explicit,
-            ..Search::default()
-        }
-        .load()
-        .map(|found| found.expect("there is a file"))
-    }
-
-    fn config(cluster: &str, user: &str) -> String {
-        format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts:\n- name: c\n  context: {{cluster: k, user: u, namespace: n}}\n\
-             clusters:\n- name: k\n  cluster: {cluster}\nusers:\n- name: u\n  user: {user}\n"
-        )
-    }
-
-    #[test]
-    fn a_token_and_a_ca_given_as_data() {
-        let text = config(
-            "{server: 'https://10.0.0.1:6443/base/', certificate-authority-data: 'aGk='}",
-            "{token: t0k3n}",
-        );
-        let credentials = load(&text).expect("valid");
-        assert_eq!(credentials.server.endpoint.host, "10.0.0.1");
-        assert_eq!(credentials.server.endpoint.port, 6443);
-        assert_eq!(credentials.server.base, "/base");
-        assert!(matches!(credentials.ca, Some(Material::Pem(pem)) if pem == b"hi"));
-        assert!(matches!(credentials.auth, Auth::Token(token) if token.expose() == "t0k3n"));
-    }
-
-    #[test]
-    fn files_are_relative_to_the_kubeconfig() {
-        let dir = tempfile::tempdir().expect("dir");
-        let text = config(
-            "{server: 'https://h', certificate-authority: pki/ca.crt, tls-server-name: kube, proxy-url: 'http://p:3128', insecure-skip-tls-verify: true}",
-            "{client-certificate: c.crt, client-key: /abs/c.key, tokenFile: tok}",
-        );
-        let explicit = Some(write(&dir, "config", &text));
-        let got = Search {
-            explicit,
-            ..Search::default()
-        }
-        .load()
-        .expect("valid")
-        .expect("found");
-        assert!(
-            matches!(&got.ca, Some(Material::File(path)) if *path == dir.path().join("pki/ca.crt"))
-        );
-        let Some((Material::File(certificate), Material::File(key))) = &got.client else {
-            panic!()
-        };
-        assert_eq!(certificate, &dir.path().join("c.crt"));
-        assert_eq!(key, Path::new("/abs/c.key"));
-        assert!(matches!(&got.auth, Auth::TokenFile(path) if *path == dir.path().join("tok")));
-        assert_eq!(got.server_name.as_deref(), Some("kube"));
-        assert_eq!(got.proxy.as_deref(), Some("http://p:3128"));
-        assert!(got.insecure);
-        assert_eq!(got.server.endpoint.port, 443);
-    }
-
-    #[test]
-    fn several_files_are_merged_and_the_first_wins() {
-        let dir = tempfile::tempdir().expect("dir");
-        let one = write(
-            &dir,
-            "1",
-            "current-context: b\nclusters: [{name: k, cluster: {server: 'https://one'}}]\n",
-        );
-        let two = write(
-            &dir,
-            "2",
-            "current-context: a\nclusters: [{name: k, cluster: {server: 'https://two'}}]\n\
-             contexts: [{name: b, context: {cluster: k}}, {name: a, context: {cluster: missing}}]\nusers: null\n",
-        );
-        let list = format!("{}:/nowhere/at/all::{}", one.display(), two.display());
-        let search = Search {
-            environment: Some(list),
-            ..Search::default()
-        };
-        let got = search.load().expect("valid").expect("found");
-        assert_eq!(got.server.endpoint.host, "one");
-        assert!(matches!(got.auth, Auth::None));
-        let other = Search {
-            context: Some("a".into()),
-            ..search
-        };
-        assert!(
-            other
-                .load()
-                .expect_err("no such cluster")
-                .to_string()
-                .contains("missing")
-        );
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        for (text, words) in [
-            (
-                config("{server: 'https://h'}", "{auth-provider: {name: gcp}}"),
-                "gcp",
-            ),
-            (
-                config("{server: 'https://h'}", "{client-certificate: a}"),
-                "client-key",
-            ),
-            (config("{server: 'ftp://h'}", "{}"), "ftp"),
-            (config("{}", "{}"), "server"),
-            (
-                config(
-                    "{server: 'https://h', certificate-authority-data: '!!'}",
-                    "{}",
-                ),
-                "certificate-authority-data",
-            ),
-            (
-                config(
-                    "{server: 'https://h'}",
-                    "{exec: {apiVersion: v0, command: x}}",
-                ),
-                "v0",
-            ),
-            ("a: [".to_owned(), "line"),
-            ("{}".to_owned(), "current-context"),
-        ] {
-            let error = load(&text).expect_err(words).to_string();
-            assert!(error.contains(words), "{error:?} doesn't say {words:?}");
-        }
-        let missing = Search {
-            explicit: Some("/nowhere/config".into()),
-            ..Search::default()
-        };
-        assert!(
-            missing
-                .load()
-                .expect_err("named but missing")
-                .to_string()
-                .contains("/nowhere/config")
-        );
-    }
-
-    #[test]
-    fn no_kubeconfig_is_none() {
-        let dir = tempfile::tempdir().expect("dir");
-        let list = dir.path().join("none").display().to_string();
-        let search = Search {
-            environment: Some(list),
-            ..Search::default()
-        };
-        assert!(search.load().expect("not an error").is_none());
-        let named = Search {
-            context: Some("prod".to_owned()),
-            ..search
-        };
-        assert!(named.load().is_err(), "a context of no file");
-    }
-
-    #[test]
-    fn exec_plugins() {
-        let text = config(
-            "{server: 'https://h'}",
-            "{exec: {apiVersion: client.authentication.k8s.io/v1, command: get-token, args: [a, b], env: [{name: X, value: '1'}], provideClusterInfo: true}}",
-        );
-        let Auth::Exec(plugin) = load(&text).expect("valid").auth else {
-            panic!()
-        };
-        assert_eq!(plugin.command, Path::new("get-token"));
-        assert_eq!(plugin.args, ["a", "b"]);
-        assert_eq!(plugin.env, [("X".to_owned(), "1".to_owned())]);
-        assert!(plugin.provide_cluster_info);
-        // kubectl asks a plug-in only where nothing else is given.
-        let text = text.replace("{exec", "{token: t, exec");
-        assert!(matches!(load(&text).expect("valid").auth, Auth::Token(_)));
-    }
-
-    proptest! {
-        #[test]
-        fn any_file_is_read_or_refused(text in ".*") {
-            let _ = load(&text);
-        }
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! travel on connections of their own.
 
 mod api_server;
+mod authorizer;
 mod credentials;
 mod exec;
 mod kubeconfig;
@@ -14,7 +15,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use api_server::{ApiError, ApiServer};
-pub use credentials::{Auth, Authorizer, Credentials, Material, ServerUrl, in_cluster, read_token};
+pub use credentials::{Auth, Credentials, Material, ServerUrl, in_cluster, read_token};
+pub use exec::{ClusterInfo, ExecPlugin};
 pub use kubeconfig::Search;
 
 use crate::config::Secret;
@@ -53,6 +55,14 @@ pub enum KubeError {
     ExecVersion { version: String },
     #[error("an exec plug-in without a command")]
     ExecCommand,
+    #[error(
+        "exec plug-in with interactiveMode {mode}; there is nobody to talk to: Never and IfAvailable are supported"
+    )]
+    ExecInteractive { mode: String },
+    #[error(
+        "cluster {cluster:?} has insecure-skip-tls-verify and a certificate authority; only one of them makes sense"
+    )]
+    InsecureWithCa { cluster: String },
     #[error("exec plug-in {command}: {why}")]
     Exec { command: String, why: String },
     #[error("{}: not a token (one line of visible characters)", path.display())]

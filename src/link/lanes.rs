@@ -80,14 +80,14 @@ impl Bulk {
         Some(wait)
     }
 
-    /// Gives up waiting; false when the message has left the waiting line before.
-    pub(super) fn give_up(&mut self, wait: &Arc<Wait>) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|(_, other)| !Arc::ptr_eq(other, wait));
-        let left = self.waiting.len() < before;
+    /// Gives up waiting; `None` when the message has left the waiting line before.
+    pub(super) fn give_up(&mut self, wait: &Arc<Wait>) -> Option<Message> {
+        let waits = |(_, other): &(_, Arc<Wait>)| Arc::ptr_eq(other, wait);
+        let at = self.waiting.iter().position(waits)?;
+        let (message, _) = self.waiting.remove(at)?;
         // A small message may have waited behind this one.
         self.admit_waiting();
-        left
+        Some(message)
     }
 
     /// Gives room back that written messages took, to those who wait for it.
@@ -270,8 +270,8 @@ mod tests {
         assert!(bulk.push(message(100)).is_none());
         let large = bulk.push(message(200)).expect("no room");
         let small = bulk.push(message(1)).expect("waits behind it");
-        assert!(bulk.give_up(&large));
-        assert!(!bulk.give_up(&large));
+        assert!(bulk.give_up(&large).is_some());
+        assert!(bulk.give_up(&large).is_none());
         assert_eq!(small.outcome(), Some(Waited::Admitted));
     }
 

@@ -1,5 +1,9 @@
 //! An outgoing message: its payload with room in front for the frame header.
 
+use std::any::Any;
+use std::fmt;
+use std::mem;
+
 use super::frame::MAX_HEADER;
 
 /// What the payload is.
@@ -12,11 +16,14 @@ pub enum Kind {
 /// A text or binary message that is ready to be sent. It is encoded straight into
 /// the buffer that goes out, behind the room for its header: no copy is made
 /// between the encoder and the encryption.
-#[derive(Debug)]
 pub struct Message {
     buf: Vec<u8>,
     kind: Kind,
+    held: Option<Box<dyn Any + Send>>,
+    owner: Option<Owner>,
 }
+
+type Owner = Box<dyn FnOnce(Message) + Send>;
 
 impl Message {
     /// A text message; `encode` appends its payload (UTF-8) to the buffer.
@@ -35,7 +42,47 @@ impl Message {
         buf.resize(HEADROOM, 0);
         encode(&mut buf);
         debug_assert!(buf.len() >= HEADROOM, "the encoder only appends");
-        Self { buf, kind }
+        Self {
+            buf,
+            kind,
+            held: None,
+            owner: None,
+        }
+    }
+
+    /// Keeps `what` (room in a budget, say) as long as the message takes memory.
+    #[must_use]
+    pub fn holding(mut self, what: impl Any + Send) -> Self {
+        self.held = Some(Box::new(what));
+        self
+    }
+
+    /// Gives the message to `owner`, whole and unchanged, if it comes to its end
+    /// unsent: the link was closed already or ended while it waited for room, was
+    /// queued or was half written (a peer drops half a message together with its
+    /// connection). Not if its sender is told [`Cancelled`](super::SendError::Cancelled).
+    ///
+    /// Sent means given to the system; whether the peer got it, nobody knows. Of a
+    /// write call that failed nobody knows either how far it came: all its messages
+    /// count as unsent, so one of them may come twice.
+    ///
+    /// `owner` is called on any thread, with locks of the link held: it must not
+    /// wait, and not speak to a link. At the latest when [`Link::wait`](super::Link::wait)
+    /// returns, it has been called.
+    #[must_use]
+    pub fn or_back_to(mut self, owner: impl FnOnce(Message) + Send + 'static) -> Self {
+        self.owner = Some(Box::new(owner));
+        self
+    }
+
+    /// True when somebody wants it back if it isn't sent.
+    pub(super) fn has_owner(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    /// It was sent, or nobody shall send it: its owner doesn't get it back.
+    pub(crate) fn settle(&mut self) {
+        self.owner = None;
     }
 
     pub fn kind(&self) -> Kind {
@@ -62,8 +109,30 @@ impl Message {
     }
 
     /// Headroom and payload, for the writer, which masks the payload where it lies.
-    pub(super) fn into_buf(self) -> Vec<u8> {
-        self.buf
+    pub(super) fn buf(&mut self) -> &mut [u8] {
+        &mut self.buf
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("kind", &self.kind)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        if let Some(owner) = self.owner.take() {
+            owner(Self {
+                buf: mem::take(&mut self.buf),
+                kind: self.kind,
+                held: self.held.take(),
+                owner: None,
+            });
+        }
     }
 }
 

@@ -159,6 +159,8 @@ impl Link {
 
     /// Queues a message. Control: never waits (a full lane ends the link).
     /// Bulk: waits for room until there is some, the link ends or `cancel` fires.
+    /// Success means queued; what is lost later can be had back
+    /// ([`Message::or_back_to`]).
     pub fn send(&self, lane: Lane, message: Message, cancel: &Cancel) -> Result<(), SendError> {
         match lane {
             Lane::Bulk => self.0.outbox.send_bulk(message, cancel),
@@ -185,6 +187,12 @@ impl Link {
     /// False once the link is closing, lost or ended.
     pub fn is_open(&self) -> bool {
         !self.0.is_closing()
+    }
+
+    /// Senders that wait for room in the bulk lane.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.outbox.waiting()
     }
 
     /// Waits until its threads have ended and says how it went. Not from a

@@ -144,8 +144,9 @@ impl Outbox {
     }
 
     /// Queues a bulk message; waits for room in the order of arrival.
-    pub(super) fn send_bulk(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+    pub(super) fn send_bulk(&self, mut message: Message, cancel: &Cancel) -> Result<(), SendError> {
         if let Some(reason) = cancel.reason() {
+            message.settle();
             return Err(SendError::Cancelled(reason));
         }
         let wait = {
@@ -181,11 +182,16 @@ impl Outbox {
         }
     }
 
+    /// False when the wait was over before.
     fn give_up(&self, wait: &Arc<Wait>) -> bool {
-        let left = self.state.lock().lanes.bulk.give_up(wait);
+        let message = self.state.lock().lanes.bulk.give_up(wait);
         // Those behind may have been admitted.
         self.work.notify_one();
-        left
+        let Some(mut message) = message else {
+            return false;
+        };
+        message.settle();
+        true
     }
 
     /// Asks for a ping frame.

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
-use super::frame::{CloseFrame, Header, Opcode, mask};
+use super::frame::{CloseFrame, Header, MAX_HEADER, Opcode, mask};
 use super::lanes::OVERHEAD;
 use super::message::{FRAGMENT, HEADROOM, Kind, Message};
 use super::outbox::{Batch, GATHER_MESSAGES, Jobs, Step};
@@ -102,14 +102,20 @@ impl Writer {
                     sent.room += OVERHEAD;
                 }
             }
-            *slice = IoSlice::new(&outgoing.buf[frame]);
+            *slice = IoSlice::new(&outgoing.message.buf()[frame]);
         }
         if sent.bytes > 0 {
             self.write.write_all(&slices[..=count])?;
         } else if batch.jobs.flush {
             self.write.flush()?;
         }
-        self.outgoing.retain(|outgoing| !outgoing.is_complete());
+        self.outgoing.retain_mut(|outgoing| {
+            let complete = outgoing.is_complete();
+            if complete {
+                outgoing.message.settle();
+            }
+            !complete
+        });
         debug_assert!(self.outgoing.len() <= 1, "frames of messages are mixed");
         Ok(sent)
     }
@@ -144,21 +150,31 @@ impl Writer {
 
 /// A message on its way out.
 struct Outgoing {
-    /// Headroom and payload.
-    buf: Vec<u8>,
-    kind: Kind,
+    message: Message,
     lane: Lane,
     /// Where the payload of the next frame begins.
     at: usize,
+    /// The frames so far, if the message goes back to its owner when it can't be
+    /// sent.
+    framed: Vec<Framed>,
+}
+
+/// What becoming a frame has changed in the buffer of a message.
+struct Framed {
+    header: Range<usize>,
+    /// What stood in the place of the header.
+    covered: [u8; MAX_HEADER],
+    payload: Range<usize>,
+    key: Option<[u8; 4]>,
 }
 
 impl Outgoing {
     fn new((lane, message): (Lane, Message)) -> Self {
         Self {
-            kind: message.kind(),
-            buf: message.into_buf(),
+            message,
             lane,
             at: HEADROOM,
+            framed: Vec::new(),
         }
     }
 
@@ -167,29 +183,59 @@ impl Outgoing {
     /// the frame before, which has been sent.
     fn next_frame(&mut self, keys: &mut Keys) -> io::Result<Range<usize>> {
         let first = self.at == HEADROOM;
-        let end = self.buf.len().min(self.at + FRAGMENT);
+        let kind = self.message.kind();
+        let wanted_back = self.message.has_owner();
+        let buf = self.message.buf();
+        let payload = self.at..buf.len().min(self.at + FRAGMENT);
         let header = Header {
-            fin: end == self.buf.len(),
-            opcode: match self.kind {
+            fin: payload.end == buf.len(),
+            opcode: match kind {
                 _ if !first => Opcode::Continuation,
                 Kind::Text => Opcode::Text,
                 Kind::Binary => Opcode::Binary,
             },
             mask: keys.next()?,
-            len: (end - self.at) as u64,
+            len: payload.len() as u64,
         };
-        if let Some(key) = header.mask {
-            mask(&mut self.buf[self.at..end], key, 0);
-        }
         let (head, size) = header.encode();
-        let begin = self.at - size;
-        self.buf[begin..self.at].copy_from_slice(&head[..size]);
-        self.at = end;
-        Ok(begin..end)
+        let place = payload.start - size..payload.start;
+        if wanted_back {
+            let mut covered = [0; MAX_HEADER];
+            covered[..size].copy_from_slice(&buf[place.clone()]);
+            self.framed.push(Framed {
+                header: place.clone(),
+                covered,
+                payload: payload.clone(),
+                key: header.mask,
+            });
+        }
+        if let Some(key) = header.mask {
+            mask(&mut buf[payload.clone()], key, 0);
+        }
+        buf[place.clone()].copy_from_slice(&head[..size]);
+        self.at = payload.end;
+        Ok(place.start..payload.end)
     }
 
     fn is_complete(&self) -> bool {
-        self.at == self.buf.len()
+        self.at == HEADROOM + self.message.len()
+    }
+}
+
+impl Drop for Outgoing {
+    /// Its owner gets the message as it was.
+    fn drop(&mut self) {
+        if !self.message.has_owner() {
+            return;
+        }
+        let buf = self.message.buf();
+        for frame in self.framed.drain(..).rev() {
+            if let Some(key) = frame.key {
+                mask(&mut buf[frame.payload], key, 0);
+            }
+            let size = frame.header.len();
+            buf[frame.header].copy_from_slice(&frame.covered[..size]);
+        }
     }
 }
 

@@ -122,13 +122,13 @@ fn call(path: &Path, request: &Request) -> io::Result<Answer> {
 }
 
 /// The listening side, until it is dropped.
-pub(crate) struct Desk {
+pub(crate) struct AdminSocket {
     cancel: Cancel,
     thread: Option<JoinHandle<Option<()>>>,
     path: PathBuf,
 }
 
-impl Desk {
+impl AdminSocket {
     /// Listens in `directory`. Called by who has the database open, so a socket
     /// that is there is left over from a crash.
     pub(crate) fn open(directory: &Path, hub: Arc<Hub>) -> io::Result<Self> {
@@ -151,7 +151,7 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
+impl Drop for AdminSocket {
     fn drop(&mut self) {
         self.cancel.cancel(crate::net::Reason::Shutdown);
         drop(std::fs::remove_file(&self.path));
@@ -273,7 +273,7 @@ mod tests {
         let hub = Arc::new(Hub::new(Registry::open(dir.path()).expect("opens")));
         // Left over from a crash.
         drop(UnixListener::bind(dir.path().join(SOCKET)).expect("bound"));
-        let desk = Desk::open(dir.path(), hub.clone()).expect("listens");
+        let socket = AdminSocket::open(dir.path(), hub.clone()).expect("listens");
         let Ok(Answer::Created { token, text }) = ask(dir.path(), &create()) else {
             panic!("no token")
         };
@@ -292,7 +292,7 @@ mod tests {
             panic!("no clusters")
         };
         assert_eq!((clusters.len(), clusters[0].connected), (1, false));
-        drop(desk);
+        drop(socket);
         drop(hub);
         assert_eq!(tokens(dir.path()), []);
     }
@@ -301,7 +301,7 @@ mod tests {
     fn a_caller_that_says_nothing_or_nonsense_stops_nobody() {
         let dir = directory();
         let hub = Arc::new(Hub::new(Registry::open(dir.path()).expect("opens")));
-        let _desk = Desk::open(dir.path(), hub).expect("listens");
+        let _socket = AdminSocket::open(dir.path(), hub).expect("listens");
         let path = dir.path().join(SOCKET);
         drop(UnixStream::connect(&path).expect("connected"));
         let mut nonsense = UnixStream::connect(&path).expect("connected");

@@ -5,45 +5,50 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
+use super::agent_connection::AgentConnection;
+use super::agent_event::AgentEvent;
+use super::agent_receiver::AgentReceiver;
 use super::dialogue::{Dialogue, Endpoint, Next};
-use super::hub::{Hub, TooMany};
-use super::inbox::{Event, Inbox};
+use super::hub::{Hub, TooManyConnections};
 use super::name::ClusterName;
-use super::session::Session;
 use crate::link::{Link, Role, Settings, upgrade};
 use crate::net::{Deadline, Halves};
 use crate::threads::{self, SpawnError, Stack};
 
-/// A place among the connections; given back when dropped.
-pub(crate) struct Place {
+/// A slot among the connections; given back when dropped.
+pub(crate) struct AgentSlot {
     hub: Arc<Hub>,
-    session: Arc<Session>,
+    connection: Arc<AgentConnection>,
 }
 
-impl Place {
+impl AgentSlot {
     /// Takes one for the holder of an agent's token, before the upgrade is answered.
-    pub(crate) fn take(hub: &Arc<Hub>, token: &str) -> Result<Self, TooMany> {
+    pub(crate) fn take(hub: &Arc<Hub>, token: &str) -> Result<Self, TooManyConnections> {
         let now = jiff::Timestamp::now().as_second();
-        let session = Arc::new(Session::new(token.to_owned(), now, hub.budget.clone()));
-        hub.enter(&session)?;
+        let connection = Arc::new(AgentConnection::new(
+            token.to_owned(),
+            now,
+            hub.budget.clone(),
+        ));
+        hub.enter(&connection)?;
         Ok(Self {
             hub: hub.clone(),
-            session,
+            connection,
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for AgentSlot {
     fn drop(&mut self) {
-        self.session.closed();
-        self.hub.leave(&self.session);
+        self.connection.on_link_ended();
+        self.hub.leave(&self.connection);
     }
 }
 
 /// Answers the upgrade request that these headers belong to and serves the
 /// connection on a thread of its own.
 pub(crate) fn serve(
-    place: Place,
+    slot: AgentSlot,
     cluster: ClusterName,
     endpoint: Endpoint,
     headers: Vec<(String, String)>,
@@ -55,19 +60,19 @@ pub(crate) fn serve(
             log::info!(cluster = cluster.as_str(); "an agent's upgrade failed: {error}");
             return;
         }
-        run(&place, cluster, endpoint, halves);
+        run(&slot, cluster, endpoint, halves);
     })
     .map(drop)
 }
 
-fn run(place: &Place, cluster: ClusterName, endpoint: Endpoint, halves: Halves) {
+fn run(slot: &AgentSlot, cluster: ClusterName, endpoint: Endpoint, halves: Halves) {
     let (sender, events) = bounded(EVENTS);
-    let session = &place.session;
+    let connection = &slot.connection;
     let mut settings = Settings::new(Role::Server);
     settings.max_message = MAX_MESSAGE;
     let started = Link::start(halves, settings, |link| {
-        session.connect(Box::new(link.clone()));
-        Inbox::new(session.clone(), sender)
+        connection.connect(Box::new(link.clone()));
+        AgentReceiver::new(connection.clone(), sender)
     });
     let link = match started {
         Ok(link) => link,
@@ -76,8 +81,8 @@ fn run(place: &Place, cluster: ClusterName, endpoint: Endpoint, halves: Halves) 
             return;
         }
     };
-    let (hub, name) = (place.hub.clone(), cluster.as_str().to_owned());
-    let mut dialogue = Dialogue::new(hub, session.clone(), cluster, endpoint, Instant::now());
+    let (hub, name) = (slot.hub.clone(), cluster.as_str().to_owned());
+    let mut dialogue = Dialogue::new(hub, connection.clone(), cluster, endpoint, Instant::now());
     talk(&mut dialogue, &events, &link);
     let ending = link.wait();
     log::info!(
@@ -92,7 +97,7 @@ fn run(place: &Place, cluster: ClusterName, endpoint: Endpoint, halves: Halves) 
 }
 
 /// Runs the dialogue until one side has enough.
-fn talk(dialogue: &mut Dialogue, events: &Receiver<Event>, link: &Link) {
+fn talk(dialogue: &mut Dialogue, events: &Receiver<AgentEvent>, link: &Link) {
     let mut next = dialogue.start();
     loop {
         match next {

@@ -5,8 +5,8 @@
 
 use serde_json::{Value, json};
 
+use super::agent_event::{Heartbeat, RegisterRequest};
 use super::hub::{ClusterView, Hub, NotRegistered};
-use super::inbox::{Beat, Registration};
 use super::name::ClusterName;
 use super::token::{Grant, Scope};
 use crate::wire::{Payload, from_agent};
@@ -78,7 +78,7 @@ fn register(
     payload: &Payload<'_>,
 ) -> Reply {
     let registration = from_agent::Registration::parse(payload);
-    match hub.register(cluster, Registration::from_wire(&registration)) {
+    match hub.register(cluster, RegisterRequest::from_wire(&registration)) {
         Ok(cluster) => {
             let mut body = json!({
                 "success": true,
@@ -101,7 +101,7 @@ fn register(
 }
 
 fn heartbeat(hub: &Hub, cluster: &ClusterName, cluster_id: &str, payload: &Payload<'_>) -> Reply {
-    let beat = Beat::from_wire(&from_agent::HeartbeatReport::parse(payload));
+    let beat = Heartbeat::from_wire(&from_agent::HeartbeatReport::parse(payload));
     let known = hub.registry.cluster(cluster);
     match known.filter(|known| known.id == cluster_id && known.id == beat.cluster_id) {
         None => Reply::error(404, "cluster not registered"),

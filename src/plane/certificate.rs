@@ -1,7 +1,7 @@
 //! The plane's certificate: a given one, or one of its own making that agents
 //! trust by its file.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -166,7 +166,8 @@ fn generate(
     write(chain, certificate.pem().as_bytes(), 0o644)
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all, and for good: what is written after it is on
+/// the disk after it, also after a power cut.
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), CertificateError> {
     let new = path.with_extension("new");
     let written = (|| {
@@ -179,7 +180,9 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), CertificateError>
             .open(&new)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&new, path)
+        fs::rename(&new, path)?;
+        // The folder.
+        File::open(path.with_file_name("."))?.sync_all()
     })();
     written.map_err(|cause| file_error(path, cause))
 }

@@ -1,19 +1,19 @@
 //! What is said on an agent's connection besides requests: hello, registration,
 //! heartbeats (control-channel.md §6, §7; decisions.md §6.1, §6.4).
 //!
-//! Runs on the session's own thread, event by event, because a registration waits
+//! Runs on the connection's own thread, event by event, because a registration waits
 //! for the disk; `now` is an argument.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::agent_connection::AgentConnection;
+use super::agent_event::{AgentEvent, Heartbeat, RegisterRequest};
 use super::hub::{Hub, NotRegistered};
-use super::inbox::{Beat, Event, FLOW, Registration};
 use super::name::ClusterName;
-use super::session::Session;
 use crate::link::SendError;
-use crate::wire::from_agent;
 use crate::wire::to_agent::{self, RegisterSuccess};
+use crate::wire::{FLOW, from_agent};
 
 /// Which endpoint an agent has dialled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) enum Next {
 
 pub(crate) struct Dialogue {
     hub: Arc<Hub>,
-    session: Arc<Session>,
+    connection: Arc<AgentConnection>,
     /// The cluster that the agent's token was made for.
     cluster: ClusterName,
     endpoint: Endpoint,
@@ -45,13 +45,13 @@ pub(crate) struct Dialogue {
     hello: Hello,
     /// A heartbeat came before the answer to our hello.
     owes_ack: bool,
-    agent: Agent,
+    identity: Identity,
     /// Without a registration or heartbeat until then the connection is closed.
     idle_until: Option<Instant>,
 }
 
 /// Who is at the other end.
-enum Agent {
+enum Identity {
     Unknown,
     /// A gateway's connection doesn't say: whoever registered last, most likely.
     Presumed(String),
@@ -59,7 +59,7 @@ enum Agent {
     Known(String),
 }
 
-impl Agent {
+impl Identity {
     fn id(&self) -> Option<&str> {
         match self {
             Self::Unknown => None,
@@ -74,27 +74,27 @@ enum Hello {
     },
     Answered,
     /// Too late for an answer: this connection goes on without features.
-    Given,
+    TimedOut,
 }
 
 impl Dialogue {
     pub(crate) fn new(
         hub: Arc<Hub>,
-        session: Arc<Session>,
+        connection: Arc<AgentConnection>,
         cluster: ClusterName,
         endpoint: Endpoint,
         now: Instant,
     ) -> Self {
         Self {
             hub,
-            session,
+            connection,
             cluster,
             endpoint,
             hello: Hello::Awaited {
                 until: now + HELLO_LIMIT,
             },
             owes_ack: false,
-            agent: Agent::Unknown,
+            identity: Identity::Unknown,
             idle_until: Some(now + IDLE_LIMIT),
         }
     }
@@ -102,15 +102,15 @@ impl Dialogue {
     /// The connection stands: what is sent before anything has come.
     pub(crate) fn start(&mut self) -> Next {
         let sent = self
-            .session
+            .connection
             .send_control(128, |buf| to_agent::plane_hello(buf, &[FLOW]));
         if sent.is_err() {
-            return Next::Abort("the connection was lost");
+            return next_after(sent);
         }
         if let Endpoint::Gateway { cluster_id } = &self.endpoint {
             let known = self.hub.registry.cluster(&self.cluster);
             match known.filter(|known| known.id == *cluster_id) {
-                Some(known) => self.agent = Agent::Presumed(known.agent.id),
+                Some(known) => self.identity = Identity::Presumed(known.agent.id),
                 None => return self.unknown_cluster(None),
             }
         }
@@ -121,7 +121,7 @@ impl Dialogue {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let hello = match self.hello {
             Hello::Awaited { until } => Some(until),
-            Hello::Answered | Hello::Given => None,
+            Hello::Answered | Hello::TimedOut => None,
         };
         [hello, self.idle_until].into_iter().flatten().min()
     }
@@ -131,42 +131,42 @@ impl Dialogue {
             return Next::Close(1000, "nothing was registered");
         }
         if matches!(self.hello, Hello::Awaited { until } if until <= now) {
-            self.hello = Hello::Given;
+            self.hello = Hello::TimedOut;
             return self.settled();
         }
         Next::Continue
     }
 
-    pub(crate) fn handle(&mut self, event: Event) -> Next {
+    pub(crate) fn handle(&mut self, event: AgentEvent) -> Next {
         match event {
-            Event::Hello { flow } => match self.hello {
+            AgentEvent::Hello { flow } => match self.hello {
                 Hello::Awaited { .. } => {
                     self.hello = Hello::Answered;
                     if flow {
-                        self.session.set_metered();
+                        self.connection.set_metered();
                     }
                     self.settled()
                 }
                 // It counts credit for requests for which we don't.
-                Hello::Given if flow => Next::Abort("the answer to plane_hello came too late"),
-                Hello::Answered | Hello::Given => Next::Continue,
+                Hello::TimedOut if flow => Next::Abort("the answer to plane_hello came too late"),
+                Hello::Answered | Hello::TimedOut => Next::Continue,
             },
-            Event::Register {
+            AgentEvent::Register {
                 request_id,
                 registration,
             } => self.register(&request_id, *registration),
-            Event::Heartbeat(beat) => self.heartbeat(&beat),
-            Event::Ping { request_id } => {
+            AgentEvent::Heartbeat(beat) => self.heartbeat(&beat),
+            AgentEvent::Ping { request_id } => {
                 let id = request_id.as_deref();
-                self.said(
-                    self.session
+                next_after(
+                    self.connection
                         .send_control(128, |buf| from_agent::pong(buf, id)),
                 )
             }
         }
     }
 
-    fn register(&mut self, request_id: &str, registration: Registration) -> Next {
+    fn register(&mut self, request_id: &str, registration: RegisterRequest) -> Next {
         let Endpoint::Controller { gateway } = &self.endpoint else {
             return self.error(
                 Some(request_id),
@@ -199,21 +199,21 @@ impl Dialogue {
             status: "registered",
             workspace_id: 1,
         };
-        let sent = self.session.send_control(512, |buf| {
+        let sent = self.connection.send_control(512, |buf| {
             to_agent::register_success(buf, request_id, &success);
         });
         self.idle_until = None;
         if gateway.is_none() {
-            return match self.said(sent) {
+            return match next_after(sent) {
                 Next::Continue => self.identified(&agent_id),
                 over => over,
             };
         }
         // It leaves for the gateway; requests would be lost on the way.
-        self.said(sent)
+        next_after(sent)
     }
 
-    fn heartbeat(&mut self, beat: &Beat) -> Next {
+    fn heartbeat(&mut self, beat: &Heartbeat) -> Next {
         let known = self.hub.registry.cluster(&self.cluster);
         if known.is_none_or(|known| known.id != beat.cluster_id) {
             return self.unknown_cluster(None);
@@ -236,7 +236,7 @@ impl Dialogue {
     }
 
     fn acknowledge(&self) -> Next {
-        self.said(self.session.send_control(128, to_agent::heartbeat_ack))
+        next_after(self.connection.send_control(128, to_agent::heartbeat_ack))
     }
 
     /// The hello is: what waited for that is done.
@@ -249,12 +249,12 @@ impl Dialogue {
 
     /// The agent has said who it is.
     fn identified(&mut self, agent_id: &str) -> Next {
-        if self.agent.id().is_some_and(|known| known != agent_id) {
+        if self.identity.id().is_some_and(|known| known != agent_id) {
             // Not whom we took it for: another agent has registered since.
-            self.hub.detach(&self.session);
+            self.hub.detach(&self.connection);
             return self.not_that_agent(agent_id);
         }
-        self.agent = Agent::Known(agent_id.to_owned());
+        self.identity = Identity::Known(agent_id.to_owned());
         self.attach()
     }
 
@@ -263,13 +263,13 @@ impl Dialogue {
         if matches!(self.hello, Hello::Awaited { .. }) {
             return Next::Continue;
         }
-        match &self.agent {
-            Agent::Unknown => Next::Continue,
-            Agent::Presumed(id) => {
-                self.hub.attach_if_free(&self.cluster, &self.session, id);
+        match &self.identity {
+            Identity::Unknown => Next::Continue,
+            Identity::Presumed(id) => {
+                self.hub.attach_if_free(&self.cluster, &self.connection, id);
                 Next::Continue
             }
-            Agent::Known(id) => match self.hub.attach(&self.cluster, &self.session, id) {
+            Identity::Known(id) => match self.hub.attach(&self.cluster, &self.connection, id) {
                 Ok(()) => Next::Continue,
                 Err(_) => self.not_that_agent(id),
             },
@@ -290,18 +290,17 @@ impl Dialogue {
     }
 
     fn error(&self, request_id: Option<&str>, text: &str) -> Next {
-        self.said(
-            self.session
+        next_after(
+            self.connection
                 .send_control(256, |buf| to_agent::error(buf, request_id, text)),
         )
     }
+}
 
-    #[allow(clippy::unused_self)] // reads as what it is: something was said
-    fn said(&self, sent: Result<(), SendError>) -> Next {
-        match sent {
-            Ok(()) => Next::Continue,
-            Err(_) => Next::Abort("the connection was lost"),
-        }
+fn next_after(sent: Result<(), SendError>) -> Next {
+    match sent {
+        Ok(()) => Next::Continue,
+        Err(_) => Next::Abort("the connection was lost"),
     }
 }
 

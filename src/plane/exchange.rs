@@ -5,17 +5,17 @@
 //! agent without `flow`, by a limit): beyond that the request fails, nobody else.
 //! A slow client holds at most its own window.
 
-use std::collections::VecDeque;
-use std::io::Read;
+mod state;
+
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use super::budget::Budget;
-use super::flow::{Receiving, Sending, UNMETERED_LIMIT};
 use crate::http::Headers;
-use crate::net::{Cancel, Reason};
+use crate::net::{Cancel, Guard, Reason};
 use crate::wire::from_agent::ResponseBody;
+use state::{Piece, State, inflate};
 
 /// The head of an agent's answer, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,36 @@ pub(crate) enum Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stopped;
 
+/// A request and its answer, between the agent's thread and the client's.
+///
+/// The answer ends once. From the agent's side, what came before is still passed on:
+///
+/// | ended by | called by, when | the client's threads get |
+/// | --- | --- | --- |
+/// | [`on_end`], [`on_response`] | `AgentReceiver`: `proxy_response_end`, `proxy_response` | the good end |
+/// | [`on_failure`] | `AgentReceiver`: `proxy_error`, `proxy_response_abort` | [`Failure::Agent`] |
+/// | [`on_agent_gone`] | `AgentConnection::on_link_ended` | [`Failure::AgentGone`] |
+/// | any `on_…` | `AgentReceiver`: a message breaks the protocol | [`Failure::Protocol`] |
+///
+/// From the client's side it ends at once, and what is queued is dropped; the
+/// client's socket is shut down, and a thread that waits for room in the link wakes:
+///
+/// | ended by | called by, when | reason |
+/// | --- | --- | --- |
+/// | [`end`] | `upload`, `relay`: the client sends or takes no more | `Cancelled` |
+/// | | `Hub::revoke_token`: the token of the client was revoked | `Cancelled` |
+/// | | `InFlight`, dropped: the client has its answer, or gets none | `Failed` |
+/// | [`cancel`], by way of [`end_when_cancelled`] | `ClientWatch`: the client has left, or the server cut it | `Cancelled` |
+/// | | [`on_chunk`]: more came than may be kept for it | `Failed` |
+///
+/// [`on_end`]: Self::on_end
+/// [`on_response`]: Self::on_response
+/// [`on_failure`]: Self::on_failure
+/// [`on_agent_gone`]: Self::on_agent_gone
+/// [`on_chunk`]: Self::on_chunk
+/// [`end`]: Self::end
+/// [`cancel`]: Self::cancel
+/// [`end_when_cancelled`]: Self::end_when_cancelled
 pub(crate) struct Exchange {
     id: String,
     /// Whose request it is: the id of the user's token.
@@ -55,51 +85,14 @@ pub(crate) struct Exchange {
     changed: Condvar,
 }
 
-struct State {
-    head: Option<Head>,
-    head_came: bool,
-    queue: VecDeque<Vec<u8>>,
-    /// The queue is one gzipped body (form B).
-    gzipped: bool,
-    /// What all exchanges together may hold; bytes in `queue` are taken from it.
-    budget: Arc<Budget>,
-    receiving: Receiving,
-    sending: Sending,
-    /// The agent has been told of the request.
-    announced: bool,
-    /// The answer is over; what is queued is still to be taken.
-    end: Option<Result<(), Failure>>,
-    /// More came than may be kept for the client.
-    overrun: bool,
-    /// The agent has ended it, or is gone: it needs no `proxy_cancel`.
-    agent_done: bool,
-}
-
 impl Exchange {
     /// `metered`: the agent knows credit.
     pub(crate) fn new(id: String, token: String, metered: bool, budget: Arc<Budget>) -> Self {
-        let (receiving, sending) = if metered {
-            (Receiving::metered(), Sending::metered())
-        } else {
-            (Receiving::unmetered(), Sending::unmetered())
-        };
         Self {
             id,
             token,
             cancel: Cancel::new(),
-            state: Mutex::new(State {
-                head: None,
-                head_came: false,
-                queue: VecDeque::new(),
-                gzipped: false,
-                budget,
-                receiving,
-                sending,
-                announced: false,
-                end: None,
-                overrun: false,
-                agent_done: false,
-            }),
+            state: Mutex::new(State::new(metered, budget)),
             changed: Condvar::new(),
         }
     }
@@ -116,44 +109,39 @@ impl Exchange {
         &self.cancel
     }
 
-    /// Ends it from outside: the client left, the token was revoked, the plane stops.
+    /// Ends it from the client's side.
     pub(crate) fn end(&self, reason: Reason) {
-        self.fail(Failure::Ended(reason));
+        self.state.lock().fail(Failure::Ended(reason));
+        self.changed.notify_all();
         self.cancel.cancel(reason);
+    }
+
+    /// While the guard lives, [`cancel`](Self::cancel) ends it, whoever fires that:
+    /// who waits in here, for the answer or for credit, doesn't wait on the `Cancel`.
+    /// Called by `forward`, once for each exchange.
+    pub(crate) fn end_when_cancelled(self: &Arc<Self>) -> Result<Guard, Reason> {
+        // Weak: the `Cancel` that would hold it is part of it.
+        let weak = Arc::downgrade(self);
+        self.cancel.on_wake(Arc::new(move || {
+            if let Some(exchange) = weak.upgrade() {
+                let reason = exchange.cancel.reason().unwrap_or(Reason::Cancelled);
+                exchange.end(reason);
+            }
+        }))
     }
 
     // What the link-reader calls.
 
     pub(crate) fn on_head(&self, status: u16, headers: Headers) {
-        let mut state = self.state.lock();
-        if state.over() {
-            return;
-        }
-        if size(&headers) > MAX_HEADERS {
-            state.break_off(TOO_MANY_HEADERS);
-        } else if state.head_came {
-            state.break_off("the agent sent two headers for one request");
-        } else {
-            state.head_came = true;
-            state.head = Some(Head { status, headers });
-        }
-        self.changed.notify_all();
+        self.take_in(|state| state.on_head(status, headers));
     }
 
-    /// Base64, decoded straight into the queue.
+    /// `data` is base64.
     pub(crate) fn on_chunk(&self, data: &str) {
-        let mut state = self.state.lock();
-        if state.over() {
-            return;
-        }
-        if state.head_came {
-            state.append(data);
-        } else {
-            state.break_off("the agent sent a body before its header");
-        }
-        let overrun = state.overrun;
-        drop(state);
-        self.changed.notify_all();
+        let overrun = self.take_in(|state| {
+            state.on_chunk(data);
+            state.overrun
+        });
         if overrun {
             // Who should pass it on waits for a client that may never read again.
             self.cancel.cancel(Reason::Failed);
@@ -161,66 +149,34 @@ impl Exchange {
     }
 
     pub(crate) fn on_end(&self) {
-        let mut state = self.state.lock();
-        state.agent_done = true;
-        if !state.over() {
-            state.end = Some(if state.head_came {
-                Ok(())
-            } else {
-                // An original agent's handler that wrote nothing
-                // (control-channel.md §8.6).
-                Err(Failure::Protocol("the agent ended without an answer"))
-            });
-        }
-        self.changed.notify_all();
+        self.take_in(State::on_end);
     }
 
     /// Form B, whole.
     pub(crate) fn on_response(&self, status: u16, headers: Headers, body: &ResponseBody<'_>) {
-        let mut state = self.state.lock();
-        state.agent_done = true;
-        if !state.over() {
-            if size(&headers) > MAX_HEADERS {
-                state.break_off(TOO_MANY_HEADERS);
-            } else if state.head_came {
-                state.break_off("the agent answered twice");
-            } else {
-                state.head_came = true;
-                state.head = Some(Head { status, headers });
-                match body {
-                    ResponseBody::Empty => {}
-                    ResponseBody::Base64(data) => state.append(data),
-                    ResponseBody::Gzip(data) => {
-                        state.gzipped = true;
-                        state.append(data);
-                    }
-                }
-                if !state.over() {
-                    state.end = Some(Ok(()));
-                }
-            }
-        }
-        self.changed.notify_all();
+        self.take_in(|state| state.on_response(status, headers, body));
     }
 
     /// `proxy_error` or `proxy_response_abort`.
     pub(crate) fn on_failure(&self, text: &str) {
-        self.state.lock().agent_done = true;
-        self.fail(Failure::Agent(super::registry::tidy(text)));
+        let failure = Failure::Agent(super::registry::tidy(text));
+        self.take_in(|state| state.on_failure(failure));
     }
 
     /// The agent's connection has ended.
     pub(crate) fn on_agent_gone(&self) {
-        self.state.lock().agent_done = true;
-        self.fail(Failure::AgentGone);
-        // An upload may wait for room in a link that is no more.
-        self.changed.notify_all();
+        self.take_in(|state| state.on_failure(Failure::AgentGone));
     }
 
     /// The agent may be sent more of the body.
     pub(crate) fn on_credit(&self, credit: u64) {
-        self.state.lock().sending.grant(credit);
+        self.take_in(|state| state.sending.grant(credit));
+    }
+
+    fn take_in<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock());
         self.changed.notify_all();
+        result
     }
 
     // What the client's threads call.
@@ -255,11 +211,14 @@ impl Exchange {
             if let Some(Err(failure @ Failure::Ended(_))) = &state.end {
                 return Err(failure.clone());
             }
-            if state.gzipped {
-                return Self::inflate(state);
-            }
-            if let Some(piece) = state.pop() {
-                return Ok(Some(piece));
+            match state.pop() {
+                Some(Piece::Plain(piece)) => return Ok(Some(piece)),
+                Some(Piece::Gzip(packed)) => {
+                    drop(state);
+                    let body = inflate(&packed)?;
+                    return Ok((!body.is_empty()).then_some(body));
+                }
+                None => {}
             }
             if let Some(end) = &state.end {
                 return end.clone().map(|()| None);
@@ -274,7 +233,7 @@ impl Exchange {
         let held = state.receiving.held();
         // An inflated body is longer than what was received.
         let credit = state.receiving.pass_on(held.min(bytes as u64));
-        credit.filter(|_| !state.over())
+        credit.filter(|_| !state.is_over())
     }
 
     /// Waits until the agent takes up to `wanted` (not 0) bytes of the request's
@@ -282,7 +241,7 @@ impl Exchange {
     pub(crate) fn take_credit(&self, wanted: usize) -> Result<usize, Stopped> {
         let mut state = self.state.lock();
         loop {
-            if state.over() {
+            if state.is_over() {
                 return Err(Stopped);
             }
             match state.sending.take(wanted) {
@@ -297,116 +256,7 @@ impl Exchange {
         let state = self.state.lock();
         state.announced && !state.agent_done
     }
-
-    /// Nobody takes the answer any more; who still sends stops.
-    pub(crate) fn close(&self) {
-        self.fail(Failure::Ended(Reason::Failed));
-        self.cancel.cancel(Reason::Failed);
-    }
-
-    fn fail(&self, failure: Failure) {
-        let mut state = self.state.lock();
-        match &state.end {
-            // Nobody is left to take what is queued.
-            Some(_) if matches!(failure, Failure::Ended(_)) => state.end = Some(Err(failure)),
-            Some(_) => {}
-            None => state.end = Some(Err(failure)),
-        }
-        self.changed.notify_all();
-    }
-
-    /// The whole of a gzipped body; nobody else waits for this thread.
-    fn inflate(mut state: MutexGuard<'_, State>) -> Result<Option<Vec<u8>>, Failure> {
-        state.gzipped = false;
-        let Some(packed) = state.pop() else {
-            return Ok(None);
-        };
-        drop(state);
-        let mut body = Vec::new();
-        let unpacked = flate2::read::MultiGzDecoder::new(packed.as_slice())
-            .take(UNMETERED_LIMIT + 1)
-            .read_to_end(&mut body);
-        match unpacked {
-            Err(_) => Err(Failure::Protocol("the agent's answer is no valid gzip")),
-            Ok(length) if length as u64 > UNMETERED_LIMIT => Err(Failure::Protocol(
-                "the agent's answer is larger than 8 MiB and was not streamed",
-            )),
-            Ok(0) => Ok(None),
-            Ok(_) => Ok(Some(body)),
-        }
-    }
 }
-
-impl State {
-    fn over(&self) -> bool {
-        self.end.is_some()
-    }
-
-    fn pop(&mut self) -> Option<Vec<u8>> {
-        let piece = self.queue.pop_front()?;
-        self.budget.give_back(piece.len());
-        Some(piece)
-    }
-
-    fn break_off(&mut self, why: &'static str) {
-        self.end = Some(Err(Failure::Protocol(why)));
-    }
-
-    fn append(&mut self, data: &str) {
-        let base64 = base64_simd::STANDARD;
-        let Ok(length) = base64.decoded_length(data.as_bytes()) else {
-            return self.break_off("the agent sent a body that is not base64");
-        };
-        if self.receiving.receive(length as u64).is_err() {
-            self.overrun = true;
-            return self.break_off("the agent sent more than the client could take");
-        }
-        if !self.budget.take(length) {
-            self.overrun = true;
-            return self.break_off("the plane holds as many answers for slow clients as it may");
-        }
-        // Small pieces share a buffer: a million of one byte must not take a
-        // million allocations.
-        let needs_new = self
-            .queue
-            .back()
-            .is_none_or(|last| last.capacity() - last.len() < length);
-        if needs_new {
-            self.queue.push_back(Vec::with_capacity(length.max(SMALL)));
-        }
-        let Some(buffer) = self.queue.back_mut() else {
-            return;
-        };
-        let before = buffer.len();
-        if base64.decode_append(data.as_bytes(), buffer).is_err() {
-            buffer.truncate(before);
-            self.budget.give_back(length);
-            self.break_off("the agent sent a body that is not base64");
-        }
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        while self.pop().is_some() {}
-    }
-}
-
-fn size(headers: &Headers) -> usize {
-    headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len() + 64)
-        .sum()
-}
-
-/// Headers of an answer, in bytes: more than any API server sends.
-const MAX_HEADERS: usize = 256 * 1024;
-
-const TOO_MANY_HEADERS: &str = "the agent sent more than 256 KiB of headers";
-
-/// What a buffer of the queue has room for at least, in bytes: about two watch
-/// events.
-const SMALL: usize = 2 * 1024;
 
 #[cfg(test)]
 mod tests;

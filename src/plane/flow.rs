@@ -1,11 +1,10 @@
 //! Credit for bodies (decisions.md §6.2, feature `flow`), as pure accounting.
 //!
-//! One side may send as many decoded bytes as the other has granted: [`WINDOW`]
+//! One side may send as many decoded bytes as the other has granted: [`INITIAL_CREDIT`]
 //! to begin with, then what each `proxy_flow` adds. The receiver grants again what
 //! it has passed on, so what it holds is never more than the window.
 
-/// What each direction of a request begins with, in decoded bytes.
-pub(crate) const WINDOW: u64 = 1024 * 1024;
+use crate::wire::INITIAL_CREDIT;
 
 /// What is kept of an answer from an agent without `flow`, in decoded bytes.
 pub(crate) const UNMETERED_LIMIT: u64 = 8 * 1024 * 1024;
@@ -28,7 +27,7 @@ pub(crate) struct Receiving {
 impl Receiving {
     /// From an agent that knows credit.
     pub(crate) fn metered() -> Self {
-        Self::new(true, WINDOW)
+        Self::new(true, INITIAL_CREDIT)
     }
 
     /// From an agent that doesn't: nothing is granted, but no more is kept than
@@ -87,7 +86,9 @@ pub(crate) struct Sending {
 
 impl Sending {
     pub(crate) fn metered() -> Self {
-        Self { left: Some(WINDOW) }
+        Self {
+            left: Some(INITIAL_CREDIT),
+        }
     }
 
     pub(crate) fn unmetered() -> Self {
@@ -123,10 +124,10 @@ mod tests {
     #[test]
     fn a_sender_that_ignores_credit_is_found_at_its_first_byte_too_many() {
         let mut receiving = Receiving::metered();
-        assert_eq!(receiving.receive(WINDOW), Ok(()));
+        assert_eq!(receiving.receive(INITIAL_CREDIT), Ok(()));
         assert_eq!(receiving.receive(1), Err(Overrun));
         assert_eq!(receiving.receive(u64::MAX), Err(Overrun));
-        assert_eq!(receiving.held(), WINDOW);
+        assert_eq!(receiving.held(), INITIAL_CREDIT);
     }
 
     #[test]
@@ -142,9 +143,9 @@ mod tests {
     #[test]
     fn small_pieces_are_granted_together() {
         let mut receiving = Receiving::metered();
-        receiving.receive(WINDOW).expect("granted");
-        assert_eq!(receiving.pass_on(WINDOW / 4 - 1), None);
-        assert_eq!(receiving.pass_on(1), Some(WINDOW / 4));
+        receiving.receive(INITIAL_CREDIT).expect("granted");
+        assert_eq!(receiving.pass_on(INITIAL_CREDIT / 4 - 1), None);
+        assert_eq!(receiving.pass_on(1), Some(INITIAL_CREDIT / 4));
     }
 
     #[test]
@@ -201,7 +202,7 @@ mod tests {
                         }
                     }
                 }
-                prop_assert!(receiving.held() <= WINDOW);
+                prop_assert!(receiving.held() <= INITIAL_CREDIT);
             }
             for bytes in data {
                 prop_assert_eq!(receiving.receive(bytes), Ok(()));

@@ -6,20 +6,24 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::REQUESTS_PER_TOKEN;
+use super::agent_connection::AgentConnection;
+use super::agent_event::RegisterRequest;
 use super::budget::Budget;
-use super::inbox::Registration;
 use super::name::ClusterName;
 use super::registry::{Cluster, Registry, RegistryError, UnixTime};
-use super::session::Session;
 use super::token::{Grant, TokenText};
+use super::token_quota::TokenQuota;
 use crate::net::Reason;
 
 pub(crate) struct Hub {
     pub(crate) registry: Registry,
     /// For the answers that wait for slow clients.
     pub(crate) budget: Arc<Budget>,
+    /// For the requests of users.
+    pub(crate) quota: Arc<TokenQuota>,
     table: Mutex<Table>,
-    /// A session has left.
+    /// A connection has left.
     left: Condvar,
 }
 
@@ -28,13 +32,13 @@ struct Table {
     /// The plane stops: nobody comes in.
     closed: bool,
     /// Every live connection of an agent, by its id.
-    sessions: HashMap<u64, Arc<Session>>,
+    connections: HashMap<u64, Arc<AgentConnection>>,
     /// The one that requests go to, with who is at its other end.
     attached: HashMap<ClusterName, Attached>,
 }
 
 struct Attached {
-    session: Arc<Session>,
+    connection: Arc<AgentConnection>,
     agent_id: String,
 }
 
@@ -69,13 +73,14 @@ pub struct ClusterView {
 
 /// Too many connections with one token, or none allowed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooMany;
+pub(crate) struct TooManyConnections;
 
 impl Hub {
     pub(crate) fn new(registry: Registry) -> Self {
         Self {
             registry,
             budget: Budget::new(MEMORY_LIMIT),
+            quota: TokenQuota::new(REQUESTS_PER_TOKEN),
             table: Mutex::default(),
             left: Condvar::new(),
         }
@@ -84,33 +89,41 @@ impl Hub {
     /// Counts a connection in. It must be taken out with [`leave`](Self::leave).
     ///
     /// An agent whose network swallows connections leaves dead ones behind: from
-    /// [`SESSIONS_PER_TOKEN`] on, the oldest that isn't in use gives way.
-    pub(crate) fn enter(&self, session: &Arc<Session>) -> Result<(), TooMany> {
+    /// [`CONNECTIONS_PER_TOKEN`] on, the oldest that isn't in use gives way.
+    pub(crate) fn enter(
+        &self,
+        connection: &Arc<AgentConnection>,
+    ) -> Result<(), TooManyConnections> {
         let mut table = self.table.lock();
         // A token that is revoked from now on finds the connection in the table.
-        if table.closed || !self.registry.has_token(session.token()) {
-            return Err(TooMany);
+        if table.closed || !self.registry.has_token(connection.token()) {
+            return Err(TooManyConnections);
         }
-        let of_token = |other: &&Arc<Session>| other.token() == session.token();
-        let same: Vec<&Arc<Session>> = table.sessions.values().filter(of_token).collect();
-        if same.len() >= 2 * SESSIONS_PER_TOKEN {
-            return Err(TooMany);
+        let of_token = |other: &&Arc<AgentConnection>| other.token() == connection.token();
+        let same: Vec<&Arc<AgentConnection>> =
+            table.connections.values().filter(of_token).collect();
+        if same.len() >= 2 * CONNECTIONS_PER_TOKEN {
+            return Err(TooManyConnections);
         }
-        if same.len() >= SESSIONS_PER_TOKEN {
-            let in_use = |id| table.attached.values().any(|a| a.session.id() == id);
+        if same.len() >= CONNECTIONS_PER_TOKEN {
+            let in_use = |id| table.attached.values().any(|a| a.connection.id() == id);
             let idle = same.iter().filter(|other| !in_use(other.id()));
             if let Some(oldest) = idle.min_by_key(|other| other.id()) {
                 oldest.abort("its token has newer connections");
             }
         }
-        table.sessions.insert(session.id(), session.clone());
+        table
+            .connections
+            .insert(connection.id(), connection.clone());
         Ok(())
     }
 
-    pub(crate) fn leave(&self, session: &Session) {
+    pub(crate) fn leave(&self, connection: &AgentConnection) {
         let mut table = self.table.lock();
-        table.sessions.remove(&session.id());
-        table.attached.retain(|_, a| a.session.id() != session.id());
+        table.connections.remove(&connection.id());
+        table
+            .attached
+            .retain(|_, a| a.connection.id() != connection.id());
         drop(table);
         self.left.notify_all();
     }
@@ -119,16 +132,16 @@ impl Hub {
     pub(crate) fn close(&self, until: Instant) {
         let mut table = self.table.lock();
         table.closed = true;
-        for session in table.sessions.values() {
-            session.close(1001, "the plane stops");
+        for connection in table.connections.values() {
+            connection.close(1001, "the plane stops");
         }
-        while !table.sessions.is_empty() {
+        while !table.connections.is_empty() {
             if self.left.wait_until(&mut table, until).timed_out() {
                 break;
             }
         }
-        for session in table.sessions.values() {
-            session.abort("the plane stops");
+        for connection in table.connections.values() {
+            connection.abort("the plane stops");
         }
     }
 
@@ -138,7 +151,7 @@ impl Hub {
     pub(crate) fn register(
         &self,
         cluster: &ClusterName,
-        registration: Registration,
+        registration: RegisterRequest,
     ) -> Result<Cluster, NotRegistered> {
         if registration.name != cluster.as_str() {
             return Err(NotRegistered::Refused(format!(
@@ -167,12 +180,12 @@ impl Hub {
         table.attached.get(cluster).map(|a| a.agent_id.clone())
     }
 
-    /// Sends the cluster's requests to `session` from now on. A connection of the
+    /// Sends the cluster's requests to `connection` from now on. A connection of the
     /// same agent gives way; one of another agent doesn't.
     pub(crate) fn attach(
         &self,
         cluster: &ClusterName,
-        session: &Arc<Session>,
+        connection: &Arc<AgentConnection>,
         agent_id: &str,
     ) -> Result<(), Taken> {
         let replaced = {
@@ -183,17 +196,18 @@ impl Hub {
                         by: attached.agent_id.clone(),
                     });
                 }
-                Some(attached) if attached.session.id() == session.id() => return Ok(()),
+                Some(attached) if attached.connection.id() == connection.id() => return Ok(()),
                 _ => {}
             }
             let attached = Attached {
-                session: session.clone(),
+                connection: connection.clone(),
                 agent_id: agent_id.to_owned(),
             };
             table.attached.insert(cluster.clone(), attached)
         };
         if let Some(old) = replaced {
-            old.session.abort("the same agent has a newer connection");
+            old.connection
+                .abort("the same agent has a newer connection");
         }
         Ok(())
     }
@@ -203,26 +217,28 @@ impl Hub {
     pub(crate) fn attach_if_free(
         &self,
         cluster: &ClusterName,
-        session: &Arc<Session>,
+        connection: &Arc<AgentConnection>,
         agent_id: &str,
     ) -> bool {
         if self.holder(cluster).is_some() {
             return false;
         }
         // Between the two somebody may have come; then `attach` says so.
-        self.attach(cluster, session, agent_id).is_ok()
+        self.attach(cluster, connection, agent_id).is_ok()
     }
 
-    /// No requests to `session` any more.
-    pub(crate) fn detach(&self, session: &Session) {
+    /// No requests to `connection` any more.
+    pub(crate) fn detach(&self, connection: &AgentConnection) {
         let mut table = self.table.lock();
-        table.attached.retain(|_, a| a.session.id() != session.id());
+        table
+            .attached
+            .retain(|_, a| a.connection.id() != connection.id());
     }
 
     /// The connection that requests to `cluster` go to.
-    pub(crate) fn session(&self, cluster: &ClusterName) -> Option<Arc<Session>> {
+    pub(crate) fn connection(&self, cluster: &ClusterName) -> Option<Arc<AgentConnection>> {
         let table = self.table.lock();
-        table.attached.get(cluster).map(|a| a.session.clone())
+        table.attached.get(cluster).map(|a| a.connection.clone())
     }
 
     pub(crate) fn create_token(
@@ -241,19 +257,19 @@ impl Hub {
     ) -> Result<Option<super::registry::Token>, RegistryError> {
         let revoked = self.registry.revoke_token(id)?;
         if revoked.is_some() {
-            for session in self.sessions() {
-                if session.token() == id {
-                    session.abort("its token was revoked");
+            for connection in self.connections() {
+                if connection.token() == id {
+                    connection.abort("its token was revoked");
                 }
-                session.end_requests_of(id, Reason::Cancelled);
+                connection.end_requests_of(id, Reason::Cancelled);
             }
         }
         Ok(revoked)
     }
 
     /// All connections of agents.
-    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
-        self.table.lock().sessions.values().cloned().collect()
+    pub(crate) fn connections(&self) -> Vec<Arc<AgentConnection>> {
+        self.table.lock().connections.values().cloned().collect()
     }
 
     /// All clusters, by name, and whether they are connected.
@@ -263,11 +279,11 @@ impl Hub {
         clusters
             .into_iter()
             .map(|cluster| {
-                let session = table.attached.get(&cluster.name).map(|a| &a.session);
+                let connection = table.attached.get(&cluster.name).map(|a| &a.connection);
                 ClusterView {
-                    connected: session.is_some(),
-                    since: session.map(|s| s.since()),
-                    requests: session.map_or(0, |s| s.load()),
+                    connected: connection.is_some(),
+                    since: connection.map(|s| s.since()),
+                    requests: connection.map_or(0, |s| s.load()),
                     cluster,
                 }
             })
@@ -281,4 +297,4 @@ const MEMORY_LIMIT: usize = 256 * 1024 * 1024;
 
 /// One for use, one that is dead and not noticed yet, and a few for an agent that
 /// changes between controller and gateway.
-const SESSIONS_PER_TOKEN: usize = 8;
+const CONNECTIONS_PER_TOKEN: usize = 8;

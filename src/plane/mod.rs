@@ -1,21 +1,47 @@
 //! Our own control plane: small, self-hostable, and the peer of the agent in the
 //! demo and in our tests (decisions.md §5, §6.4).
 //!
+//! One request of a user and its answer, file by file:
+//!
 //! ```text
-//!  people ──► front ── Session::open ──► session ══ link ══ agent ══ cluster
-//!               │                           │
-//!               └──── hub ── registry ──────┘ dialogue: hello, register, heartbeat
+//!  client ─► http::Server ─► FrontDoor: token, role, which cluster        front/mod.rs
+//!                               │
+//!                            forward: opens an Exchange, sends,           front/proxied.rs
+//!                               │     waits for the head, relays
+//!                               ▼
+//!                            AgentConnection::open ─► InFlight            agent_connection.rs
+//!                               │
+//!                            RequestSender: proxy_request, _chunk, …      in_flight.rs
+//!                               │     (bulk lane, waits for room)
+//!                               ▼
+//!                            link ═══════════ agent ══ cluster
+//!                               │
+//!                            link-reader ─► AgentReceiver (never waits)   agent_receiver.rs
+//!                               │
+//!                               ▼
+//!                            Exchange: head, pieces, end                  exchange.rs
+//!                               │
+//!  client ◄─ ResponseWriter ◄─ relay, and credit back to the agent        front/proxied.rs
 //! ```
 //!
-//! One listener serves everybody (`front`). A connection of an agent is a
-//! [`link`](crate::link) with a `session`; what is said on it besides requests is in
-//! `dialogue`. A request of a user is an `exchange`, in which the agent's reader and
-//! the client's threads meet; `flow` counts what may be under way. The `hub` knows
-//! who is connected, the `registry` keeps clusters and tokens on disk, `admin` lets
-//! the command line reach both while the plane runs.
+//! and its cancellation: the client leaves → [`ClientWatch`](crate::http::server::ClientWatch)
+//! fires the exchange's `Cancel` → `Exchange::end_when_cancelled` ends the exchange, the
+//! client's socket is shut down → `relay` and `upload` stop waiting and return →
+//! `InFlight` is dropped → `proxy_cancel`. What else ends an exchange stands at
+//! `Exchange`.
+//!
+//! Around that path: `agent` runs an agent's connection from its upgrade to its end
+//! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
+//! `agent_event`s); `flow` counts the credit of one request, `budget` the memory of
+//! all, `token_quota` the requests of one user; the `hub` knows who is connected, the `registry` keeps clusters and tokens on
+//! disk, `api` is for agents without a WebSocket, `admin` lets the command line reach
+//! hub and registry while the plane runs.
 
 mod admin;
 mod agent;
+mod agent_connection;
+mod agent_event;
+mod agent_receiver;
 mod api;
 mod budget;
 mod certificate;
@@ -25,14 +51,14 @@ mod exchange;
 mod flow;
 mod front;
 mod hub;
-mod inbox;
+mod in_flight;
 mod name;
 mod registry;
-mod session;
 mod table;
 #[cfg(test)]
 mod tests;
 mod token;
+mod token_quota;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -53,9 +79,9 @@ pub use token::{Access, Grant, Scope, TokenText};
 use crate::http::server::{Server, Settings};
 use crate::net::Cancel;
 use crate::threads::{self, Stack};
-use admin::Desk;
+use admin::AdminSocket;
 use certificate::Certificate;
-use front::Door;
+use front::FrontDoor;
 use hub::Hub;
 use registry::Registry;
 
@@ -136,7 +162,7 @@ pub struct Plane {
     server: Option<Server>,
     address: SocketAddr,
     certificate: Certificate,
-    desk: Option<Desk>,
+    admin_socket: Option<AdminSocket>,
     flusher: Option<Flusher>,
 }
 
@@ -149,8 +175,8 @@ impl Plane {
             address: config.listen,
             cause,
         })?;
-        let desk = match Desk::open(&config.data_dir, hub.clone()) {
-            Ok(desk) => Some(desk),
+        let admin_socket = match AdminSocket::open(&config.data_dir, hub.clone()) {
+            Ok(admin_socket) => Some(admin_socket),
             // A path that is too long for a socket, for instance.
             Err(error) => {
                 log::warn!(
@@ -167,12 +193,12 @@ impl Plane {
             write_limit: Some(WRITE_LIMIT),
             ..Settings::default()
         };
-        let door = Door {
+        let front_door = FrontDoor {
             hub: hub.clone(),
             gateway: config.gateway,
         };
         let server =
-            Server::start(listener, settings, Arc::new(door)).map_err(PlaneError::Start)?;
+            Server::start(listener, settings, Arc::new(front_door)).map_err(PlaneError::Start)?;
         let address = server.address();
         log::info!(address:%; "the plane listens");
         Ok(Self {
@@ -180,7 +206,7 @@ impl Plane {
             server: Some(server),
             address,
             certificate,
-            desk,
+            admin_socket,
             flusher: Some(flusher),
         })
     }
@@ -247,7 +273,7 @@ impl Plane {
         let Some(server) = self.server.take() else {
             return;
         };
-        drop(self.desk.take());
+        drop(self.admin_socket.take());
         // Agents first: with them end the answers that clients wait for.
         self.hub.close(Instant::now() + CLOSE_LIMIT);
         server.stop(STOP_LIMIT);
@@ -310,6 +336,10 @@ impl Flusher {
 
 /// Clients at a time, idle ones included; agents are counted by their tokens.
 const MAX_CONNECTIONS: usize = 2048;
+
+/// Requests at a time on one user token: a connection has one, so the other half of
+/// them is left for others.
+const REQUESTS_PER_TOKEN: usize = MAX_CONNECTIONS / 2;
 
 /// A client that takes nothing for this long is given up. Long, because a terminal
 /// that somebody has stopped with Ctrl-S is a slow client, not a dead one.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::connection::{TOO_LATE, Ticket, send_failure};
+use super::connection::send_failure;
+use super::memory::{Paid, Reservation};
+use super::ticket::{TOO_LATE, Ticket};
 use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::Reason;
@@ -60,20 +62,32 @@ impl Answer {
         Ok(())
     }
 
-    /// Form B: the whole answer. The body is gone before the message waits for room.
+    /// Bytes that a form B answer takes as a message, at most.
+    pub(super) fn size_of_buffered(id: &str, headers: &Headers, body: &[u8]) -> usize {
+        // What JSON escapes: of an id anything, of a field value quotes, backslashes
+        // and tabs.
+        let fields = headers.iter().map(|(n, v)| n.len() + 2 * v.len() + 8);
+        256 + 6 * id.len() + fields.sum::<usize>() + body.len().div_ceil(3) * 4
+    }
+
+    /// Form B: the whole answer. The body is gone before the message waits for room
+    /// in its lane; the message takes `room`, as long as it exists.
     pub(super) fn buffered(
         &mut self,
         status: u16,
         headers: &Headers,
-        body: Vec<u8>,
+        body: Paid,
         encoding: Encoding,
+        room: Reservation,
     ) -> Result<(), SendError> {
         self.ticket.finish();
         let id = &*self.ticket.id;
-        let expected = 256 + id.len() + size_of(headers) + body.len().div_ceil(3) * 4;
+        let expected = Self::size_of_buffered(id, headers, &body);
         let message = Message::text(expected, |buf| {
             from_agent::proxy_response(buf, id, status, headers, &body, encoding);
         });
+        debug_assert!(message.len() <= expected, "it takes more than was reserved");
+        let message = message.holding(room);
         drop(body);
         if !self.ticket.is_superseded() {
             let outlet = &self.ticket.connection.outlet;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use crate::net::{Cancel, Reason};
+use crate::wire::INITIAL_CREDIT;
 
 /// Decoded bytes that may still be sent for one request.
 #[derive(Debug)]
@@ -59,9 +60,6 @@ impl Credit {
         (count > 0).then_some(count as usize)
     }
 }
-
-/// What each direction of a request starts with.
-pub(super) const INITIAL_CREDIT: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
+use base64_simd::STANDARD;
 use parking_lot::{Condvar, Mutex};
 
 use super::memory::{Budget, OverBudget, Reservation, mib};
@@ -25,14 +27,17 @@ pub(super) struct Inbound {
 
 struct State {
     pieces: VecDeque<Vec<u8>>,
-    /// For the pieces, and the one that is being sent.
+    /// For what the pieces can hold, and the one that is being sent.
     room: Reservation,
     /// Bytes that wait or are being sent.
     held: usize,
-    /// Size of the piece that is being sent.
+    /// Size of the piece that is being sent, and the room it takes.
     handed: usize,
+    handed_room: usize,
     /// Sent, and not yet granted anew.
     sent: u64,
+    /// When a piece last came or was taken.
+    moved: Instant,
     ended: bool,
     /// Nobody takes any more, and why if that is an error.
     stopped: bool,
@@ -46,6 +51,8 @@ pub(super) enum PushError {
     TooMuch(usize),
     #[error("{0}")]
     OverBudget(#[from] OverBudget),
+    #[error("invalid base64 in the request body")]
+    Base64,
 }
 
 impl Inbound {
@@ -60,7 +67,9 @@ impl Inbound {
                 room: budget.reserve(0)?,
                 held: 0,
                 handed: 0,
+                handed_room: 0,
                 sent: 0,
+                moved: Instant::now(),
                 ended: false,
                 stopped: false,
                 failure: None,
@@ -71,25 +80,38 @@ impl Inbound {
         }))
     }
 
-    /// Takes a piece in. What comes after the end, or when nobody takes it any
-    /// more, is dropped.
-    pub(super) fn push(&self, piece: Vec<u8>) -> Result<(), PushError> {
+    /// Takes a piece in, base64 as it comes. What comes after the end, or when nobody
+    /// takes it any more, is dropped.
+    pub(super) fn push(&self, base64: &str) -> Result<(), PushError> {
+        let length = STANDARD.decoded_length(base64.as_bytes());
+        let length = length.map_err(|_| PushError::Base64)?;
         let mut state = self.state.lock();
-        if state.stopped || state.ended || piece.is_empty() {
+        if state.stopped || state.ended || length == 0 {
             return Ok(());
         }
-        if piece.len() > self.limit - state.held {
+        if length > self.limit - state.held {
             return Err(PushError::TooMuch(self.limit));
         }
-        state.room.grow(piece.len())?;
-        state.held += piece.len();
-        match state.pieces.back_mut() {
-            // Many small pieces would cost more than they hold.
-            Some(last) if last.len() + piece.len() <= JOINED => last.extend_from_slice(&piece),
-            _ => state.pieces.push_back(piece),
-        }
+        // Many small pieces would cost more than they hold.
+        let last = state.pieces.back();
+        let joins = last.is_some_and(|last| last.len() + length <= JOINED);
+        let last = if joins { state.pieces.pop_back() } else { None };
+        let mut piece = last.unwrap_or_default();
+        // After an error nobody takes what is left of it.
+        state.room.extend(&mut piece, length)?;
+        STANDARD
+            .decode_append(base64, &mut piece)
+            .map_err(|_| PushError::Base64)?;
+        state.held += length;
+        state.moved = Instant::now();
+        state.pieces.push_back(piece);
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// When a piece last came or was taken (or the body was announced).
+    pub(super) fn moved(&self) -> Instant {
+        self.state.lock().moved
     }
 
     /// The body is complete.
@@ -114,8 +136,7 @@ impl State {
     fn let_go(&mut self) {
         self.stopped = true;
         self.pieces = VecDeque::new();
-        let rest = self.held - self.handed;
-        self.room.shrink(rest);
+        self.room.shrink_to(self.handed_room);
         self.held = self.handed;
     }
 }
@@ -125,7 +146,8 @@ impl Source for Inbound {
         let mut state = self.state.lock();
         let sent = std::mem::take(&mut state.handed);
         state.held -= sent;
-        state.room.shrink(sent);
+        let room = std::mem::take(&mut state.handed_room);
+        state.room.shrink(room);
         state.sent += sent as u64;
         if let Some(grant) = &self.grant
             && state.sent >= GRANT
@@ -144,6 +166,8 @@ impl Source for Inbound {
             }
             if let Some(piece) = state.pieces.pop_front() {
                 state.handed = piece.len();
+                state.handed_room = piece.capacity();
+                state.moved = Instant::now();
                 return Ok(Some(piece));
             }
             if state.ended {
@@ -173,6 +197,10 @@ mod tests {
 
     use super::*;
 
+    fn push(body: &Inbound, piece: &[u8]) -> Result<(), PushError> {
+        body.push(&STANDARD.encode_to_string(piece))
+    }
+
     fn inbound(budget: &Arc<Budget>, limit: usize) -> Arc<Inbound> {
         Inbound::new(budget, limit, None).expect("room")
     }
@@ -181,14 +209,15 @@ mod tests {
     fn pieces_come_out_in_order_and_room_is_given_back() {
         let budget = Budget::new(1000);
         let body = inbound(&budget, 1000);
-        body.push(b"he".to_vec()).expect("room");
-        body.push(b"llo".to_vec()).expect("room");
+        push(&body, b"he").expect("room");
+        push(&body, b"llo").expect("room");
         assert_eq!(budget.used(), 5);
-        assert_eq!(body.next().expect("a piece"), Some(b"hello".to_vec()));
+        let piece = body.next().expect("a piece").expect("not the end");
+        assert_eq!(piece, b"hello");
         // It is being sent: it still counts.
-        assert_eq!(budget.used(), 5);
+        assert_eq!(budget.used(), piece.capacity());
         body.end();
-        body.push(b"late".to_vec()).expect("dropped");
+        push(&body, b"late").expect("dropped");
         assert_eq!(body.next().expect("the end"), None);
         assert_eq!(budget.used(), 0);
     }
@@ -197,12 +226,29 @@ mod tests {
     fn t9_too_much_is_refused_at_once() {
         let budget = Budget::new(100);
         let body = inbound(&budget, 10);
-        body.push(vec![0; 8]).expect("room");
-        assert_eq!(body.push(vec![0; 3]), Err(PushError::TooMuch(10)));
+        push(&body, &[0; 8]).expect("room");
+        assert_eq!(push(&body, &[0; 3]), Err(PushError::TooMuch(10)));
         let other = inbound(&budget, 1000);
-        let error = other.push(vec![0; 93]).expect_err("over the budget");
+        let error = push(&other, &[0; 93]).expect_err("over the budget");
         assert!(error.to_string().contains("proxy.memory_limit"), "{error}");
         drop((body, other));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_many_pieces_take_is_what_is_counted() {
+        let budget = Budget::new(1 << 20);
+        let body = inbound(&budget, 1 << 20);
+        for length in (1..3000).step_by(7) {
+            push(&body, &vec![0; length]).expect("room");
+            let state = body.state.lock();
+            let taken: usize = state.pieces.iter().map(Vec::capacity).sum();
+            assert_eq!(budget.used(), taken);
+        }
+        // What can't be decoded takes nothing for long.
+        assert_eq!(body.push("!!!!"), Err(PushError::Base64));
+        assert_eq!(body.push("a"), Err(PushError::Base64));
+        body.fail("invalid");
         assert_eq!(budget.used(), 0);
     }
 
@@ -210,7 +256,7 @@ mod tests {
     fn t43_a_body_that_fails_is_no_whole_body() {
         let budget = Budget::new(100);
         let body = inbound(&budget, 100);
-        body.push(b"half".to_vec()).expect("room");
+        push(&body, b"half").expect("room");
         body.fail("the connection was lost");
         let error = body.next().expect_err("failed");
         assert!(error.to_string().contains("connection was lost"));
@@ -240,9 +286,9 @@ mod tests {
             let _ = send.send(bytes);
         };
         let body = Inbound::new(&budget, 10 << 20, Some(Box::new(grant))).expect("room");
-        body.push(vec![0; 200 << 10]).expect("room");
-        body.push(vec![0; 100 << 10]).expect("room");
-        body.push(vec![0; 1]).expect("room");
+        push(&body, &vec![0; 200 << 10]).expect("room");
+        push(&body, &vec![0; 100 << 10]).expect("room");
+        push(&body, &[0; 1]).expect("room");
         assert!(body.next().expect("a piece").is_some());
         assert!(body.next().expect("a piece").is_some());
         assert!(receive.try_recv().is_err(), "too early");

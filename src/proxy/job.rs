@@ -9,10 +9,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::answer::{Answer, failure_text};
-use super::connection::{Form, Ticket};
-use super::memory::{OverBudget, mib};
+use super::connection::Form;
+use super::memory::{Budget, OverBudget, Paid, Reservation, mib};
 use super::places::{Applicant, Kind};
 use super::plan::{Identity, Plan, answer_headers};
+use super::ticket::Ticket;
 use super::{Executor, Upstreams};
 use crate::http::client::{Body, Call, CallError, Response};
 use crate::http::{Client, Headers};
@@ -28,6 +29,8 @@ pub(super) struct Job {
     pub(super) plan: Plan,
     pub(super) body: Body,
     pub(super) answer: Answer,
+    /// Room for the id and the plan.
+    pub(super) _head: Reservation,
 }
 
 /// Why a job did not come to its good end.
@@ -46,8 +49,6 @@ enum JobError {
     OverBudget(#[from] OverBudget),
     #[error("{0}")]
     Send(#[from] SendError),
-    #[error("cannot compress the response: {0}")]
-    Gzip(std::io::Error),
 }
 
 impl Job {
@@ -77,7 +78,9 @@ impl Job {
 
     fn call(&mut self, executor: &Executor, upstreams: &Upstreams) -> Result<(), JobError> {
         let ticket = self.ticket.clone();
-        if ticket.form == Form::Streamed
+        // An upload may take as long as it makes progress.
+        let may_take_long = ticket.form == Form::Streamed || ticket.inbound.is_some();
+        if may_take_long
             && ticket.kind == Kind::Short
             && let Err(error) = ticket.moves_over(executor.settings.long_after)
         {
@@ -99,7 +102,7 @@ impl Job {
         let cancel = self.ticket.cancel.clone();
         match (self.plan.identity, &upstreams.agent) {
             (Identity::Agent, Some(agent)) => {
-                let value = agent.identity.authorization().map_err(|error| {
+                let value = agent.identity.authorization(&cancel).map_err(|error| {
                     // Names files: for the log, not for the peer (T38).
                     if let Some(skipped) = NO_IDENTITY.pass() {
                         log::warn!(skipped; "no credential for the Kubernetes API: {error}");
@@ -163,13 +166,12 @@ impl Job {
         headers: &Headers,
     ) -> Result<(), JobError> {
         let limit = executor.settings.body_limit;
-        let is_reserved = response.body.length().is_some();
         let said = response.body.length().unwrap_or(0);
         if said > limit as u64 {
             return Err(JobError::TooLarge(limit));
         }
-        let mut room = executor.budget.reserve(said as usize)?;
-        let mut body = Vec::with_capacity(said as usize);
+        let mut body = Paid::new(&executor.budget)?;
+        body.make_room(said as usize)?;
         loop {
             let chunk = response.body.chunk(usize::MAX)?;
             if chunk.is_empty() {
@@ -178,19 +180,22 @@ impl Job {
             if chunk.len() > limit - body.len() {
                 return Err(JobError::TooLarge(limit));
             }
-            if !is_reserved {
-                room.grow(chunk.len())?;
-            }
-            body.extend_from_slice(chunk);
+            body.extend(chunk)?;
         }
         let mut encoding = Encoding::Base64;
         if is_worth_gzip(headers, body.len()) {
-            body = gzip(&body).map_err(JobError::Gzip)?;
+            body = gzip(&body, &executor.budget)?;
             encoding = Encoding::Gzip;
         }
         let status = response.status;
         drop(response);
-        Ok(self.answer.buffered(status, headers, body, encoding)?)
+        let room =
+            executor
+                .budget
+                .reserve(Answer::size_of_buffered(&self.ticket.id, headers, &body))?;
+        Ok(self
+            .answer
+            .buffered(status, headers, body, encoding, room)?)
     }
 }
 
@@ -222,14 +227,20 @@ fn is_worth_gzip(headers: &Headers, length: usize) -> bool {
             .all(|coding| coding.eq_ignore_ascii_case("identity"))
 }
 
-fn gzip(body: &[u8]) -> std::io::Result<Vec<u8>> {
-    let packed = Vec::with_capacity(body.len() / 4);
+fn gzip(body: &[u8], budget: &Arc<Budget>) -> Result<Paid, JobError> {
+    let _room = budget.reserve(COMPRESSOR)?;
+    let mut packed = Paid::new(budget)?;
+    packed.make_room(body.len() / 4)?;
     let mut encoder = GzEncoder::new(packed, Compression::fast());
-    encoder.write_all(body)?;
-    encoder.finish()
+    // What it packs into has no other way to fail.
+    let packing = encoder.write_all(body).and_then(|()| encoder.finish());
+    packing.map_err(|_| JobError::OverBudget(budget.exceeded()))
 }
 
 static NO_IDENTITY: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+
+/// What compressing takes beside what it yields, in bytes.
+const COMPRESSOR: usize = 384 * 1024;
 
 /// Smaller bodies are not gzipped.
 const GZIP_FROM: usize = 1024;
@@ -266,7 +277,7 @@ mod tests {
     #[test]
     fn gzip_can_be_undone() {
         let body = b"hello ".repeat(1000);
-        let packed = gzip(&body).expect("packed");
+        let packed = gzip(&body, &Budget::new(1 << 20)).expect("packed");
         assert!(packed.len() < 200);
         let mut unpacked = Vec::new();
         flate2::read::GzDecoder::new(&packed[..])

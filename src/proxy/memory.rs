@@ -1,5 +1,7 @@
 //! One limit for all bodies that are held in memory (decisions.md §6.2 "Memory").
 
+use std::io;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,6 +37,11 @@ impl Budget {
         Ok(reservation)
     }
 
+    /// What to say when there is no room.
+    pub(super) fn exceeded(&self) -> OverBudget {
+        OverBudget { limit: self.limit }
+    }
+
     /// Bytes in use now.
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -58,8 +65,31 @@ impl Reservation {
                 self.bytes += more;
                 Ok(())
             }
-            Err(_) => Err(OverBudget { limit }),
+            Err(_) => Err(self.budget.exceeded()),
         }
+    }
+
+    /// Makes room for `more` bytes at the end of `bytes`, which this reservation pays
+    /// for: all that it can hold, and while it moves the old place as well.
+    pub(super) fn extend(&mut self, bytes: &mut Vec<u8>, more: usize) -> Result<(), OverBudget> {
+        let (had, needed) = (bytes.capacity(), bytes.len() + more);
+        if needed <= had {
+            return Ok(());
+        }
+        // Twice as much, so that it isn't moved often; or as much as there is.
+        let mut capacity = needed.max(had.saturating_mul(2));
+        if self.grow(capacity).is_err() {
+            capacity = needed;
+            self.grow(capacity)?;
+        }
+        bytes.reserve_exact(capacity - bytes.len());
+        self.shrink(had);
+        Ok(())
+    }
+
+    /// Gives back what is beyond so many bytes.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        self.shrink(self.bytes.saturating_sub(bytes));
     }
 
     /// Gives a part back; more than there is counts as all of it.
@@ -73,6 +103,52 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.shrink(self.bytes);
+    }
+}
+
+/// Bytes that grow, and the room for all that they can hold.
+#[derive(Debug)]
+pub(super) struct Paid {
+    bytes: Vec<u8>,
+    room: Reservation,
+}
+
+impl Paid {
+    pub(super) fn new(budget: &Arc<Budget>) -> Result<Self, OverBudget> {
+        Ok(Self {
+            bytes: Vec::new(),
+            room: budget.reserve(0)?,
+        })
+    }
+
+    /// Makes room for so many bytes more.
+    pub(super) fn make_room(&mut self, more: usize) -> Result<(), OverBudget> {
+        self.room.extend(&mut self.bytes, more)
+    }
+
+    pub(super) fn extend(&mut self, more: &[u8]) -> Result<(), OverBudget> {
+        self.make_room(more.len())?;
+        self.bytes.extend_from_slice(more);
+        Ok(())
+    }
+}
+
+impl Deref for Paid {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl io::Write for Paid {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.extend(bytes).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -121,6 +197,29 @@ mod tests {
         assert!(first.grow(usize::MAX).is_err());
         drop((first, second));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_grows_is_paid_for_while_it_moves_too() {
+        let budget = Budget::new(100);
+        let mut room = budget.reserve(0).expect("room");
+        let mut bytes = Vec::new();
+        room.extend(&mut bytes, 20).expect("room");
+        assert_eq!((bytes.capacity(), budget.used()), (20, 20));
+        bytes.extend_from_slice(&[0; 15]);
+        room.extend(&mut bytes, 5).expect("room");
+        assert_eq!((bytes.capacity(), budget.used()), (20, 20));
+        room.extend(&mut bytes, 6).expect("room");
+        assert_eq!((bytes.capacity(), budget.used()), (40, 40));
+        bytes.resize(40, 0);
+        // No room for twice as much beside what there is.
+        room.extend(&mut bytes, 10).expect("room");
+        assert_eq!((bytes.capacity(), budget.used()), (50, 50));
+        bytes.resize(50, 0);
+        assert!(room.extend(&mut bytes, 1).is_err());
+        assert_eq!((bytes.capacity(), budget.used()), (50, 50));
+        room.shrink_to(30);
+        assert_eq!(budget.used(), 30);
     }
 
     #[test]

@@ -16,9 +16,9 @@
 //! 4. `answer` sends it and sees to it that there is exactly one end, also when the
 //!    thread panics.
 //!
-//! Ending it early is one thing, whoever does it (the peer, the `timer`, the loss
-//! of the connection, a body that overflows): its [`Cancel`]
-//! fires, which closes the socket to the API server and wakes what waits.
+//! What is known of a request, its limits of time among it, is its `ticket`. Ending it
+//! early is one thing, whoever does it (the peer, the `timer`, the loss of the
+//! connection, a body that overflows or stalls): its [`Cancel`] fires, which closes the socket to the API server and wakes what waits.
 
 mod answer;
 mod connection;
@@ -29,6 +29,7 @@ mod memory;
 mod places;
 mod plan;
 mod requests;
+mod ticket;
 mod timer;
 mod times;
 mod workers;
@@ -43,10 +44,10 @@ use parking_lot::Mutex;
 pub use places::PlaceLimits;
 pub use requests::Requests;
 
-use self::connection::Ticket;
 use self::job::Job;
 use self::memory::Budget;
 use self::places::{Admission, Places};
+use self::ticket::Ticket;
 use self::timer::{Alarm, Timer};
 use self::workers::Workers;
 use crate::config::Secret;
@@ -61,9 +62,10 @@ pub trait Outlet: Send + Sync {
     fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError>;
 
     /// The whole answer of a form B request. Outlives the connection: when that is
-    /// gone, it goes to the next one to the same endpoint within 30 s, or is
-    /// dropped and counted (decisions.md §6.2 "Lost connection"), which is no error
-    /// here. [`SendError::Cancelled`]: it was not sent, and won't be.
+    /// gone or goes before the answer was written, it goes to the next one to the
+    /// same endpoint within 30 s, or is dropped and counted (decisions.md §6.2 "Lost
+    /// connection"), which is no error here. [`SendError::Cancelled`]: it was not
+    /// sent, and won't be.
     fn send_late(
         &self,
         request_id: &str,
@@ -96,8 +98,9 @@ pub struct Agent {
 /// Knows the agent's own credential.
 pub trait AgentIdentity: Send + Sync {
     /// The value of `Authorization`; `None` when the connection itself (a client
-    /// certificate) says who it is. May read files. The error is logged.
-    fn authorization(&self) -> Result<Option<Secret>, String>;
+    /// certificate) says who it is. May wait, until `cancel` fires. The error is
+    /// logged.
+    fn authorization(&self, cancel: &Cancel) -> Result<Option<Secret>, String>;
 
     /// The API server answered 401.
     fn refused(&self) {}
@@ -107,12 +110,18 @@ pub trait AgentIdentity: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub places: PlaceLimits,
-    /// All buffered bodies together, in bytes (`proxy.memory_limit`).
+    /// All that is held of requests and buffered answers together, in bytes
+    /// (`proxy.memory_limit`): heads and bodies, and the messages that answers become,
+    /// until they are written. Beside it are the buffers of connections, a chunk for
+    /// each streamed answer, and what the link is just reading.
     pub memory_limit: usize,
     /// One buffered body or answer, decoded, in bytes.
     pub body_limit: usize,
-    /// A streamed answer of this age makes room for short requests.
+    /// A streamed answer or upload of this age makes room for short requests.
     pub long_after: Duration,
+    /// A request body on its way in that makes no progress for so long fails its
+    /// request, unless that brings a `deadline`: a `timeout` begins only at its end.
+    pub body_idle: Duration,
     /// Total for form B requests that say nothing themselves.
     pub default_timeout: Duration,
     /// How long a thread without work is kept.
@@ -126,6 +135,7 @@ impl Default for Settings {
             memory_limit: 256 << 20,
             body_limit: 64 << 20,
             long_after: Duration::from_secs(30),
+            body_idle: Duration::from_mins(1),
             default_timeout: Duration::from_mins(2),
             worker_idle: Duration::from_secs(10),
         }
@@ -215,10 +225,21 @@ impl Executor {
             Admission::Waits => {
                 // Its end may have come before it began to wait.
                 if cancel.reason().is_some() {
-                    self.refuse_waiting(serial, connection::TOO_LATE);
+                    self.refuse_waiting(serial, ticket::TOO_LATE);
                 }
             }
             Admission::Refused(job, refused) => job.refuse(&refused.to_string()),
+        }
+    }
+
+    /// Keeps a job until its body is there.
+    fn park(&self, job: Job) {
+        let (serial, cancel) = (job.ticket.serial, job.ticket.cancel.clone());
+        if let Err((job, refused)) = self.places.park(job) {
+            job.refuse(&refused.to_string());
+        } else if cancel.reason().is_some() {
+            // Its end came before.
+            self.refuse_waiting(serial, ticket::TOO_LATE);
         }
     }
 
@@ -259,7 +280,7 @@ impl Executor {
         self.sweep_later();
     }
 
-    /// Ends a job that waits for a place; one that runs is ended by its `cancel`.
+    /// Ends a job that waits for a place or for its body; one that runs is ended by its `cancel`.
     fn refuse_waiting(&self, serial: u64, text: &str) {
         if let Some(job) = self.places.give_up(serial) {
             job.refuse(text);

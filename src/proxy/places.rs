@@ -57,6 +57,8 @@ struct State<J> {
     long: usize,
     waiting_short: BTreeMap<u64, J>,
     waiting_long: BTreeMap<u64, J>,
+    /// Those that can't run yet: something of them is missing.
+    parked: BTreeMap<u64, J>,
     closed: bool,
 }
 
@@ -94,6 +96,7 @@ impl<J: Applicant> Places<J> {
                 long: 0,
                 waiting_short: BTreeMap::new(),
                 waiting_long: BTreeMap::new(),
+                parked: BTreeMap::new(),
                 closed: false,
             }),
             left: Condvar::new(),
@@ -115,6 +118,17 @@ impl<J: Applicant> Places<J> {
         }
         state.waiting(kind).insert(job.serial(), job);
         Admission::Waits
+    }
+
+    /// Keeps one that can't run yet until it is taken out. A connection has at most
+    /// one, so they are not counted among those who may wait.
+    pub(super) fn park(&self, job: J) -> Result<(), (J, Refused)> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err((job, Refused::Closed));
+        }
+        state.parked.insert(job.serial(), job);
+        Ok(())
     }
 
     /// Gives a place back; whoever gets it must run.
@@ -143,13 +157,14 @@ impl<J: Applicant> Places<J> {
         state.move_an_old_one(&self.limits)
     }
 
-    /// Takes one out that waits.
+    /// Takes one out that waits or is parked.
     pub(super) fn give_up(&self, serial: u64) -> Option<J> {
         let mut state = self.state.lock();
         state
             .waiting_short
             .remove(&serial)
             .or_else(|| state.waiting_long.remove(&serial))
+            .or_else(|| state.parked.remove(&serial))
     }
 
     /// Takes nothing new; yields what waits, and what ends the long ones, which
@@ -161,6 +176,7 @@ impl<J: Applicant> Places<J> {
             .into_values()
             .collect();
         waiting.extend(std::mem::take(&mut state.waiting_long).into_values());
+        waiting.extend(std::mem::take(&mut state.parked).into_values());
         let long = state.running.values().filter(|one| one.kind == Kind::Long);
         let long = long.map(|one| one.cancel.clone()).collect();
         (waiting, long)
@@ -177,11 +193,11 @@ impl<J: Applicant> Places<J> {
         true
     }
 
-    /// Short ones, long ones, waiting ones.
+    /// Short ones, long ones, waiting and parked ones.
     pub(super) fn counts(&self) -> (usize, usize, usize) {
         let state = self.state.lock();
         let waiting = state.waiting_short.len() + state.waiting_long.len();
-        (state.short, state.long, waiting)
+        (state.short, state.long, waiting + state.parked.len())
     }
 }
 

@@ -42,10 +42,6 @@ pub(super) enum PlanError {
     Upgrade,
     #[error("cluster Services are not supported by this agent version yet")]
     Service,
-    #[error(
-        "ingress controllers are not supported by this agent version yet (the path is none of the Kubernetes API)"
-    )]
-    Ingress,
     #[error("failed to create Kubernetes request: its {0} cannot be read")]
     Unreadable(&'static str),
     #[error("failed to create Kubernetes request: method {0} is not allowed")]
@@ -78,12 +74,20 @@ impl Plan {
         base: &str,
         lend: bool,
     ) -> Result<Self, PlanError> {
+        if request.oversized {
+            return Err(PlanError::TooLarge);
+        }
         if let Some(field) = request.unreadable {
             return Err(PlanError::Unreadable(field));
         }
+        if request.path.is_empty() {
+            // A payload that is none must not become `GET /`.
+            return Err(PlanError::Unreadable("path"));
+        }
         // Before anything looks at each of them: this is the link-reader's time.
         let given = request.headers.iter().map(|(n, v)| n.len() + v.len());
-        let size = request.path.len() + request.query.len() + given.sum::<usize>();
+        let line = request.method.len() + request.path.len() + request.query.len();
+        let size = line + given.sum::<usize>();
         if size > MAX_HEAD || request.headers.len() > MAX_FIELDS {
             return Err(PlanError::TooLarge);
         }
@@ -112,6 +116,13 @@ impl Plan {
         }
         Ok(plan)
     }
+
+    /// Bytes of memory that it takes, about.
+    pub(super) fn size(&self) -> usize {
+        const FIELD: usize = 2 * size_of::<String>();
+        let fields = self.headers.iter().map(|(n, v)| FIELD + n.len() + v.len());
+        self.method.len() + self.target.len() + fields.sum::<usize>()
+    }
 }
 
 /// What of an answer's fields goes back: all but hop-by-hop ones
@@ -127,31 +138,17 @@ pub(super) fn answer_headers(headers: &Headers) -> Headers {
     kept
 }
 
-/// Only the Kubernetes API is built yet (control-channel.md §8.3).
+/// control-channel.md §8.3. Upgrades and Services aren't built yet; there is no
+/// ingress controller that was detected, so whatever names no Service, `/` included,
+/// is for the API server.
 fn choose_target(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
-    let service = &request.service;
     if request.upgrade {
         return Err(PlanError::Upgrade);
     }
-    if service.is_complete() {
+    if request.service.is_complete() {
         return Err(PlanError::Service);
     }
-    let partly = service.name.is_some() || service.namespace.is_some() || service.port.is_some();
-    if !partly && !is_kubernetes_path(&request.path) {
-        return Err(PlanError::Ingress);
-    }
     Ok(())
-}
-
-/// control-channel.md §8.3 step 5, and what else only the API server itself serves.
-fn is_kubernetes_path(path: &str) -> bool {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    let first = path.split('/').next().unwrap_or_default();
-    matches!(first, "api" | "apis" | "metrics" | "logs" | "openid")
-        || path == ".well-known/openid-configuration"
-        || ["healthz", "readyz", "livez", "version", "openapi"]
-            .iter()
-            .any(|prefix| path.starts_with(prefix))
 }
 
 fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::answer::Answer;
-use super::connection::{Connection, Form, Ticket};
+use super::connection::{Connection, Form};
 use super::credit::Credit;
 use super::inbound::Inbound;
 use super::job::Job;
 use super::memory::{Held, OverBudget, mib};
 use super::places::Kind;
 use super::plan::{Plan, PlanError};
+use super::ticket::{NO_BINARY_BODY, Ticket};
 use super::times::Times;
 use super::{Executor, Outlet};
 use crate::http::client::Body;
@@ -33,9 +34,10 @@ pub struct Requests {
 /// Whose binary body comes next (control-channel.md §5.3).
 enum Awaited {
     Nobodys,
-    /// A request that was refused or cancelled meanwhile: it is thrown away.
+    /// A request that was refused: it is thrown away.
     Refused,
-    Jobs(Box<Job>),
+    /// The parked job of this serial, unless it has ended meanwhile.
+    Jobs(u64),
 }
 
 /// Why a request is not executed.
@@ -80,7 +82,8 @@ impl Requests {
             self.executor.disown(&id);
             match self.prepare(&id, form, &request) {
                 Ok(job) if awaits_body => {
-                    self.awaited = Awaited::Jobs(Box::new(job));
+                    self.awaited = Awaited::Jobs(job.ticket.serial);
+                    self.executor.park(job);
                     return;
                 }
                 Ok(job) => self.executor.admit(job),
@@ -97,10 +100,13 @@ impl Requests {
     /// A binary message while a `body_binary` request waits for its body; false
     /// when none does (the message then means something else).
     pub fn binary(&mut self, message: &[u8]) -> bool {
-        let mut job = match std::mem::replace(&mut self.awaited, Awaited::Nobodys) {
+        let parked = match std::mem::replace(&mut self.awaited, Awaited::Nobodys) {
             Awaited::Nobodys => return false,
-            Awaited::Refused => return true,
-            Awaited::Jobs(job) => *job,
+            Awaited::Refused => None,
+            Awaited::Jobs(serial) => self.executor.places.give_up(serial),
+        };
+        let Some(mut job) = parked else {
+            return true;
         };
         let text = match parse_binary_body(message) {
             Err(error) => format!("invalid binary request body: {error}"),
@@ -128,8 +134,8 @@ impl Requests {
     /// Called for every text message before it is handled: a `body_binary` request
     /// that still waits for its body fails (decisions.md §6.2 "Outcomes").
     pub fn text_arrived(&mut self) {
-        if let Awaited::Jobs(job) = std::mem::replace(&mut self.awaited, Awaited::Nobodys) {
-            job.refuse("the binary request body did not follow its request");
+        if let Awaited::Jobs(serial) = std::mem::replace(&mut self.awaited, Awaited::Nobodys) {
+            self.executor.refuse_waiting(serial, NO_BINARY_BODY);
         }
     }
 
@@ -142,13 +148,8 @@ impl Requests {
         let (Some(inbound), Some(data)) = (&ticket.inbound, data) else {
             return;
         };
-        match base64_simd::STANDARD.decode_to_vec(data) {
-            Err(_) => ticket.fail("invalid base64 in the request body"),
-            Ok(piece) => {
-                if let Err(error) = inbound.push(piece) {
-                    ticket.fail(&error.to_string());
-                }
-            }
+        if let Err(error) = inbound.push(data) {
+            ticket.fail(&error.to_string());
         }
     }
 
@@ -171,11 +172,6 @@ impl Requests {
             return;
         };
         ticket.cancel.cancel(Reason::Cancelled);
-        if let Awaited::Jobs(job) = &self.awaited
-            && job.ticket.serial == ticket.serial
-        {
-            self.awaited = Awaited::Refused;
-        }
         // One that waits has nothing to close: it just goes.
         self.executor.refuse_waiting(ticket.serial, "cancelled");
     }
@@ -207,6 +203,7 @@ impl Requests {
         let live = form == Form::Streamed || plan.live;
         let now = jiff::Timestamp::now();
         let times = Times::of(request, live, now, executor.settings.default_timeout);
+        let head = executor.budget.reserve(id.len() + plan.size())?;
         let kind = if plan.live { Kind::Long } else { Kind::Short };
         let cancel = Cancel::new();
         let mut inbound = None;
@@ -243,6 +240,8 @@ impl Requests {
         );
         if whole {
             ticket.body_complete()?;
+        } else if request.deadline.is_none() {
+            ticket.limit_body(executor.settings.body_idle)?;
         }
         self.connection.enter(&ticket);
         Ok(Job {
@@ -250,6 +249,7 @@ impl Requests {
             ticket,
             plan,
             body,
+            _head: head,
         })
     }
 

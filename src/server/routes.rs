@@ -20,9 +20,9 @@ pub(super) struct Answer {
 /// How `/ready` answers (local-server.md §5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
-    /// Always 200, as the original by default.
+    /// Always 200, as the original by default (`agent.truthful_readiness_probe: false`).
     Compatible,
-    /// 503 while not healthy.
+    /// 503 while not healthy: our default (decisions.md §2, "not ready meanwhile").
     Truthful,
 }
 

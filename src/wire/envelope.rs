@@ -152,7 +152,7 @@ fn as_str(raw: &RawValue) -> Option<Cow<'_, str>> {
 
 /// serde's own `Cow` always copies; this one borrows where it can.
 #[derive(Deserialize)]
-struct Str<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Str<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Payload<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

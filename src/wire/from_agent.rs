@@ -1,16 +1,17 @@
 //! Messages from the agent to the peer: written by the agent, parsed by our plane.
 
-use std::borrow::Cow;
+mod parsed;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
 use super::encode::{base64, empty, headers, message, number, serialized, string};
-use super::envelope::{Envelope, Payload};
-use super::request::HeaderMap;
-use super::to_agent::{credit, features, features_message};
+use super::to_agent::features_message;
 use crate::http::Headers;
+
+pub use parsed::{FromAgent, HeartbeatReport, Registration, ResponseBody};
 
 /// `register` (control-channel.md §6.1). Field order is the order on the wire.
 #[derive(Clone, Debug, Serialize)]
@@ -308,190 +309,6 @@ pub fn tcp_tunnel_close(buf: &mut Vec<u8>, id: &str, reason: &str, error: &str) 
     });
 }
 
-/// What the plane reads from an agent.
-#[derive(Debug)]
-pub enum FromAgent<'a> {
-    Register(Registration<'a>),
-    Heartbeat(HeartbeatReport),
-    Ping,
-    Pong,
-    ProtocolFallback {
-        unknown_type: Cow<'a, str>,
-    },
-    GatewayHelloAck {
-        use_yamux: bool,
-    },
-    PlaneHelloAck {
-        features: Vec<String>,
-    },
-    ProxyFlow {
-        credit: u64,
-    },
-    ProxyResponse {
-        status: u16,
-        headers: Headers,
-        body: ResponseBody<'a>,
-    },
-    ProxyResponseHeader {
-        status: u16,
-        headers: Headers,
-    },
-    /// Base64.
-    ProxyResponseChunk {
-        data: Cow<'a, str>,
-    },
-    ProxyResponseEnd,
-    ProxyResponseAbort {
-        error: Cow<'a, str>,
-    },
-    ProxyError {
-        error: Cow<'a, str>,
-    },
-    /// A type that no request of ours provokes.
-    Other,
-}
-
-/// The body of a buffered answer as it came.
-#[derive(Debug)]
-pub enum ResponseBody<'a> {
-    Empty,
-    Base64(Cow<'a, str>),
-    /// Base64 of gzip.
-    Gzip(Cow<'a, str>),
-}
-
-/// What the plane keeps of a `register`.
-#[derive(Debug)]
-pub struct Registration<'a> {
-    pub agent_id: String,
-    pub name: String,
-    pub agent_version: String,
-    pub k8s_version: String,
-    pub hostname: String,
-    pub cluster_id: Option<String>,
-    /// Secret.
-    pub k8s_service_token: Option<Cow<'a, str>>,
-}
-
-/// What the plane keeps of a `heartbeat`.
-#[derive(Clone, Debug, Default)]
-pub struct HeartbeatReport {
-    pub cluster_id: String,
-    pub agent_id: String,
-    pub status: String,
-    pub agent_version: String,
-    pub k8s_version: String,
-    pub k8s_nodes: u64,
-    pub k8s_pods: u64,
-}
-
-impl<'a> FromAgent<'a> {
-    pub fn parse(envelope: &Envelope<'a>) -> Self {
-        let payload = &envelope.payload;
-        match envelope.kind.as_ref() {
-            "register" => Self::Register(Registration::parse(payload)),
-            "heartbeat" => Self::Heartbeat(HeartbeatReport::parse(payload)),
-            "ping" => Self::Ping,
-            "pong" => Self::Pong,
-            "protocol_fallback" => Self::ProtocolFallback {
-                unknown_type: payload.str("unknown_type").unwrap_or_default(),
-            },
-            "gateway_hello_ack" => Self::GatewayHelloAck {
-                use_yamux: payload.flag("use_yamux"),
-            },
-            "plane_hello_ack" => Self::PlaneHelloAck {
-                features: features(payload),
-            },
-            "proxy_flow" => Self::ProxyFlow {
-                credit: credit(payload),
-            },
-            "proxy_response" => Self::ProxyResponse {
-                status: status(payload),
-                headers: header_map(payload),
-                body: match (payload.text("body"), payload.text("encoding").as_deref()) {
-                    (None, _) => ResponseBody::Empty,
-                    (Some(body), Some("gzip")) => ResponseBody::Gzip(body),
-                    (Some(body), _) => ResponseBody::Base64(body),
-                },
-            },
-            "proxy_response_header" => Self::ProxyResponseHeader {
-                status: status(payload),
-                headers: header_map(payload),
-            },
-            "proxy_response_chunk" => Self::ProxyResponseChunk {
-                data: payload.str("data").unwrap_or_default(),
-            },
-            "proxy_response_end" => Self::ProxyResponseEnd,
-            "proxy_response_abort" => Self::ProxyResponseAbort {
-                error: error_text(payload),
-            },
-            "proxy_error" => Self::ProxyError {
-                error: error_text(payload),
-            },
-            _ => Self::Other,
-        }
-    }
-}
-
-impl<'a> Registration<'a> {
-    /// Also of the HTTP body (control-channel.md §12.8), which has the same fields.
-    pub fn parse(payload: &Payload<'a>) -> Self {
-        let string = |name| payload.string(name).unwrap_or_default();
-        Self {
-            agent_id: string("agent_id"),
-            name: string("name"),
-            agent_version: string("agent_version"),
-            k8s_version: string("k8s_version"),
-            hostname: string("hostname"),
-            cluster_id: payload.string("cluster_id"),
-            k8s_service_token: payload.text("k8s_service_token"),
-        }
-    }
-}
-
-impl HeartbeatReport {
-    /// Also of the HTTP body (control-channel.md §12.8), which has the same fields.
-    pub fn parse(payload: &Payload<'_>) -> Self {
-        let metadata = payload.object("metadata").unwrap_or_default();
-        let count = |name| {
-            metadata
-                .integer(name)
-                .and_then(|n| u64::try_from(n).ok())
-                .unwrap_or(0)
-        };
-        Self {
-            cluster_id: payload.string("cluster_id").unwrap_or_default(),
-            agent_id: payload.string("agent_id").unwrap_or_default(),
-            status: payload.string("status").unwrap_or_default(),
-            agent_version: metadata.string("agent_version").unwrap_or_default(),
-            k8s_version: metadata.string("k8s_version").unwrap_or_default(),
-            k8s_nodes: count("k8s_nodes"),
-            k8s_pods: count("k8s_pods"),
-        }
-    }
-}
-
-/// The default of the wire is 200; what is no status is 502.
-fn status(payload: &Payload<'_>) -> u16 {
-    match payload.integer("status") {
-        None => 200,
-        Some(status) => u16::try_from(status)
-            .ok()
-            .filter(|s| (100..=999).contains(s))
-            .unwrap_or(502),
-    }
-}
-
-fn header_map(payload: &Payload<'_>) -> Headers {
-    payload.parse::<HeaderMap>("headers").unwrap_or_default().0
-}
-
-fn error_text<'a>(payload: &Payload<'a>) -> Cow<'a, str> {
-    payload
-        .text("error")
-        .unwrap_or(Cow::Borrowed("the agent gave no reason"))
-}
-
 /// As the original lists them, completed by what it forgot (control-channel.md §4.3).
 const SUPPORTED_TYPES: &[&str] = &[
     "register_success",
@@ -519,79 +336,4 @@ const SUPPORTED_TYPES: &[&str] = &[
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(encode: impl FnOnce(&mut Vec<u8>)) -> String {
-        let mut buf = Vec::new();
-        encode(&mut buf);
-        String::from_utf8(buf).expect("text")
-    }
-
-    fn without_time(message: &str) -> &str {
-        message.split(",\"timestamp\":\"").next().expect("a part")
-    }
-
-    #[test]
-    fn a_buffered_answer_has_the_shape_of_the_original() {
-        let headers: Headers = [("content-type", "application/json")].into_iter().collect();
-        let got = text(|buf| proxy_response(buf, "px-81", 200, &headers, b"{}", Encoding::Base64));
-        assert_eq!(
-            without_time(&got),
-            r#"{"type":"proxy_response","request_id":"px-81","payload":{"body":"e30=","encoding":"base64","headers":{"Content-Type":["application/json"]},"status":200}"#
-        );
-        assert!(got.ends_with("Z\"}\n"));
-    }
-
-    #[test]
-    fn an_empty_body_has_neither_body_nor_encoding() {
-        let got = text(|buf| proxy_response(buf, "r", 204, &Headers::new(), b"", Encoding::Gzip));
-        let want =
-            r#"{"type":"proxy_response","request_id":"r","payload":{"headers":null,"status":204}"#;
-        assert_eq!(without_time(&got), want);
-    }
-
-    #[test]
-    fn a_chunk_has_the_shape_of_the_original() {
-        let got = text(|buf| proxy_response_chunk(buf, "px-82", b"world"));
-        assert_eq!(
-            without_time(&got),
-            r#"{"type":"proxy_response_chunk","request_id":"px-82","payload":{"data":"d29ybGQ=","encoding":"base64","size":5}"#
-        );
-    }
-
-    #[test]
-    fn ids_are_escaped() {
-        let got = text(|buf| proxy_response_end(buf, "a\"\n"));
-        let envelope = Envelope::parse(&got).expect("valid");
-        assert_eq!(envelope.request_id.as_deref(), Some("a\"\n"));
-    }
-
-    #[test]
-    fn what_the_agent_writes_the_plane_reads() {
-        let headers: Headers = [("A", "1")].into_iter().collect();
-        let got = text(|buf| proxy_response(buf, "r", 201, &headers, b"hi", Encoding::Gzip));
-        let envelope = Envelope::parse(&got).expect("valid");
-        match FromAgent::parse(&envelope) {
-            FromAgent::ProxyResponse {
-                status: 201,
-                headers: h,
-                body: ResponseBody::Gzip(body),
-            } => {
-                assert_eq!((h, body.as_ref()), (headers, "aGk="));
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_fallback_strips_line_ends_from_the_id() {
-        let got = text(|buf| protocol_fallback(buf, "x", Some("a\r\nb")));
-        let envelope = Envelope::parse(&got).expect("valid");
-        assert_eq!(
-            envelope.payload.str("original_request_id").as_deref(),
-            Some("ab")
-        );
-        assert_eq!(envelope.request_id, None);
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ mod binary;
 mod encode;
 mod envelope;
 pub mod from_agent;
+mod header_map;
 mod request;
 pub mod to_agent;
 
@@ -21,3 +22,10 @@ pub use to_agent::ToAgent;
 
 /// Decoded bytes in one response chunk at most (control-channel.md §8.6).
 pub const MAX_CHUNK: usize = 32 * 1024;
+
+/// The feature of `plane_hello` by which bodies have credit (decisions.md §6.2).
+pub const FLOW: &str = "flow";
+
+/// Credit that each direction of a request begins with, in decoded bytes
+/// (decisions.md §6.2).
+pub const INITIAL_CREDIT: u64 = 1024 * 1024;

@@ -1,14 +1,12 @@
 //! `proxy_request` (control-channel.md §8.1).
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::envelope::Payload;
+use super::header_map::HeaderMap;
 use crate::duration;
 use crate::http::Headers;
 
@@ -40,6 +38,9 @@ pub struct ProxyRequest<'a> {
     /// surrogate pair, say) or it says who calls: without it the request would be
     /// another one, a DELETE without its selector or a call in another name.
     pub unreadable: Option<&'static str>,
+    /// There are more header fields than anybody means to send; `headers` has only
+    /// the first of them.
+    pub oversized: bool,
 }
 
 /// Where the body of a request is.
@@ -77,7 +78,10 @@ impl<'a> ProxyRequest<'a> {
         let method = payload
             .text("method")
             .map_or_else(|| "GET".to_owned(), |m| m.to_uppercase());
-        let mut headers = payload.parse::<HeaderMap>("headers").unwrap_or_default().0;
+        let HeaderMap {
+            mut headers,
+            oversized,
+        } = payload.parse("headers").unwrap_or_default();
         let body = body(payload);
         let unreadable = unreadable(payload, &headers, &body);
         let mut upgrade = payload.flag("is_websocket") || payload.flag("isWebSocket");
@@ -108,6 +112,7 @@ impl<'a> ProxyRequest<'a> {
             },
             headers,
             unreadable,
+            oversized,
         }
     }
 
@@ -196,267 +201,10 @@ fn timeout(payload: &Payload<'_>) -> Option<Duration> {
     (!limit.is_zero()).then(|| limit.min(MAX_TIMEOUT))
 }
 
-/// Header maps as peers write them: values are arrays of text or a single text,
-/// anything else is an empty list (control-channel.md §8.1). Only an
-/// `Authorization` that isn't text is an error: without it the call would be made
-/// as somebody else.
-#[derive(Default)]
-pub(super) struct HeaderMap(pub(super) Headers);
-
-impl<'de> Deserialize<'de> for HeaderMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-
-        impl<'de> Visitor<'de> for Fields {
-            type Value = HeaderMap;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of header fields")
-            }
-
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(HeaderMap::default())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut headers = Headers::new();
-                while let Some((name, values)) = map.next_entry::<String, Values>()? {
-                    if values.lost && name.eq_ignore_ascii_case("authorization") {
-                        return Err(serde::de::Error::custom("an Authorization that is no text"));
-                    }
-                    for value in values.texts {
-                        headers.push(name.clone(), value);
-                    }
-                }
-                Ok(HeaderMap(headers))
-            }
-        }
-
-        deserializer.deserialize_any(Fields)
-    }
-}
-
-struct Values {
-    texts: Vec<String>,
-    /// There was something else than text.
-    lost: bool,
-}
-
-impl<'de> Deserialize<'de> for Values {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = <&'de RawValue>::deserialize(deserializer)?;
-        if let Ok(one) = serde_json::from_str::<String>(raw.get()) {
-            return Ok(Self {
-                texts: vec![one],
-                lost: false,
-            });
-        }
-        Ok(match serde_json::from_str::<Texts>(raw.get()) {
-            Ok(Texts { texts, lost }) => Self { texts, lost },
-            Err(_) => Self {
-                texts: Vec::new(),
-                lost: raw.get() != "null",
-            },
-        })
-    }
-}
-
-/// The texts of an array; other elements are skipped.
-struct Texts {
-    texts: Vec<String>,
-    lost: bool,
-}
-
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements;
-
-        impl<'de> Visitor<'de> for Elements {
-            type Value = Texts;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array of text")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let (mut texts, mut lost) = (Vec::new(), false);
-                while let Some(element) = seq.next_element::<TextOrOther>()? {
-                    match element {
-                        TextOrOther::Text(text) => texts.push(text),
-                        TextOrOther::Other(_) => lost = true,
-                    }
-                }
-                Ok(Texts { texts, lost })
-            }
-        }
-
-        deserializer.deserialize_seq(Elements)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum TextOrOther {
-    Text(String),
-    Other(#[allow(dead_code)] IgnoredAny),
-}
-
 /// Go's zero time is in the year 1; nothing before 1970 is a usable time.
 const ZERO_TIME: i64 = 0;
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const MAX_TIMEOUT_MS: f64 = 86_400_000.0;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::Envelope;
-
-    fn with<T>(payload: &str, check: impl FnOnce(ProxyRequest<'_>) -> T) -> T {
-        let text = format!(r#"{{"type":"proxy_request","request_id":"r","payload":{payload}}}"#);
-        let envelope = Envelope::parse(&text).expect("valid");
-        check(ProxyRequest::parse(&envelope.payload, envelope.timestamp))
-    }
-
-    #[test]
-    fn an_empty_method_is_get() {
-        with("{}", |r| assert_eq!(r.method, "GET"));
-        with(r#"{"method":"post"}"#, |r| assert_eq!(r.method, "POST"));
-    }
-
-    #[test]
-    fn timeouts_in_every_unit() {
-        let timeout = |json: &str| with(&format!(r#"{{"timeout":{json}}}"#), |r| r.timeout);
-        assert_eq!(timeout("20000"), Some(Duration::from_secs(20)));
-        assert_eq!(timeout("\"1m30s\""), Some(Duration::from_secs(90)));
-        assert_eq!(timeout("0"), None);
-        assert_eq!(timeout("-5"), None);
-        assert_eq!(timeout("true"), None);
-    }
-
-    #[test]
-    fn t32_a_timeout_in_nanoseconds_is_noticed() {
-        let timeout = |json: &str| with(&format!(r#"{{"timeout":{json}}}"#), |r| r.timeout);
-        assert_eq!(timeout("20000000000"), Some(Duration::from_secs(20)));
-        assert_eq!(timeout("86400000"), Some(MAX_TIMEOUT));
-        assert_eq!(timeout("1e300"), Some(MAX_TIMEOUT));
-        assert_eq!(timeout("\"48h\""), Some(MAX_TIMEOUT));
-    }
-
-    #[test]
-    fn headers_as_arrays_as_text_and_as_nonsense() {
-        with(
-            r#"{"headers":{"A":["1","2"],"b":"3","c":7,"d":{},"e":["x",1,null]}}"#,
-            |r| {
-                let got: Vec<_> = r.headers.iter().collect();
-                assert_eq!(got, [("A", "1"), ("A", "2"), ("b", "3"), ("e", "x")]);
-            },
-        );
-        with(r#"{"headers":null}"#, |r| assert!(r.headers.is_empty()));
-        with(r#"{"headers":[]}"#, |r| assert!(r.headers.is_empty()));
-    }
-
-    #[test]
-    fn what_cannot_be_read_does_not_just_vanish() {
-        for (payload, field) in [
-            (r#"{"method":"\ud800"}"#, "method"),
-            (r#"{"path":"/api/\ud800"}"#, "path"),
-            (r#"{"query":"labelSelector=\ud800"}"#, "query"),
-            (r#"{"body":"\ud800"}"#, "body"),
-            (r#"{"headers":{"A":"b","\ud800":"c"}}"#, "headers"),
-            (
-                r#"{"headers":{"Authorization":["Bearer \ud800"]}}"#,
-                "headers",
-            ),
-            (r#"{"headers":{"authorization":[7]}}"#, "headers"),
-            (r#"{"headers":{"authorization":{}}}"#, "headers"),
-        ] {
-            with(payload, |r| {
-                assert_eq!(r.unreadable, Some(field), "{payload}");
-            });
-        }
-        for payload in [
-            "{}",
-            r#"{"path":"","query":7,"body":"","headers":{}}"#,
-            r#"{"headers":{"Authorization":[]}}"#,
-            r#"{"headers":{"Authorization":null,"A":[1]}}"#,
-            r#"{"streaming":true,"body":"\ud800"}"#,
-        ] {
-            with(payload, |r| assert_eq!(r.unreadable, None, "{payload}"));
-        }
-    }
-
-    #[test]
-    fn the_body_in_all_its_forms() {
-        with(r#"{"body":"YQ==","body_encoding":"Base64"}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Base64(_)));
-        });
-        with(r#"{"body":"YQ==","encoding":"base64"}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Base64(_)));
-        });
-        with(r#"{"body":"YQ=="}"#, |r| {
-            assert!(matches!(r.body, RequestBody::Text(t) if t == "YQ=="));
-        });
-        with(r#"{"body":""}"#, |r| {
-            assert!(matches!(r.body, RequestBody::None));
-        });
-        with(r#"{"body":7}"#, |r| {
-            assert!(matches!(r.body, RequestBody::None));
-        });
-        with(r#"{"body":"x","body_binary":true}"#, |r| {
-            assert!(r.wants_binary_body());
-        });
-        for spelling in ["use_streaming", "streaming"] {
-            with(&format!(r#"{{"body":"ignored","{spelling}":true}}"#), |r| {
-                assert!(matches!(r.body, RequestBody::Streamed));
-            });
-        }
-    }
-
-    #[test]
-    fn a_json_body_keeps_its_very_text() {
-        with(
-            r#"{"body":{"z":12345678901234567890,"a":1.50,"h":"<&>"}}"#,
-            |r| {
-                let RequestBody::Json(raw) = r.body else {
-                    panic!("not JSON")
-                };
-                assert_eq!(
-                    raw.get(),
-                    r#"{"z":12345678901234567890,"a":1.50,"h":"<&>"}"#
-                );
-            },
-        );
-    }
-
-    #[test]
-    fn upgrades_by_every_sign() {
-        for sign in [
-            r#"{"is_websocket":true}"#,
-            r#"{"isWebSocket":true}"#,
-            r#"{"protocol":"chat"}"#,
-            r#"{"headers":{"upgrade":["WebSocket"]}}"#,
-            r#"{"headers":{"sec-websocket-key":["x"]}}"#,
-            r#"{"headers":{"Sec-WebSocket-Version":"13"}}"#,
-        ] {
-            with(sign, |r| assert!(r.upgrade, "{sign}"));
-        }
-        with(
-            r#"{"headers":{"Connection":["Upgrade"]},"protocol":" "}"#,
-            |r| assert!(!r.upgrade),
-        );
-        with(r#"{"protocol":"chat"}"#, |r| {
-            assert_eq!(r.headers.get("sec-websocket-protocol"), Some("chat"));
-        });
-    }
-
-    #[test]
-    fn zero_times_are_no_times() {
-        with(r#"{"deadline":"0001-01-01T00:00:00Z"}"#, |r| {
-            assert_eq!(r.deadline, None);
-        });
-        with(r#"{"deadline":"soon"}"#, |r| assert_eq!(r.deadline, None));
-        with(r#"{"deadline":"2026-03-01T10:00:00Z"}"#, |r| {
-            assert!(r.deadline.is_some());
-        });
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeops_agent::agent::{self, Agent};
-use pipeops_agent::config::{ApiUrl, Config, OutboundProxy, Secret, StateBackend, TokenSource};
+use pipeops_agent::config::{Config, OutboundProxy, Secret, StateBackend, TokenSource};
 use pipeops_agent::kube::Credentials;
 use pipeops_agent::net::Deadline;
 use pipeops_agent::plane::{
@@ -14,6 +14,7 @@ use pipeops_agent::plane::{
     Scope,
 };
 use pipeops_agent::server::HealthState;
+use pipeops_agent::url::Url;
 use tempfile::TempDir;
 
 use crate::http::Http;
@@ -105,7 +106,7 @@ impl Plan {
         let mut config = Config::defaults();
         CLUSTER.clone_into(&mut config.agent.cluster_name);
         config.agent.heartbeat_interval_connected = self.heartbeat;
-        config.pipeops.api_url = ApiUrl::parse(&plane.url()).expect("a URL");
+        config.pipeops.api_url = Url::parse(&plane.url()).expect("a URL");
         config.pipeops.token = TokenSource::Literal(Secret::new(token));
         config.pipeops.tls.ca_file = Some(plane.certificate_path().to_owned());
         config.pipeops.proxy = OutboundProxy::default();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64_simd::STANDARD as BASE64;
 use pipeops_agent::kube::{Credentials, in_cluster};
+use serde_json::json;
 
 use crate::api_server::{ApiServer, kubeconfig, shared};
 use crate::house::{House, Plan};
@@ -179,6 +180,31 @@ fn exec_plug_in() {
                 interactiveMode: Never, provideClusterInfo: true}}";
     write(&path, &cluster(api), user);
     works(kubeconfig(&path, None), READER);
+}
+
+#[test]
+#[ignore = "needs a real API server: tests/run cluster"]
+fn exec_plug_in_with_a_client_certificate() {
+    let api = shared();
+    let folder = tempfile::tempdir().expect("a folder");
+    let read = |path: &Path| fs::read_to_string(path).expect("readable");
+    let credential = json!({
+        "apiVersion": "client.authentication.k8s.io/v1beta1",
+        "kind": "ExecCredential",
+        "status": {
+            "clientCertificateData": read(&api.facts.admin_cert_file),
+            "clientKeyData": read(&api.facts.admin_key_file),
+        },
+    });
+    let given = folder.path().join("credential");
+    fs::write(&given, credential.to_string()).expect("written");
+    let path = folder.path().join("config");
+    let user = format!(
+        "{{exec: {{apiVersion: client.authentication.k8s.io/v1beta1, command: cat, args: ['{}']}}}}",
+        given.display()
+    );
+    write(&path, &cluster(api), &user);
+    works(kubeconfig(&path, None), ADMIN);
 }
 
 #[test]

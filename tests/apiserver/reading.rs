@@ -40,6 +40,7 @@ fn other_commands_of_kubectl() {
             &["get", "--raw", "/readyz?verbose"],
             "readyz check passed".into(),
         ),
+        (&["get", "--raw", "/"], "/apis/apps/v1".into()),
         (
             &["get", "--raw", "/metrics"],
             "apiserver_request_total".into(),

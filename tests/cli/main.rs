@@ -334,10 +334,7 @@ fn a_running_agent_answers_probes_hides_its_token_and_stops_on_sigterm() {
     let (status, body) = get(&address, "/health");
     assert_eq!((status, body["status"].as_str()), (200, Some("healthy")));
     let (status, body) = get(&address, "/ready");
-    assert_eq!(
-        (status, body["mode"].as_str()),
-        (200, Some("backward_compatible"))
-    );
+    assert_eq!((status, body["status"].as_str()), (503, Some("not_ready")));
     agent.signal("TERM");
     let (code, log) = agent.end();
     assert_eq!(code, Some(0), "{log}");
@@ -350,16 +347,19 @@ fn a_running_agent_answers_probes_hides_its_token_and_stops_on_sigterm() {
 }
 
 #[test]
-fn readiness_is_truthful_when_asked_to_be() {
+fn readiness_is_always_given_where_the_originals_is_asked_for() {
     let bench = Bench::new()
         .var("PIPEOPS_TOKEN", TOKEN)
         .var("PIPEOPS_CLUSTER_NAME", "prod")
         .var("PIPEOPS_API_URL", "http://127.0.0.1:1")
-        .var("PIPEOPS_TRUTHFUL_READINESS_PROBE", "true");
+        .var("PIPEOPS_TRUTHFUL_READINESS_PROBE", "false");
     let mut agent = Running::start(&bench, &["run", "--port=0"]);
     let address = agent.address();
     let (status, body) = get(&address, "/ready");
-    assert_eq!((status, body["status"].as_str()), (503, Some("not_ready")));
+    assert_eq!(
+        (status, body["mode"].as_str()),
+        (200, Some("backward_compatible"))
+    );
     assert_eq!(get(&address, "/health").0, 200);
     agent.signal("INT");
     assert_eq!(agent.end().0, Some(0));

@@ -2,16 +2,22 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use pipeops_agent::agent::Agent;
 use pipeops_agent::config::Secret;
+use pipeops_agent::control::facts::{ClusterFacts, Facts};
 use pipeops_agent::http::client::Body;
 use pipeops_agent::http::server::Request;
 use pipeops_agent::kube::Auth;
+use pipeops_agent::net::{Cancel, Deadline};
+use pipeops_agent::plane::GatewayUrl;
 
 use crate::support::front::full;
-use crate::support::house::{House, start};
+use crate::support::house::{House, parts, start};
 use crate::support::upstream::{Upstream, credentials, json, scripted};
+use crate::support::wait::until;
 
 /// An upstream that keeps what it was asked, and says yes to everything.
 fn noting() -> (Upstream, Arc<Mutex<Vec<Request>>>) {
@@ -64,6 +70,50 @@ fn the_token_that_the_agent_handed_over_goes_along() {
     let request = asked(&seen);
     let all: Vec<&str> = request.headers.get_all("Authorization").collect();
     assert_eq!(all, ["Bearer of-the-cluster"]);
+}
+
+/// One cluster token after the other, as the kubelet replaces them.
+#[derive(Clone)]
+struct Mounted(Arc<Mutex<&'static str>>);
+
+impl ClusterFacts for Mounted {
+    fn read(&self, _: Deadline, _: &Cancel) -> Facts {
+        Facts::default()
+    }
+
+    fn service_token(&self, _: Deadline, _: &Cancel) -> Option<Secret> {
+        self.service_tokens().pop()
+    }
+
+    fn service_tokens(&self) -> Vec<Secret> {
+        vec![Secret::new(*self.0.lock())]
+    }
+}
+
+#[test]
+fn t14_a_replaced_token_takes_the_place_of_the_one_before_and_nothing_is_cut() {
+    for gateway in [GatewayUrl::SameHost, GatewayUrl::Stay] {
+        let (upstream, seen) = noting();
+        let house = House::with_gateway(gateway);
+        let mut config = house.agent_config("edge");
+        config.agent.heartbeat_interval_connected = Duration::from_millis(20);
+        let mut parts = parts(&config, Some(upstream.credentials()));
+        let mounted = Mounted(Arc::new(Mutex::new("one")));
+        parts.facts = Arc::new(mounted.clone());
+        let agent = Agent::start(parts).expect("started");
+        house.attached("edge");
+        let front = house.front("edge");
+        let travels_as = || {
+            assert_eq!(front.get("/api/v1/pods").status, 200);
+            let value = asked(&seen).headers.get("Authorization").map(str::to_owned);
+            value.expect("a token")
+        };
+        assert_eq!(travels_as(), "Bearer one");
+        *mounted.0.lock() = "two";
+        until("the new token travels", || travels_as() == "Bearer two");
+        assert_eq!(agent.status().connections, 1);
+        assert!(house.is_connected("edge"));
+    }
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pipeops_agent::agent::AgentError;
-use pipeops_agent::config::{ApiUrl, StateBackend, Transport};
+use pipeops_agent::config::{StateBackend, Transport};
 use pipeops_agent::control::session::ConnectionState;
 use pipeops_agent::http::Headers;
 use pipeops_agent::plane::GatewayUrl;
+use pipeops_agent::url::Url;
 use serde_json::{Value, json};
 
 use crate::support::fault_proxy::FaultProxy;
@@ -114,7 +115,7 @@ fn an_agent_that_comes_back_takes_the_place_of_its_own_dead_connection() {
     let house = House::new();
     let proxy = FaultProxy::start(house.address());
     let mut config = house.agent_config("edge");
-    config.pipeops.api_url = ApiUrl::parse(&format!("https://{}", proxy.address())).expect("a URL");
+    config.pipeops.api_url = Url::parse(&format!("https://{}", proxy.address())).expect("a URL");
     config.timeouts.websocket_ping = Duration::from_millis(100);
     config.timeouts.websocket_read = Duration::from_millis(800);
     let agent = start(&config, Some(upstream.credentials()));

@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use pipeops_agent::config::{ApiUrl, Config};
+use pipeops_agent::config::Config;
 use pipeops_agent::link;
 use pipeops_agent::plane::Grant;
+use pipeops_agent::url::Url;
 
 use crate::support::fault_proxy::FaultProxy;
 use crate::support::house::{House, agent_config, name, start};
@@ -14,8 +15,8 @@ use crate::support::process::{AgentProcess, AgentSettings};
 use crate::support::upstream::{Upstream, json};
 use crate::support::wait::{far, figure, until};
 
-fn url(address: SocketAddr) -> ApiUrl {
-    ApiUrl::parse(&format!("https://{address}")).expect("a URL")
+fn url(address: SocketAddr) -> Url {
+    Url::parse(&format!("https://{address}")).expect("a URL")
 }
 
 /// Cuts a connection that was well, keeps the way closed for `length`, and says how

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pipeops_agent::config::ApiUrl;
 use pipeops_agent::http::client::Body;
+use pipeops_agent::url::Url;
 
 use crate::support::fault_proxy::FaultProxy;
 use crate::support::front::streamed;
@@ -51,7 +51,7 @@ fn heartbeats_and_short_requests_go_on_beside_bulk_on_a_narrow_line() {
     proxy.throttle(Some(512 * 1024));
     proxy.delay(Duration::from_millis(30));
     let mut config = house.agent_config("edge");
-    config.pipeops.api_url = ApiUrl::parse(&format!("https://{}", proxy.address())).expect("a URL");
+    config.pipeops.api_url = Url::parse(&format!("https://{}", proxy.address())).expect("a URL");
     config.agent.heartbeat_interval_connected = Duration::from_millis(100);
     config.timeouts.websocket_ping = Duration::from_millis(300);
     config.timeouts.websocket_read = Duration::from_millis(1500);

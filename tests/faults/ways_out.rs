@@ -1,6 +1,7 @@
 //! Ways out of a network: a proxy with a password, certificates for both sides.
 
-use pipeops_agent::config::{ApiUrl, ClientCertificate, Secret};
+use pipeops_agent::config::{ClientCertificate, Secret};
+use pipeops_agent::url::Url;
 
 use crate::support::ca::Ca;
 use crate::support::connect_proxy::ConnectProxy;
@@ -107,7 +108,7 @@ fn a_proxy_by_configuration_needs_no_environment() {
     let house = House::new();
     let proxy = ConnectProxy::start(Some(("u", "p")));
     let mut config = house.agent_config("edge");
-    config.pipeops.api_url = ApiUrl::parse(&format!("https://{}", named(&house))).expect("a URL");
+    config.pipeops.api_url = Url::parse(&format!("https://{}", named(&house))).expect("a URL");
     config.pipeops.proxy.https = Some(Secret::new(format!("http://u:p@{}", proxy.address())));
     acknowledged(&start(&config, None));
     assert_eq!(proxy.targets().len(), 2);

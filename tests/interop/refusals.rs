@@ -6,6 +6,7 @@ use std::time::Duration;
 use pipeops_agent::control::session::ConnectionState;
 use pipeops_agent::identity::Store;
 use pipeops_agent::net::Deadline;
+use pipeops_agent::url::Url;
 use serde_json::json;
 
 use crate::stage::{Stage, far, refused};
@@ -188,7 +189,7 @@ fn t01_nobody_at_the_controllers_address_is_waited_for() {
     let stage = Stage::new();
     let health = {
         let mut parts = stage.parts(&stage.config());
-        parts.api_url = format!("https://{address}");
+        parts.api_url = Url::parse(&format!("https://{address}")).expect("a URL");
         let health = parts.health.clone();
         let agent = pipeops_agent::agent::Agent::start(parts).expect("started");
         // Some twenty attempts at these settings.

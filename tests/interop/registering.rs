@@ -328,7 +328,10 @@ fn t30_a_plain_gateway_of_a_tls_controller_is_not_dialled() {
 fn c01_the_query_of_the_controllers_url_is_kept() {
     let stage = Stage::new();
     stage.gateway.set("controller_query", "tenant=a%20b&x=1");
-    let agent = stage.start_with(|parts| parts.api_url.push_str("/base?tenant=a%20b&x=1"));
+    let agent = stage.start_with(|parts| {
+        parts.api_url.path = "/base".to_owned();
+        parts.api_url.query = Some("tenant=a%20b&x=1".to_owned());
+    });
     let gateway = stage.arrived();
     stage.end(agent, &gateway);
 }

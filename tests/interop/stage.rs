@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeops_agent::agent::{self, Agent, AgentError, Parts};
-use pipeops_agent::config::{ApiUrl, Config, Secret, StateBackend, TokenSource};
+use pipeops_agent::config::{Config, Secret, StateBackend, TokenSource};
 use pipeops_agent::control::facts::NoCluster;
 use pipeops_agent::identity::{Identity, MemoryStore, Store};
 use pipeops_agent::net::Deadline;
 use pipeops_agent::proxy::{self, Executor};
 use pipeops_agent::server::HealthState;
+use pipeops_agent::url::Url;
 use serde_json::json;
 
 use crate::driver::Gateway;
@@ -53,7 +54,7 @@ impl Stage {
         let mut config = Config::defaults();
         "interop".clone_into(&mut config.agent.cluster_name);
         config.agent.id = Some("interop-agent".to_owned());
-        config.pipeops.api_url = ApiUrl::parse(&self.gateway.controller_url).expect("a URL");
+        config.pipeops.api_url = Url::parse(&self.gateway.controller_url).expect("a URL");
         config.pipeops.token = TokenSource::Literal(Secret::new(self.gateway.token.clone()));
         config.pipeops.tls.ca_file = Some(self.gateway.ca_file());
         config.state.backend = StateBackend::Memory;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeops_agent::agent::{self, Agent, Parts};
-use pipeops_agent::config::{ApiUrl, Config, OutboundProxy, Secret, StateBackend, TokenSource};
+use pipeops_agent::config::{Config, OutboundProxy, Secret, StateBackend, TokenSource};
 use pipeops_agent::kube::Credentials;
 use pipeops_agent::plane::{
     Access, CertificateSource, ClusterName, GatewayUrl, Grant, Plane, PlaneConfig, Scope,
 };
 use pipeops_agent::server::HealthState;
+use pipeops_agent::url::Url;
 use tempfile::TempDir;
 
 use super::front::Front;
@@ -120,7 +121,7 @@ pub(crate) fn name(text: &str) -> ClusterName {
 /// Reconnects at once; otherwise the defaults.
 pub(crate) fn agent_config(api_url: &str, token: &str, ca: &Path) -> Config {
     let mut config = Config::defaults();
-    config.pipeops.api_url = ApiUrl::parse(api_url).expect("a URL");
+    config.pipeops.api_url = Url::parse(api_url).expect("a URL");
     config.pipeops.token = TokenSource::Literal(Secret::new(token));
     config.pipeops.tls.ca_file = Some(ca.to_owned());
     config.pipeops.proxy = OutboundProxy::default(); // loopback needs none

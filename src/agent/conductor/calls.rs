@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::Conductor;
+use super::{Conductor, Input};
 use crate::agent::background::Done;
+use crate::agent::beside;
+use crate::agent::connection::Order;
 use crate::control::facts::FactsHandle;
 use crate::control::http_mode::HttpApi;
-use crate::control::registration::Attempt;
+use crate::control::registration::{Attempt, Registrant};
 use crate::control::session::{Event, Failure, Generation};
+use crate::identity::token_hash;
 use crate::link::{Lane, Message};
 use crate::net::{Cancel, Deadline};
 use crate::wire::from_agent;
@@ -23,12 +26,10 @@ impl Conductor {
         let Some(link) = link else { return };
         let id = self.parts.registrant.request_id();
         self.register = Some((generation, id.clone()));
-        let (parts, facts) = (self.parts.clone(), self.gatherer.handle());
+        let attempt = self.attempt(cluster_id);
+        let parts = self.parts.clone();
         let spawned = self.background.spawn("register", Done::Nothing, move || {
-            let attempt = attempt(&facts, cluster_id);
-            let message = parts.registrant.payload(&attempt, |payload| {
-                Message::text(2048, |buf| from_agent::register(buf, &id, payload))
-            });
+            let message = message(&parts.registrant, &id, &attempt());
             // A link that is gone reports that itself.
             let _ = link.send(Lane::Control, message, &Cancel::new());
             Done::Nothing
@@ -50,18 +51,60 @@ impl Conductor {
             self.token.clone(),
             self.cancel.clone(),
         );
-        let (parts, facts) = (self.parts.clone(), self.gatherer.handle());
+        let attempt = self.attempt(cluster_id);
+        let parts = self.parts.clone();
         let panicked = Done::Event(failed("the call panicked".to_owned()));
         let spawned = self.background.spawn("http-register", panicked, move || {
-            let attempt = attempt(&facts, cluster_id);
             let outcome = parts
                 .registrant
-                .payload(&attempt, |payload| api.register(payload, &token, &cancel));
+                .payload(&attempt(), |payload| api.register(payload, &token, &cancel));
             Done::Event(Event::HttpRegister(generation, outcome.map(Box::new)))
         });
         if let Err(error) = spawned {
             let event = failed(error.to_string());
             self.session.handle(Instant::now(), event);
+        }
+    }
+
+    /// On the controller, while the gateway's connection goes on (T14).
+    pub(super) fn register_beside(&mut self, generation: Generation, cluster_id: Option<String>) {
+        let event = move |outcome| Event::RegisteredBeside(generation, outcome);
+        if let Err(failure) = self.read_token() {
+            return self.session.handle(Instant::now(), event(Err(failure)));
+        }
+        let order = Order {
+            generation,
+            url: self.controller.clone(),
+            token: self.token.clone(),
+            first: None,
+            limit: self.parts.session.dial_limit,
+        };
+        let attempt = self.attempt(cluster_id);
+        let (parts, cancel) = (self.parts.clone(), self.cancel.clone());
+        let failed = |text: String| event(Err(Failure::Other(text)));
+        let panicked = Done::Event(failed("the call panicked".to_owned()));
+        let spawned = self.background.spawn("register-beside", panicked, move || {
+            let id = parts.registrant.request_id();
+            let message = message(&parts.registrant, &id, &attempt());
+            let outcome = beside::register(&order, &id, message, &parts, &cancel);
+            Done::Event(event(outcome))
+        });
+        if let Err(error) = spawned {
+            let event = failed(error.to_string());
+            self.session.handle(Instant::now(), event);
+        }
+    }
+
+    /// What is registered, gathered where it is called; the handover hears of the
+    /// token before anybody else.
+    fn attempt(&self, cluster_id: Option<String>) -> impl FnOnce() -> Attempt + Send + use<> {
+        let (facts, sender) = (self.gatherer.handle(), self.sender.clone());
+        move || {
+            let attempt = attempt(&facts, cluster_id);
+            let hash = attempt.service_token.as_ref().map(token_hash);
+            // The conductor has ended: nobody wants to know.
+            let _ = sender.send(Input::HandedOver(hash));
+            attempt
         }
     }
 
@@ -73,6 +116,12 @@ impl Conductor {
             limit,
         }
     }
+}
+
+fn message(registrant: &Registrant, id: &str, attempt: &Attempt) -> Message {
+    registrant.payload(attempt, |payload| {
+        Message::text(2048, |buf| from_agent::register(buf, id, payload))
+    })
 }
 
 fn attempt(facts: &FactsHandle, cluster_id: Option<String>) -> Attempt {

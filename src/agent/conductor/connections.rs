@@ -16,7 +16,11 @@ impl Conductor {
         stays: bool,
     ) -> Result<(), Failure> {
         let other = |text: String| Failure::Other(text);
-        self.parts.health.dialing();
+        // One over HTTP must not arrive behind the first over this connection.
+        self.heartbeat_cancel.cancel(Reason::Cancelled);
+        if !self.session.is_trial() {
+            self.parts.health.dialing();
+        }
         self.read_token()?;
         let url = match target {
             Target::Controller => self.controller.clone(),
@@ -66,7 +70,7 @@ impl Conductor {
                 if let Some(connection) = self.connections.get_mut(&generation) {
                     connection.link = Some(link);
                 }
-                if generation == self.session.generation() {
+                if generation == self.session.generation() && !self.session.is_trial() {
                     if !self.session.is_confirmed() {
                         // A socket alone says nothing when we must register again.
                         self.parts.health.unregistered();

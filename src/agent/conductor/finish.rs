@@ -17,6 +17,7 @@ impl Conductor {
             .unwrap_or(limit)
             .max(Instant::now() + LEAST_END);
         self.cancel.cancel(Reason::Shutdown);
+        self.heartbeat_cancel.cancel(Reason::Shutdown);
         for connection in self.connections.values() {
             match &connection.link {
                 // What was asked to close goes on closing.

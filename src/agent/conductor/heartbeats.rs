@@ -50,10 +50,11 @@ impl Conductor {
         let event = if let Err(failure) = self.read_token() {
             Some(failed(failure))
         } else {
+            self.heartbeat_cancel = Cancel::new();
             let (api, token, cancel) = (
                 self.api(self.parts.heartbeat_limit),
                 self.token.clone(),
-                self.cancel.clone(),
+                self.heartbeat_cancel.clone(),
             );
             let (reporter, facts) = (self.reporter.clone(), self.gatherer.latest());
             let cluster_id = self.session.ids().cluster_id.clone().unwrap_or_default();

@@ -5,6 +5,7 @@ mod calls;
 mod connections;
 mod finish;
 mod heartbeats;
+mod serving;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use fastrand::Rng;
 use super::background::{Background, Done};
 use super::connection::{Connection, News};
 use super::error::AgentError;
+use super::handover::Handover;
 use super::parts::Parts;
 use super::status::Watch;
 use crate::config::Secret;
@@ -23,13 +25,12 @@ use crate::control::dispatch::Heard;
 use crate::control::facts::Gatherer;
 use crate::control::heartbeat::{Due, Pace, Reporter};
 use crate::control::late::LateAnswers;
-use crate::control::session::{
-    Action, Answers, ConnectionState, End, Event, Generation, Ids, Session, Transport,
-};
-use crate::control::urls::{self, Url};
-use crate::identity::{Identity, credentials_hash};
+use crate::control::session::{Action, Answers, End, Event, Generation, Ids, Session, Transport};
+use crate::control::urls;
+use crate::identity::credentials_hash;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::telemetry;
+use crate::url::Url;
 
 /// What reaches the conductor.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(super) enum Input {
     /// New facts about the cluster.
     Facts,
     Done(Done),
+    /// A `register` is about to go out with the cluster token of this hash.
+    HandedOver(Option<String>),
 }
 
 pub(super) struct Conductor {
@@ -54,7 +57,10 @@ pub(super) struct Conductor {
     background: Background,
     /// Ends what runs in the background.
     cancel: Cancel,
+    /// Ends the latest heartbeat over HTTP.
+    heartbeat_cancel: Cancel,
     gatherer: Gatherer,
+    handover: Handover,
     pace: Pace,
     reporter: Reporter,
     serving: Option<(Generation, Transport)>,
@@ -77,7 +83,7 @@ impl Conductor {
         inbox: Receiver<Input>,
         watch: Watch,
     ) -> Result<Self, AgentError> {
-        let controller = urls::controller(&parts.api_url).map_err(AgentError::ApiUrl)?;
+        let controller = urls::controller(&parts.api_url);
         if !controller.tls && !controller.is_loopback() {
             log::warn!("{controller}: the token and everything else travel in plain text");
         }
@@ -109,7 +115,9 @@ impl Conductor {
             connections: HashMap::new(),
             background: Background::new(sender.clone()),
             cancel: Cancel::new(),
+            heartbeat_cancel: Cancel::new(),
             gatherer,
+            handover: Handover::new(identity.service_token_hash),
             pace: Pace::new(parts.heartbeat.clone(), Rng::new(), now),
             reporter: Reporter {
                 agent_id: parts.registrant.agent_id.clone(),
@@ -163,7 +171,9 @@ impl Conductor {
                 if self.heartbeat_until.take().is_some() {
                     self.send_heartbeat();
                 }
+                self.check_handover();
             }
+            Input::HandedOver(hash) => self.handover.sent(hash),
             Input::Done(done) => {
                 self.background.reported();
                 match done {
@@ -255,6 +265,10 @@ impl Conductor {
                 generation,
                 cluster_id,
             } => self.http_register(generation, cluster_id),
+            Action::RegisterBeside {
+                generation,
+                cluster_id,
+            } => self.register_beside(generation, cluster_id),
             Action::Close(generation) => self.close(generation),
             Action::Abort(generation, why) => {
                 if let Some(connection) = self.connections.get(&generation) {
@@ -270,6 +284,15 @@ impl Conductor {
                 self.serving = None;
                 self.heartbeat_until = None;
                 self.pace.stop_serving(Instant::now());
+            }
+            Action::Rest => {
+                self.serving = None;
+                self.heartbeat_until = None;
+                self.pace.rest();
+            }
+            Action::Resume(generation) => {
+                self.serving = Some((generation, Transport::Http));
+                self.pace.serve(Instant::now(), false);
             }
             Action::State(state) => self.on_state(state),
             Action::End(end) => self.end = Some(end),
@@ -315,72 +338,6 @@ impl Conductor {
         };
         self.step(event);
     }
-
-    /// Ids are written down before the gateway is dialled (decisions.md §6.1).
-    fn store(&self, ids: Ids) {
-        let cluster_id = ids.cluster_id.clone().unwrap_or_default();
-        let identity = Identity {
-            cluster_id: ids.cluster_id,
-            cluster_uuid: ids.cluster_uuid,
-            gateway_ws_url: ids.gateway_ws_url,
-            credentials_hash: Some(credentials_hash(
-                &endpoint(&self.controller),
-                self.token.expose(),
-            )),
-            ..self.parts.store.identity()
-        };
-        log::info!(cluster_id = cluster_id.as_str(); "registered");
-        if let Err(error) = self.parts.store.save(&identity) {
-            log::error!("the state could not be written, the next start registers anew: {error}");
-        }
-    }
-
-    fn serve(&mut self, generation: Generation, transport: Transport) {
-        self.serving = Some((generation, transport));
-        let now = Instant::now();
-        let url = self.connections.get(&generation).map(|c| &c.url);
-        let endpoint = url.map_or_else(|| self.parts.api_url.clone(), ToString::to_string);
-        log::info!("serving over {endpoint}");
-        let cluster_id = self.session.ids().cluster_id.clone();
-        // The first heartbeat went out with the connection if it was known to stay.
-        let first_sent = self.first_sent == Some(generation);
-        self.pace.serve(now, first_sent);
-        if first_sent {
-            self.parts.health.heartbeat();
-        } else if self.pace.due(now).is_some() {
-            self.send_heartbeat();
-        }
-        self.watch.update(|status| {
-            status.endpoint = Some(endpoint);
-            status.cluster_id = cluster_id;
-            status.connections += 1;
-            status.heartbeats += u64::from(first_sent);
-        });
-    }
-
-    fn on_state(&mut self, state: ConnectionState) {
-        let health = &self.parts.health;
-        match state {
-            ConnectionState::Connected => {
-                health.socket_up();
-                health.registered();
-            }
-            ConnectionState::Connecting => health.dialing(),
-            ConnectionState::Reconnecting => {
-                health.dialing();
-                if !self.session.is_confirmed() {
-                    health.unregistered();
-                }
-            }
-            ConnectionState::Disconnected => health.stopped(),
-        }
-        self.watch.update(|status| {
-            status.state = state;
-            if state != ConnectionState::Connected {
-                status.endpoint = None;
-            }
-        });
-    }
 }
 
 /// What identifies a controller: its URL, query included.
@@ -388,7 +345,7 @@ fn endpoint(url: &Url) -> String {
     format!("{url}?{}", url.query.as_deref().unwrap_or_default())
 }
 
-const CLOSE_NORMAL: u16 = 1000;
+pub(super) const CLOSE_NORMAL: u16 = 1000;
 
 /// A heartbeat waits so long for fresh facts (control-channel.md §7.3).
 const FACTS_WAIT: Duration = Duration::from_secs(5);

@@ -1,9 +1,11 @@
 //! The whole life cycle against a scripted peer.
 
+mod handover;
 mod peer;
 mod work;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -386,6 +388,65 @@ fn http_mode_registers_and_beats_over_http() {
     assert_eq!(store.identity().cluster_id.as_deref(), Some("c-9"));
     agent.stop();
     agent.wait().expect("an orderly end");
+}
+
+/// The state fell back to `reconnecting` at each try, and a heartbeat that was under
+/// way could arrive behind the first over the WebSocket.
+#[test]
+fn a_try_of_the_websocket_ends_the_heartbeat_under_way_and_leaves_the_agent_ready() {
+    let peer = Peer::new();
+    let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
+    parts.session.websocket_retry = Duration::from_millis(300);
+    parts.heartbeat_limit = Duration::from_mins(10);
+    let health = parts.health.clone();
+    let agent = Agent::start(parts).expect("started");
+    peer.answer("404 Not Found", "");
+    peer.answer("200 OK", r#"{"cluster_id":"c-1"}"#);
+    let refuse = |upgrade: &TcpStream| Peer::answer_on(upgrade, "404 Not Found", "");
+    // It gets no answer before the WebSocket's time has come.
+    let mut beat = peer.stream();
+    while Peer::is_upgrade(&beat) {
+        refuse(&beat);
+        beat = peer.stream();
+    }
+    let upgrade = peer.stream();
+    assert!(Peer::is_upgrade(&upgrade));
+    let ended = beat.read_to_end(&mut Vec::new()).map_err(|e| e.kind());
+    assert_ne!(ended, Err(std::io::ErrorKind::WouldBlock), "it goes on");
+    assert_eq!(agent.status().state, ConnectionState::Connected);
+    assert_eq!(
+        health.snapshot().connection_state,
+        ConnectionState::Connected
+    );
+    refuse(&upgrade);
+    // Over HTTP it goes on; then a try succeeds.
+    let mut beats = 0;
+    let mut controller = loop {
+        let stream = peer.stream();
+        if !Peer::is_upgrade(&stream) {
+            if let Ok((asked, body)) = Peer::try_answer_on(&stream, "200 OK", "{}") {
+                assert!(asked.contains("/c-1/heartbeat"), "{asked}");
+                assert!(body.contains("\"healthy\""), "{body}");
+                beats += 1;
+            }
+        } else if beats == 0 {
+            refuse(&stream);
+        } else {
+            break Peer::accept_on(stream);
+        }
+    };
+    let register = controller.expect("register");
+    assert_eq!(register["payload"]["cluster_id"], "c-1");
+    assert_eq!(agent.status().state, ConnectionState::Connected);
+    assert_eq!(
+        health.snapshot().connection_state,
+        ConnectionState::Connected
+    );
+    controller.send(&json!({
+        "type": "register_success", "request_id": register["request_id"], "payload": {"cluster_id": "c-1"},
+    }));
+    controller.ack();
+    stop(agent, controller);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::link;
 use crate::net::{ClientTls, ClientTlsSettings, Deadline, Dialer};
 use crate::proxy::{self, Executor};
 use crate::server::HealthState;
+use crate::url::Url;
 
 /// Only a hung test reaches it.
 pub(super) fn far() -> Deadline {
@@ -42,8 +43,8 @@ impl Peer {
         self.listener.local_addr().expect("address").to_string()
     }
 
-    pub(super) fn api_url(&self) -> String {
-        format!("http://{}", self.authority())
+    pub(super) fn api_url(&self) -> Url {
+        Url::parse(&format!("http://{}", self.authority())).expect("a URL")
     }
 
     pub(super) fn gateway_url(&self) -> String {
@@ -59,8 +60,18 @@ impl Peer {
     }
 
     /// Takes the upgrade.
-    #[allow(clippy::result_large_err)] // tungstenite's own callback type
     pub(super) fn accept(&self) -> Conn {
+        Self::accept_on(self.stream())
+    }
+
+    /// Whether what comes on a connection is an upgrade.
+    pub(super) fn is_upgrade(stream: &TcpStream) -> bool {
+        let mut first = [0];
+        stream.peek(&mut first).is_ok() && first == *b"G"
+    }
+
+    #[allow(clippy::result_large_err)] // tungstenite's own callback type
+    pub(super) fn accept_on(stream: TcpStream) -> Conn {
         let (mut uri, mut authorization) = (String::new(), String::new());
         let note = |request: &Request, response: Response| {
             uri = request.uri().to_string();
@@ -71,7 +82,7 @@ impl Peer {
                 .clone_into(&mut authorization);
             Ok(response)
         };
-        let socket = tungstenite::accept_hdr(self.stream(), note).expect("the upgrade");
+        let socket = tungstenite::accept_hdr(stream, note).expect("the upgrade");
         Conn {
             socket,
             uri,
@@ -85,13 +96,24 @@ impl Peer {
     }
 
     /// The same on a connection that was taken before.
-    pub(super) fn answer_on(mut stream: &TcpStream, status: &str, body: &str) -> (String, String) {
+    pub(super) fn answer_on(stream: &TcpStream, status: &str, body: &str) -> (String, String) {
+        Self::try_answer_on(stream, status, body).expect("a request")
+    }
+
+    /// The same where the agent may break it off.
+    pub(super) fn try_answer_on(
+        mut stream: &TcpStream,
+        status: &str,
+        body: &str,
+    ) -> std::io::Result<(String, String)> {
         let mut reader = BufReader::new(stream);
         let (mut first, mut length) = (String::new(), 0);
-        reader.read_line(&mut first).expect("a request");
+        reader.read_line(&mut first)?;
         loop {
             let mut line = String::new();
-            reader.read_line(&mut line).expect("a line");
+            if reader.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
             if line == "\r\n" {
                 break;
             }
@@ -100,15 +122,15 @@ impl Peer {
             }
         }
         let mut sent = vec![0; length];
-        reader.read_exact(&mut sent).expect("the body");
+        reader.read_exact(&mut sent)?;
         let answer = format!(
             "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
              Connection: close\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(answer.as_bytes()).expect("written");
+        stream.write_all(answer.as_bytes())?;
         let _ = stream.shutdown(Shutdown::Write);
-        (first, String::from_utf8(sent).expect("text"))
+        Ok((first, String::from_utf8(sent).expect("text")))
     }
 
     /// Takes a controller connection and answers its registration.
@@ -195,7 +217,7 @@ pub(super) fn no_cluster() -> Arc<Executor> {
     Executor::new(proxy::Settings::default(), None)
 }
 
-pub(super) fn parts(api_url: String, store: Arc<dyn Store>) -> Parts {
+pub(super) fn parts(api_url: Url, store: Arc<dyn Store>) -> Parts {
     let tls = ClientTls::new(ClientTlsSettings::default()).expect("settings");
     let quick = Duration::from_millis(5);
     Parts {

@@ -91,10 +91,10 @@ pub(super) const AGENT: &[Key] = &[
     Key::new(
         "agent.truthful_readiness_probe",
         Kind::Bool(|c, v| c.agent.truthful_readiness_probe = v),
-        "/ready answers 503 while not connected, instead of always 200",
+        "/ready answers 503 while not connected; false: always 200, as the original",
     )
     .env(&["PIPEOPS_TRUTHFUL_READINESS_PROBE"])
-    .default("false"),
+    .default("true"),
     Key::new(
         "agent.report_worker_join",
         Kind::Bool(|c, v| c.agent.report_worker_join = v),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::config::table::{Key, Kind};
 use crate::config::types::ClientCertificate;
-use crate::config::{ApiUrl, Config, TokenSource, Transport};
+use crate::config::{Config, TokenSource, Transport};
+use crate::url::Url;
 
 /// config-and-state.md §3.2.
 pub(super) const PIPEOPS: &[Key] = &[
@@ -15,7 +16,7 @@ pub(super) const PIPEOPS: &[Key] = &[
         Kind::Parsed {
             what: "url",
             set: |c, v| {
-                c.pipeops.api_url = ApiUrl::parse(v)?;
+                c.pipeops.api_url = Url::parse_configured(v).map_err(|error| error.to_string())?;
                 Ok(())
             },
         },
@@ -301,6 +302,12 @@ pub(super) const TIMEOUTS: &[Key] = &[
     )
     .default("2m"),
     limit(
+        "timeouts.proxy_body",
+        |c, v| c.timeouts.proxy_body = v,
+        "A request body on its way in that makes no progress, where no deadline was given",
+    )
+    .default("1m"),
+    limit(
         "timeouts.proxy_dial",
         |c, v| c.timeouts.proxy_dial = v,
         "Connecting to the target of a proxied request",
@@ -347,7 +354,7 @@ pub(super) const PROXY: &[Key] = &[Key::new(
         min: 1024 * 1024,
         set: |c, v| c.proxy.memory_limit = usize::try_from(v).unwrap_or(usize::MAX),
     },
-    "All buffered bodies of proxied requests together",
+    "Memory for all buffered bodies of proxied requests and their answers together",
 )
 .default("256MiB")];
 

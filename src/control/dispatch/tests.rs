@@ -119,6 +119,20 @@ fn pings_are_answered_with_their_id() {
 }
 
 #[test]
+fn ids_of_requests_have_a_limit() {
+    let mut bench = Bench::new();
+    let ids = [MAX_ID, MAX_ID + 1].map(|length| "i".repeat(length));
+    for id in &ids {
+        bench.text(&json!({"type": "proxy_request", "request_id": id, "payload": {}}));
+        bench.text(&json!({"type": "proxy_request", "request_id": id, "payload": 1}));
+    }
+    let calls = bench.calls();
+    assert!(calls.iter().any(|call| call.contains(&ids[0])), "{calls:?}");
+    assert!(!calls.iter().any(|call| call.contains(&ids[1])));
+    assert_eq!(bench.answers(Lane::Bulk, 1)[0]["request_id"], json!(ids[0]));
+}
+
+#[test]
 fn requests_find_the_proxy() {
     let mut bench = Bench::new();
     for (kind, payload) in [

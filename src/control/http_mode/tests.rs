@@ -52,7 +52,7 @@ fn dialer() -> Dialer {
 fn api(url: &str) -> HttpApi {
     HttpApi {
         dialer: dialer(),
-        api_url: url.to_owned(),
+        api_url: Url::parse(url).expect("a URL"),
         limit: Duration::from_secs(30),
     }
 }
@@ -180,18 +180,32 @@ fn redirects_are_not_followed_with_our_token() {
     server.join().expect("server");
 }
 
-#[test]
-fn retry_after_is_read() {
-    let (url, server) = server(
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 17\r\nContent-Length: 4\r\n\r\nbusy",
-    );
-    let want = Failure::Status {
-        code: 503,
-        retry_after: Some(Duration::from_secs(17)),
-        text: "busy".into(),
-    };
-    assert_eq!(register(&url), Err(want));
+/// The seconds that an answer with this `Retry-After` asks for.
+fn asked_to_wait(value: &str) -> Option<Duration> {
+    let (url, server) = server(&format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {value}\r\nContent-Length: 4\r\n\r\nbusy",
+    ));
+    let failure = register(&url);
     server.join().expect("server");
+    match failure {
+        Err(Failure::Status {
+            code: 503,
+            retry_after,
+            text,
+        }) if text == "busy" => retry_after,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn retry_after_is_read_in_both_its_forms() {
+    assert_eq!(asked_to_wait("17"), Some(Duration::from_secs(17)));
+    // Dates count from now, and at most a day.
+    let date = asked_to_wait("Tue, 19 Jan 2038 03:14:07 GMT");
+    assert_eq!(date, Some(Duration::from_hours(24)));
+    let past = asked_to_wait("Wed, 21 Oct 2015 07:28:00 GMT");
+    assert_eq!(past, Some(Duration::ZERO));
+    assert_eq!(asked_to_wait("soon"), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use ureq::http::Uri;
@@ -14,8 +14,9 @@ use ureq::unversioned::transport::{
 
 use super::{Answer, Failure};
 use crate::config::Secret;
-use crate::control::urls::Url;
+use crate::link::upgrade::retry_after;
 use crate::net::{Cancel, Deadline, Dialer, Endpoint, Guard, Halves};
+use crate::url::Url;
 
 /// One POST of JSON. Redirects are not followed; the answer's body is read up to
 /// [`MAX_BODY`] bytes.
@@ -43,8 +44,7 @@ pub(super) fn post(
         cancel: cancel.clone(),
     };
     let agent = ureq::Agent::with_parts(config, connector, NoResolver);
-    let scheme = if url.tls { "https" } else { "http" };
-    let uri = format!("{scheme}://{}{}", url.authority(), url.target());
+    let uri = url.to_string();
     let failed = |error: ureq::Error| Failure::Other(explain(&error));
     let mut response = agent
         .post(uri)
@@ -57,7 +57,8 @@ pub(super) fn post(
         let value = response.headers().get(name)?;
         value.to_str().ok().map(str::trim).map(str::to_owned)
     };
-    let retry_after = header("retry-after").and_then(|value| value.parse().ok());
+    let retry_after =
+        header("retry-after").and_then(|value| retry_after(&value, SystemTime::now()));
     let is_json = response.body().mime_type().is_some_and(|kind| {
         kind.eq_ignore_ascii_case("application/json") || kind.ends_with("+json")
     });
@@ -77,7 +78,7 @@ pub(super) fn post(
         status,
         is_json,
         is_page,
-        retry_after: retry_after.map(Duration::from_secs),
+        retry_after,
         body,
     })
 }

@@ -35,10 +35,14 @@ impl Session {
         });
     }
 
-    /// Every five minutes: the gateway if one is known, else the controller.
+    /// Every five minutes: the gateway if one is known, else the controller. Where
+    /// HTTP serves, that is nobody's loss: no state changes unless the try succeeds.
     pub(super) fn try_websocket(&mut self, now: Instant) {
-        self.stop_serving();
         self.websocket_at = now + self.settings.websocket_retry;
+        if matches!(self.phase, Phase::HttpServing { .. }) {
+            self.trial_until = Some(now + TRIAL_LIMIT);
+            self.actions.push_back(Action::Rest);
+        }
         let next = if self.need_register || self.gateway().is_none() {
             Next::Controller
         } else {
@@ -59,8 +63,10 @@ impl Session {
         self.phase = Phase::HttpServing {
             reregister_at: None,
         };
-        let serve = Action::Serve(self.generation, Transport::Http);
-        self.actions.push_back(serve);
+        self.actions.push_back(match self.trial_until.take() {
+            Some(_) => Action::Resume(self.generation),
+            None => Action::Serve(self.generation, Transport::Http),
+        });
         if confirmed {
             self.unauthorized.reset();
             self.set_state(ConnectionState::Connected);
@@ -72,8 +78,10 @@ impl Session {
         now: Instant,
         outcome: Result<Box<Registered>, Failure>,
     ) {
-        let Phase::HttpRegistering { with_id, .. } = self.phase else {
-            return;
+        let with_id = match self.phase {
+            Phase::HttpRegistering { with_id, .. } => with_id,
+            Phase::HttpServing { .. } => return self.on_renewal(now, outcome),
+            _ => return,
         };
         self.generation += 1;
         let failure = match outcome {
@@ -131,6 +139,10 @@ impl Session {
         }
     }
 }
+
+/// A try of the WebSocket, the registration included: heartbeats rest meanwhile, and
+/// probes take one for old after 90 s (local-server.md §4).
+const TRIAL_LIMIT: Duration = Duration::from_secs(45);
 
 /// An HTTP call has a limit of its own of 30 s; this is for the case that it isn't kept.
 const HTTP_LIMIT: Duration = Duration::from_secs(45);

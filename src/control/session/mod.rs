@@ -17,6 +17,8 @@
 //! ```
 
 mod http;
+mod ids;
+mod renewal;
 mod types;
 mod websocket;
 
@@ -31,8 +33,6 @@ pub use types::{
 };
 
 use super::backoff::BackOff;
-use super::urls::{self, GatewayQuery};
-use crate::wire::to_agent::Registered;
 
 /// The life cycle of one agent process.
 #[derive(Debug)]
@@ -56,6 +56,13 @@ pub struct Session {
     gateway_in_turns: bool,
     http_mode: bool,
     websocket_at: Instant,
+    /// When the dial began that hasn't succeeded.
+    dialling_since: Option<Instant>,
+    /// A WebSocket is being tried while HTTP serves: HTTP rests, and goes on as if
+    /// nothing had been unless the WebSocket serves by then.
+    trial_until: Option<Instant>,
+    /// A registration beside the gateway's connection is under way.
+    beside: bool,
     gateway_failing_since: Option<Instant>,
     last_reregister: Option<Instant>,
     give_up_at: Option<Instant>,
@@ -137,6 +144,9 @@ impl Session {
             gateway_in_turns: false,
             http_mode: settings.http_only,
             websocket_at: now,
+            trial_until: None,
+            dialling_since: None,
+            beside: false,
             gateway_failing_since: None,
             last_reregister: None,
             give_up_at: None,
@@ -211,6 +221,11 @@ impl Session {
         self.registered
     }
 
+    /// A WebSocket is being tried while HTTP serves.
+    pub fn is_trial(&self) -> bool {
+        self.trial_until.is_some()
+    }
+
     /// The cluster id that heartbeats name.
     pub fn ids(&self) -> &Ids {
         &self.ids
@@ -254,6 +269,13 @@ impl Session {
             }
             Event::HttpHeartbeat(generation, outcome) if generation == self.generation => {
                 self.on_http_heartbeat(now, outcome);
+            }
+            Event::Renew => self.renew(),
+            Event::RegisteredBeside(generation, outcome) => {
+                self.beside = false;
+                if generation == self.generation {
+                    self.on_renewal(now, outcome);
+                }
             }
             event => self.on_websocket_event(now, event),
         }
@@ -309,94 +331,6 @@ impl Session {
         }
     }
 
-    /// Leaves what works to register again with the stored id, without a wait but
-    /// at most once in a while (decisions.md §6.1 "Unknown cluster").
-    fn want_reregistration(&mut self, now: Instant) {
-        let allowed = self.reregistration_allowed_at(now);
-        let is_http = matches!(self.phase, Phase::HttpServing { .. });
-        match &mut self.phase {
-            Phase::Serving { reregister_at, .. } | Phase::HttpServing { reregister_at } => {
-                if allowed > now {
-                    *reregister_at = Some(allowed);
-                    return;
-                }
-            }
-            _ => return,
-        }
-        log::warn!("the control plane does not know this cluster: registering again");
-        self.begin_reregistration(now);
-        self.stop_serving();
-        self.set_state(ConnectionState::Reconnecting);
-        if is_http {
-            self.go(now, Next::Http);
-        } else {
-            self.leave(now, Next::Controller);
-        }
-    }
-
-    fn reregistration_allowed_at(&self, now: Instant) -> Instant {
-        self.last_reregister
-            .map_or(now, |last| last + self.settings.reregister_interval)
-    }
-
-    fn begin_reregistration(&mut self, now: Instant) {
-        self.last_reregister = Some(now);
-        self.need_register = true;
-        self.gateway_in_turns = false;
-    }
-
-    /// Ids are kept before anything else happens, so that a gateway that can't be
-    /// reached doesn't make us register again and again (decisions.md §6.1).
-    fn accept(&mut self, registered: Registered) {
-        self.has_registered();
-        if registered.token.is_some() {
-            log::info!(
-                "the controller handed a cluster token over; this version doesn't take it up \
-                 (kubernetes.service_token sets one)"
-            );
-        }
-        self.need_register = false;
-        self.without_id = false;
-        self.gateway_in_turns = false;
-        self.gateway_failing_since = None;
-        self.ids = Ids {
-            cluster_id: registered.cluster_id,
-            cluster_uuid: registered.cluster_uuid,
-            gateway_ws_url: registered.gateway_ws_url,
-        };
-        self.actions.push_back(Action::Store(self.ids.clone()));
-    }
-
-    /// Registered or resumed: reconnecting has its own cap from now on.
-    fn has_registered(&mut self) {
-        self.registered = true;
-        self.back_off.set_cap(self.settings.reconnect_cap);
-    }
-
-    /// The gateway to dial: known, and dialling it is allowed (T30).
-    fn gateway(&self) -> Option<Target> {
-        let url = self.ids.gateway_ws_url.clone()?;
-        let cluster_uuid = self.ids.cluster_uuid.clone();
-        let cluster_uuid = cluster_uuid.or_else(|| self.ids.cluster_id.clone())?;
-        let query = GatewayQuery {
-            cluster_uuid: &cluster_uuid,
-            agent_version: "",
-            supports_yamux: false,
-        };
-        match urls::gateway(&url, &query, &self.settings.gateway_rules()) {
-            Ok(_) => Some(Target::Gateway { url, cluster_uuid }),
-            Err(error) => {
-                log::error!("the gateway that the controller named is not used: {error}");
-                None
-            }
-        }
-    }
-
-    /// The id to register with.
-    fn register_id(&self) -> Option<String> {
-        self.ids.cluster_id.clone().filter(|_| !self.without_id)
-    }
-
     /// Fatal before the first success, a slow retry after it.
     fn refuse(&mut self, now: Instant, why: String, next: Next) {
         self.leave_connection();
@@ -409,8 +343,20 @@ impl Session {
     }
 
     fn wait(&mut self, now: Instant, next: Next, retry_after: Option<Duration>) {
+        if self.is_trial() {
+            return self.back_to_http(now);
+        }
         let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        let wait = self.back_off.wait(&mut self.rng).max(asked);
+        let delay = self.back_off.wait(&mut self.rng);
+        // The delay runs from the beginning of the dial: one that hung for half a
+        // minute has waited already, and a peer that came back meanwhile shall see us
+        // within one delay (decisions.md §6.3).
+        let hung = self
+            .dialling_since
+            .take()
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let least = self.back_off.first(&mut self.rng).min(delay);
+        let wait = delay.saturating_sub(hung).max(least).max(asked);
         log::info!("next attempt in {:.1} s", wait.as_secs_f64());
         self.phase = Phase::Waiting {
             until: now + wait,
@@ -420,6 +366,9 @@ impl Session {
 
     /// 401 and 403 of a registered agent: the token may be rotated meanwhile (T10).
     fn wait_slowly(&mut self, now: Instant, next: Next) {
+        if self.is_trial() {
+            return self.back_to_http(now);
+        }
         let wait = self.unauthorized.wait(&mut self.rng);
         self.unauthorized.grow();
         log::info!(
@@ -479,7 +428,7 @@ fn names_unknown_cluster(text: &str) -> bool {
 const UNAUTHORIZED_JITTER: f64 = 0.25;
 
 /// A peer may ask for patience, not for silence.
-const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// How long shutdown waits for the close frame and what is queued before it.
 const STOP_LIMIT: Duration = Duration::from_secs(5);

@@ -121,6 +121,10 @@ pub enum Event {
     Lost(Generation, Option<u16>),
     HttpRegister(Generation, Result<Box<Registered>, Failure>),
     HttpHeartbeat(Generation, Result<(), Failure>),
+    /// The control plane should hear of this cluster again, while all goes on (T14).
+    Renew,
+    /// What became of [`Action::RegisterBeside`]; reported in any case.
+    RegisteredBeside(Generation, Result<Box<Registered>, Failure>),
     /// Time has passed.
     Tick,
     Stop,
@@ -188,6 +192,12 @@ pub enum Action {
         generation: Generation,
         cluster_id: Option<String>,
     },
+    /// On the controller, over a connection of its own, beside that of this
+    /// generation.
+    RegisterBeside {
+        generation: Generation,
+        cluster_id: Option<String>,
+    },
     /// Orderly, with 1000.
     Close(Generation),
     /// Without a close frame.
@@ -197,6 +207,12 @@ pub enum Action {
     /// Heartbeats go over this from now on, the first at once.
     Serve(Generation, Transport),
     StopServing,
+    /// HTTP heartbeats rest, and one that is under way is ended: a WebSocket is
+    /// tried, and none of them may arrive behind its first. Ends with `Resume` or
+    /// `Serve`.
+    Rest,
+    /// They go on, as calls of this generation.
+    Resume(Generation),
     State(ConnectionState),
     /// Nothing comes after this.
     End(End),

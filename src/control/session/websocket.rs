@@ -22,9 +22,10 @@ impl Session {
                 self.on_register_success(now, *registered);
             }
             Event::RegisterInProgress(generation) if generation == current => {
+                let trial = self.trial_until;
                 let limit = self.settings.register_limit_in_progress;
                 if let Phase::Registering { since, until, .. } = &mut self.phase {
-                    *until = (*until).max(*since + limit);
+                    *until = trial.unwrap_or((*until).max(*since + limit));
                 }
             }
             Event::PeerError {
@@ -45,11 +46,13 @@ impl Session {
 
     pub(super) fn dial(&mut self, now: Instant, target: Target) {
         self.generation += 1;
-        self.set_state(if self.registered {
-            ConnectionState::Reconnecting
-        } else {
-            ConnectionState::Connecting
-        });
+        if !self.is_trial() {
+            self.set_state(if self.registered {
+                ConnectionState::Reconnecting
+            } else {
+                ConnectionState::Connecting
+            });
+        }
         let stays = match target {
             Target::Controller => !self.registers_on_controller(),
             Target::Gateway { .. } => true,
@@ -59,7 +62,8 @@ impl Session {
             target: target.clone(),
             stays,
         });
-        let until = now + self.settings.dial_limit + DIAL_GRACE;
+        let until = self.within_trial(now + self.settings.dial_limit + DIAL_GRACE);
+        self.dialling_since = Some(now);
         self.phase = Phase::Dialing { target, until };
     }
 
@@ -71,6 +75,10 @@ impl Session {
         self.phase = Phase::Leaving { until, next };
     }
 
+    fn within_trial(&self, until: Instant) -> Instant {
+        self.trial_until.map_or(until, |trial| trial.min(until))
+    }
+
     /// A known cluster that lives on the controller goes on there without
     /// registering (control-channel.md §12.3).
     fn registers_on_controller(&self) -> bool {
@@ -78,6 +86,7 @@ impl Session {
     }
 
     fn on_connected(&mut self, now: Instant) {
+        self.dialling_since = None;
         let Phase::Dialing { target, .. } = &self.phase else {
             return;
         };
@@ -90,8 +99,10 @@ impl Session {
                 self.serve(now, Next::Gateway);
             }
             Target::Controller if self.registers_on_controller() => {
-                self.need_register = true;
-                self.http_mode = false;
+                if !self.is_trial() {
+                    self.need_register = true;
+                    self.http_mode = false;
+                }
                 self.send_register(now);
             }
             Target::Controller => self.serve(now, Next::Controller),
@@ -100,6 +111,7 @@ impl Session {
 
     fn serve(&mut self, now: Instant, home: Next) {
         self.http_mode = false;
+        self.trial_until = None;
         self.unauthorized.reset();
         self.phase = Phase::Serving {
             home,
@@ -116,7 +128,7 @@ impl Session {
         let cluster_id = self.register_id();
         self.phase = Phase::Registering {
             since: now,
-            until: now + self.settings.register_limit,
+            until: self.within_trial(now + self.settings.register_limit),
             with_id: cluster_id.is_some(),
         };
         self.actions.push_back(Action::SendRegister {
@@ -126,8 +138,10 @@ impl Session {
     }
 
     fn on_register_success(&mut self, now: Instant, registered: Registered) {
-        if !matches!(self.phase, Phase::Registering { .. }) {
-            return;
+        match self.phase {
+            Phase::Registering { .. } => {}
+            Phase::Serving { .. } => return self.on_renewal(now, Ok(Box::new(registered))),
+            _ => return,
         }
         if registered.cluster_id.is_none() {
             let why = "the registration was confirmed without a cluster id".to_owned();
@@ -157,6 +171,9 @@ impl Session {
                 }
             }
             Phase::Serving { .. } if unknown => self.want_reregistration(now),
+            Phase::Serving { .. } if answers == Answers::Register => {
+                self.on_renewal(now, Err(Failure::Other(text.to_owned())));
+            }
             _ => {}
         }
     }

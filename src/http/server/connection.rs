@@ -8,40 +8,27 @@ use std::time::Instant;
 use socket2::Socket;
 
 use super::exchange::{Context, Shared, Stage, reason_phrase};
-use super::{Place, Service};
+use super::{ConnectionSlot, Service};
 use crate::http::body::Framing;
 use crate::http::incoming::{Incoming, ReadHeadError, read_head};
 use crate::http::{HeadError, RequestHead};
-use crate::net::{self, Deadline, Halves, ReadHalf, WriteHalf};
+use crate::net::{self, Deadline, Guard, Halves, ReadHalf, WriteHalf};
 
 /// Serves a connection until it ends or is taken over.
-pub(super) fn serve(service: &Arc<Service>, place: &Place, socket: Socket, peer: SocketAddr) {
+pub(super) fn serve(
+    service: &Arc<Service>,
+    slot: &ConnectionSlot,
+    socket: Socket,
+    peer: SocketAddr,
+) {
     let settings = &service.settings;
     let handshake = Deadline::after(settings.handshake_limit);
-    let accepted = net::accept(
-        socket,
-        settings.tls.as_ref(),
-        &settings.options,
-        handshake,
-        &place.cancel,
-    );
-    let mut halves = match accepted {
-        Ok(halves) => halves,
-        Err(error) => {
-            log::debug!("{}: {error}", settings.name);
-            return;
-        }
-    };
-    if let Err(error) = halves.set_write_limit(settings.write_limit) {
-        log::debug!("{}: {peer}: {error}", settings.name);
-        return;
-    }
-    let Ok(guard) = place.cancel.on_socket(halves.socket.clone()) else {
+    let Some((mut halves, guard)) = open(service, slot, socket, peer, handshake) else {
         return;
     };
     let mut guard = Some(guard);
     loop {
-        let (head, framing) = match next_request(service, place, &mut halves) {
+        let (head, framing) = match next_request(service, slot, &mut halves) {
             Next::Request(head, framing) => (head, framing),
             Next::Refuse(status) => {
                 refuse(&mut halves.write, status);
@@ -72,6 +59,54 @@ pub(super) fn serve(service: &Arc<Service>, place: &Place, socket: Socket, peer:
     }
 }
 
+/// Tells a client that there is no room for it. Not before its request has come:
+/// a client may take an answer to nothing for nonsense, and one that was sent
+/// before the connection is closed with the request unread would be lost.
+pub(super) fn turn_away(
+    service: &Service,
+    slot: &ConnectionSlot,
+    socket: Socket,
+    peer: SocketAddr,
+) {
+    let limit = Deadline::after(service.settings.turn_away_limit);
+    let Some((mut halves, _guard)) = open(service, slot, socket, peer, limit) else {
+        return;
+    };
+    halves.read.set_deadline(Some(limit));
+    // Whatever it was, the answer is the same.
+    let _ = read_head(&mut halves.read, RequestHead::parse);
+    refuse(&mut halves.write, 503);
+    linger(service, halves.read, halves.write);
+}
+
+/// Makes a new connection ready for requests; `None` when that fails. The guard
+/// ends it when the server is stopped.
+fn open(
+    service: &Service,
+    slot: &ConnectionSlot,
+    socket: Socket,
+    peer: SocketAddr,
+    handshake: Deadline,
+) -> Option<(Halves, Guard)> {
+    let settings = &service.settings;
+    let accepted = net::accept(
+        socket,
+        settings.tls.as_ref(),
+        &settings.options,
+        handshake,
+        &slot.cancel,
+    );
+    let halves = accepted
+        .inspect_err(|error| log::debug!("{}: {error}", settings.name))
+        .ok()?;
+    halves
+        .set_write_limit(settings.write_limit)
+        .inspect_err(|error| log::debug!("{}: {peer}: {error}", settings.name))
+        .ok()?;
+    let guard = slot.cancel.on_socket(halves.socket.clone()).ok()?;
+    Some((halves, guard))
+}
+
 enum Next {
     Request(RequestHead, Framing),
     /// Nothing that can be answered but with this status.
@@ -79,16 +114,16 @@ enum Next {
     End,
 }
 
-fn next_request(service: &Service, place: &Place, halves: &mut Halves) -> Next {
+fn next_request(service: &Service, slot: &ConnectionSlot, halves: &mut Halves) -> Next {
     let settings = &service.settings;
     if halves.read.buffered().is_empty() {
-        if !place.set_busy(false) {
+        if !slot.set_busy(false) {
             return Next::End;
         }
         let idle = Deadline::after(settings.idle_limit);
         halves.read.set_deadline(Some(idle));
         let came = matches!(halves.read.fill(), Ok(bytes) if !bytes.is_empty());
-        if !place.set_busy(true) || !came {
+        if !slot.set_busy(true) || !came {
             return Next::End;
         }
     }

@@ -9,12 +9,13 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
-use super::gone::{Gone, Watcher};
+use super::client_watch::{ClientWatch, ClientWatcher};
+use super::request_body::RequestBody;
 use crate::http::body::{CHUNK_END, Framing, LAST_CHUNK, chunk_head};
 use crate::http::head::{allows_body, write_field, write_fields, write_framing};
-use crate::http::incoming::{Incoming, ReadError};
+use crate::http::incoming::Incoming;
 use crate::http::{Headers, RequestHead};
-use crate::net::{Cancel, Deadline, Guard, Halves, ReadHalf, WriteHalf};
+use crate::net::{Cancel, Guard, Halves, WriteHalf};
 
 /// The head of a request, and who sent it.
 #[derive(Clone, Debug)]
@@ -34,12 +35,12 @@ pub(super) struct Shared {
     pub(super) back: Mutex<Option<Incoming>>,
     pub(super) came_back: Condvar,
     /// Nothing of the body is left to be read.
-    body_done: AtomicBool,
+    pub(super) body_done: AtomicBool,
     /// The client waits for `100 Continue` before it sends the body. Not under the
     /// lock of `out`: that is held while a client is slow to take its answer, and
     /// its body must come on meanwhile.
-    expects: AtomicBool,
-    watcher: Arc<Watcher>,
+    pub(super) expects: AtomicBool,
+    watcher: Arc<ClientWatcher>,
     /// Ends the connection when the server is stopped.
     pub(super) guard: Mutex<Option<Guard>>,
 }
@@ -113,98 +114,9 @@ impl Shared {
 /// What an exchange takes from its connection.
 pub(super) struct Context {
     pub(super) peer: SocketAddr,
-    pub(super) watcher: Arc<Watcher>,
+    pub(super) watcher: Arc<ClientWatcher>,
     pub(super) guard: Option<Guard>,
     pub(super) idle_limit: Option<Duration>,
-}
-
-/// The body of a request. May go to another thread than the answer.
-pub struct RequestBody {
-    shared: Arc<Shared>,
-    /// Gone only in `drop` and `into_read`.
-    incoming: Option<Incoming>,
-    framing: Framing,
-    idle_limit: Option<Duration>,
-}
-
-/// Why a whole body could not be taken in.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadAllError {
-    #[error("the body has more than {0} bytes")]
-    TooLarge(usize),
-    #[error("{0}")]
-    Read(#[from] ReadError),
-}
-
-impl RequestBody {
-    /// The length, if it was said; 0 when there is no body.
-    pub fn length(&self) -> Option<u64> {
-        match self.framing {
-            Framing::Length(length) => Some(length),
-            Framing::Chunked | Framing::UntilClose => None,
-        }
-    }
-
-    /// The next bytes, where they lie, `max` at most; waits for some. Empty at the
-    /// end. Tells a client that waits for it to go on (`100 Continue`).
-    pub fn chunk(&mut self, max: usize) -> Result<&[u8], ReadError> {
-        self.invite()?;
-        let Some(incoming) = &mut self.incoming else {
-            return Ok(&[]);
-        };
-        incoming.set_deadline(self.idle_limit.map(Deadline::after));
-        incoming.advance(max)?;
-        if incoming.is_done() {
-            self.shared.body_done.store(true, Ordering::Release);
-        }
-        Ok(incoming.lent())
-    }
-
-    /// The whole body, if it has at most `limit` bytes.
-    pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, ReadAllError> {
-        let said = self.length().unwrap_or(0);
-        if said > limit as u64 {
-            return Err(ReadAllError::TooLarge(limit));
-        }
-        let mut all = Vec::with_capacity((said as usize).min(64 * 1024));
-        loop {
-            let chunk = self.chunk(usize::MAX)?;
-            if chunk.is_empty() {
-                return Ok(all);
-            }
-            if chunk.len() > limit - all.len() {
-                return Err(ReadAllError::TooLarge(limit));
-            }
-            all.extend_from_slice(chunk);
-        }
-    }
-
-    fn invite(&self) -> io::Result<()> {
-        if !self.shared.expects.swap(false, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let mut out = self.shared.out.lock();
-        if out.stage != Stage::Nothing {
-            return Ok(());
-        }
-        match &mut out.write {
-            Some(write) => write.write_all(&[IoSlice::new(b"HTTP/1.1 100 Continue\r\n\r\n")]),
-            None => Ok(()),
-        }
-    }
-
-    fn into_read(mut self) -> Option<ReadHalf> {
-        self.incoming.take().map(Incoming::into_read)
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        if let Some(incoming) = self.incoming.take() {
-            *self.shared.back.lock() = Some(incoming);
-            self.shared.came_back.notify_all();
-        }
-    }
 }
 
 /// The way back to the client. Dropped without an answer, it answers 500.
@@ -267,7 +179,7 @@ impl Responder {
 
     /// Cancels `cancel` when the client closes its side (a half close counts) or
     /// is cut off, as long as the guard lives.
-    pub fn on_client_gone(&self, cancel: &Cancel) -> io::Result<Gone> {
+    pub fn on_client_gone(&self, cancel: &Cancel) -> io::Result<ClientWatch> {
         let socket = self.shared.socket.clone();
         self.shared.watcher.watch(socket, cancel)
     }

@@ -4,12 +4,13 @@
 //! own, TLS handshake included, up to a limit. Heads are bounded in size and
 //! time, connections in number and idleness; bodies are the handler's to bound.
 
+mod client_watch;
 mod connection;
 mod exchange;
-mod gone;
+mod request_body;
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +18,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
-pub use exchange::{ReadAllError, Request, RequestBody, Responder, ResponseWriter};
-pub use gone::Gone;
+pub use client_watch::ClientWatch;
+pub use exchange::{Request, Responder, ResponseWriter};
+pub use request_body::{ReadAllError, RequestBody};
 
 use crate::net::{Cancel, ConnectOptions, Reason, ServerTls};
 use crate::threads::{self, Stack};
@@ -39,8 +41,11 @@ pub struct Settings {
     pub name: &'static str,
     pub tls: Option<ServerTls>,
     pub options: ConnectOptions,
-    /// Connections at a time, idle ones included; what comes beyond gets 503.
+    /// Connections at a time, idle ones included. What comes beyond gets 503, or is
+    /// dropped without a word when that happens too often.
     pub max_connections: usize,
+    /// Handshake and request of a connection that gets 503 for want of room.
+    pub turn_away_limit: Duration,
     /// TLS handshake.
     pub handshake_limit: Duration,
     /// From the first byte of a head to its last.
@@ -67,6 +72,7 @@ impl Default for Settings {
                 ..ConnectOptions::default()
             },
             max_connections: 1024,
+            turn_away_limit: Duration::from_secs(5),
             handshake_limit: Duration::from_secs(10),
             head_limit: Duration::from_secs(10),
             idle_limit: Duration::from_mins(2),
@@ -93,7 +99,7 @@ impl Server {
         let address = listener.local_addr()?;
         let listener = Arc::new(Socket::from(listener));
         let service = Arc::new(Service {
-            watcher: gone::Watcher::new(settings.name.to_owned()),
+            watcher: client_watch::ClientWatcher::new(settings.name.to_owned()),
             handler,
             settings,
             state: Mutex::default(),
@@ -112,9 +118,10 @@ impl Server {
         self.address
     }
 
-    /// Connections now, idle ones included, those that were taken over not.
+    /// Connections now, idle ones included; not those that were taken over, nor
+    /// those that get 503 for want of room.
     pub fn connections(&self) -> usize {
-        self.service.state.lock().places.len()
+        self.service.state.lock().served()
     }
 
     /// Accepts nothing more, closes idle connections, lets exchanges that run
@@ -126,20 +133,24 @@ impl Server {
         // Wakes the thread that accepts (with EINVAL).
         let _ = service.listener.shutdown(Shutdown::Both);
         service.changed.notify_all();
-        let idle = state.places.values().filter(|place| !place.busy);
-        let idle: Vec<Cancel> = idle.map(|place| place.cancel.clone()).collect();
+        let idle = state.connections.values().filter(|slot| !slot.busy);
+        let idle: Vec<Cancel> = idle.map(|slot| slot.cancel.clone()).collect();
         let until = Instant::now() + grace;
         drop(state);
         for cancel in idle {
             cancel.cancel(Reason::Shutdown);
         }
         let mut state = service.state.lock();
-        while !state.places.is_empty() {
+        while !state.connections.is_empty() {
             if service.changed.wait_until(&mut state, until).timed_out() {
                 break;
             }
         }
-        let rest: Vec<Cancel> = state.places.values().map(|p| p.cancel.clone()).collect();
+        let rest: Vec<Cancel> = state
+            .connections
+            .values()
+            .map(|p| p.cancel.clone())
+            .collect();
         drop(state);
         for cancel in rest {
             cancel.cancel(Reason::Shutdown);
@@ -147,7 +158,7 @@ impl Server {
         service.watcher.stop();
         let mut state = service.state.lock();
         let until = Instant::now() + service.settings.linger;
-        while !state.places.is_empty() || state.accepting {
+        while !state.connections.is_empty() || state.accepting {
             if service.changed.wait_until(&mut state, until).timed_out() {
                 return; // a handler that doesn't come back
             }
@@ -167,7 +178,7 @@ impl Drop for Server {
 struct Service {
     settings: Settings,
     handler: Arc<dyn Handler>,
-    watcher: Arc<gone::Watcher>,
+    watcher: Arc<client_watch::ClientWatcher>,
     listener: Arc<Socket>,
     state: Mutex<State>,
     /// Something in `state` changed: for those who wait for the end.
@@ -179,37 +190,50 @@ struct State {
     stopping: bool,
     accepting: bool,
     next: u64,
-    places: HashMap<u64, Entry>,
+    connections: HashMap<u64, Entry>,
+    /// How many of them only hear that there is no room for them.
+    turned_away: usize,
     last_complaint: Option<Instant>,
+}
+
+impl State {
+    fn served(&self) -> usize {
+        self.connections.len() - self.turned_away
+    }
 }
 
 struct Entry {
     cancel: Cancel,
+    turned_away: bool,
     /// Between the first byte of a request and the last of its answer.
     busy: bool,
 }
 
-/// A connection's place among the others; given back when dropped.
-struct Place {
+/// A connection's slot in [`State::connections`]; given back when dropped.
+struct ConnectionSlot {
     service: Arc<Service>,
     key: u64,
     cancel: Cancel,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// False when the server is stopping.
     fn set_busy(&self, busy: bool) -> bool {
         let mut state = self.service.state.lock();
-        if let Some(entry) = state.places.get_mut(&self.key) {
+        if let Some(entry) = state.connections.get_mut(&self.key) {
             entry.busy = busy;
         }
         !state.stopping
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.service.state.lock().places.remove(&self.key);
+        let mut state = self.service.state.lock();
+        if let Some(entry) = state.connections.remove(&self.key) {
+            state.turned_away -= usize::from(entry.turned_away);
+        }
+        drop(state);
         self.service.changed.notify_all();
     }
 }
@@ -252,25 +276,25 @@ impl Service {
         if state.stopping {
             return;
         }
-        if state.places.len() >= self.settings.max_connections {
+        let full = state.served() >= self.settings.max_connections;
+        if full {
             self.complain(&mut state, "too many connections");
-            drop(state);
-            if self.settings.tls.is_none() {
-                // Fits into the empty send buffer of a new socket.
-                let _ = (&socket).write_all(BUSY);
+            if state.turned_away >= MAX_TURNED_AWAY {
+                return;
             }
-            return;
+            state.turned_away += 1;
         }
         let key = state.next;
         state.next += 1;
         let cancel = Cancel::new();
         let entry = Entry {
             cancel: cancel.clone(),
+            turned_away: full,
             busy: false,
         };
-        state.places.insert(key, entry);
+        state.connections.insert(key, entry);
         drop(state);
-        let place = Place {
+        let slot = ConnectionSlot {
             service: self.clone(),
             key,
             cancel,
@@ -278,7 +302,11 @@ impl Service {
         let name = format!("{}-{key}", self.settings.name);
         let service = self.clone();
         let spawned = threads::spawn(name, Stack::Work, move || {
-            connection::serve(&service, &place, socket, peer);
+            if full {
+                connection::turn_away(&service, &slot, socket, peer);
+            } else {
+                connection::serve(&service, &slot, socket, peer);
+            }
         });
         if let Err(error) = spawned {
             self.complain(&mut self.state.lock(), &error.to_string());
@@ -299,8 +327,10 @@ impl Service {
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
-const BUSY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Connections at a time, beyond the limit, that are told so: few, because a thread
+/// does it, and each for `turn_away_limit` and `linger` at most.
+const MAX_TURNED_AWAY: usize = 32;
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ fn settings() -> Settings {
     Settings {
         name: "test-http",
         linger: FAR,
+        turn_away_limit: FAR,
         ..Settings::default()
     }
 }
@@ -459,28 +460,69 @@ fn a_handler_that_panics_answers_500() {
     assert!(got.starts_with("HTTP/1.1 500 "), "{got}");
 }
 
+/// A server with room for one connection, which is taken.
+fn full(tls: Option<ServerTls>) -> (Server, TcpStream) {
+    let settings = Settings {
+        max_connections: 1,
+        tls,
+        ..settings()
+    };
+    let server = serve_with(settings, echo);
+    let first = connect(&server);
+    while server.connections() == 0 {
+        std::thread::yield_now();
+    }
+    (server, first)
+}
+
 #[test]
 fn connections_beyond_the_limit_are_turned_away() {
-    let server = serve_with(
-        Settings {
-            max_connections: 1,
-            ..settings()
-        },
-        echo,
+    let (server, first) = full(None);
+    // With more behind the head than anybody reads: closing must not reset the
+    // connection, which would destroy the answer.
+    let body = "x".repeat(100_000);
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
     );
-    let mut first = connect(&server);
-    first
-        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .expect("write");
-    answer(&mut BufReader::new(first.try_clone().expect("clone")), 0);
-    let mut second = BufReader::new(connect(&server));
-    assert!(answer(&mut second, 0).0.starts_with("HTTP/1.1 503 "));
+    for _ in 0..3 {
+        let got = talk(&server, &request);
+        assert!(got.starts_with("HTTP/1.1 503 "), "{got}");
+    }
     drop(first);
     while server.connections() > 0 {
         std::thread::yield_now();
     }
     let got = talk(&server, "GET / HTTP/1.0\r\n\r\n");
     assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+}
+
+#[test]
+fn who_is_turned_away_over_tls_hears_it_too() {
+    let ca = Ca::new();
+    let (server, _first) = full(Some(server_tls(&ca)));
+    let got = talk_tls(&server, &ca, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(got.starts_with("HTTP/1.1 503 "), "{got}");
+}
+
+#[test]
+fn who_is_turned_away_and_stays_takes_nobodys_room() {
+    let (server, first) = full(None);
+    let silent: Vec<TcpStream> = (0..MAX_TURNED_AWAY).map(|_| connect(&server)).collect();
+    while server.service.state.lock().turned_away < MAX_TURNED_AWAY {
+        std::thread::yield_now();
+    }
+    // Nobody is left to tell it.
+    let mut unheard = Vec::new();
+    let _ = connect(&server).read_to_end(&mut unheard);
+    assert_eq!(unheard, b"");
+    drop(first);
+    while server.connections() > 0 {
+        std::thread::yield_now();
+    }
+    let got = talk(&server, "GET / HTTP/1.0\r\n\r\n");
+    assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+    drop(silent);
 }
 
 #[test]
@@ -525,9 +567,9 @@ fn stopping_at_once_cuts_everything() {
         .service
         .state
         .lock()
-        .places
+        .connections
         .values()
-        .any(|place| place.busy)
+        .any(|slot| slot.busy)
     {
         std::thread::yield_now();
     }
@@ -539,39 +581,44 @@ fn stopping_at_once_cuts_everything() {
 #[test]
 fn tls_and_a_client_that_never_shakes_hands() {
     let ca = Ca::new();
+    let settings = Settings {
+        tls: Some(server_tls(&ca)),
+        ..settings()
+    };
+    let server = serve_with(settings, echo);
+    // The first says nothing: the accept loop must not wait for it.
+    let _silent = connect(&server);
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let got = talk_tls(&server, &ca, request);
+    assert!(got.starts_with("HTTP/1.1 200 OK"), "{got}");
+}
+
+fn server_tls(ca: &Ca) -> ServerTls {
     let issued = ca.issue(&["127.0.0.1"]);
-    let tls = ServerTls::new(&ServerTlsSettings {
+    ServerTls::new(&ServerTlsSettings {
         certificate: given(issued.certificate_pem),
         key: given(issued.key_pem),
         client_ca: None,
     })
-    .expect("tls");
-    let server = serve_with(
-        Settings {
-            tls: Some(tls),
-            ..settings()
-        },
-        echo,
-    );
-    // The first says nothing: the accept loop must not wait for it.
-    let _silent = connect(&server);
-    let mut near = tls_client(&server, &ca);
+    .expect("tls")
+}
+
+/// As [`talk`], over TLS.
+fn talk_tls(server: &Server, ca: &Ca, request: &str) -> String {
+    let mut near = tls_client(server, ca);
     near.write
-        .write_all(&[io::IoSlice::new(
-            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        )])
+        .write_all(&[io::IoSlice::new(request.as_bytes())])
         .expect("write");
     let mut got = Vec::new();
     loop {
         let bytes = near.read.fill().expect("read");
         if bytes.is_empty() {
-            break;
+            return String::from_utf8(got).expect("text");
         }
         got.extend_from_slice(bytes);
         let count = bytes.len();
         near.read.consume(count);
     }
-    assert!(got.starts_with(b"HTTP/1.1 200 OK"));
 }
 
 fn tls_client(server: &Server, ca: &Ca) -> Halves {

@@ -23,7 +23,7 @@ fn fill_with(link: &Link, cancel: Cancel) -> thread::JoinHandle<Result<usize, (u
     });
     until("a sender waits", || {
         assert!(!filling.is_finished(), "the lane takes everything");
-        link.0.outbox.waiting() > 0
+        link.waiting() > 0
     });
     filling
 }

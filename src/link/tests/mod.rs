@@ -3,6 +3,7 @@
 mod closing;
 mod flow;
 mod liveness;
+mod returning;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -116,8 +116,8 @@ fn excerpt(bytes: &[u8]) -> String {
     line
 }
 
-/// `Retry-After` in its two forms (RFC 9110 §10.2.3).
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+/// `Retry-After` in its two forms (RFC 9110 §10.2.3), from `now`; at most a day.
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let wait = if let Ok(seconds) = value.parse() {
         Duration::from_secs(seconds)
     } else {

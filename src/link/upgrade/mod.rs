@@ -11,7 +11,7 @@ mod tests;
 
 use std::io;
 
-pub use answer::Answer;
+pub use answer::{Answer, retry_after};
 pub use client::{Request, upgrade};
 pub use server::{AcceptError, BadRequest, accept};
 

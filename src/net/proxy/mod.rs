@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use super::dial::Endpoint;
 use super::resolve::literal;
+use crate::percent;
 use no_proxy::NoProxy;
 
 /// Which proxy, if any, stands before which target.
@@ -132,7 +133,9 @@ impl Proxy {
             Some(text) => {
                 let (user, password) = text.split_once(':').unwrap_or((text, ""));
                 let decode = |part| {
-                    percent_decode(part).ok_or_else(|| {
+                    let decoded = percent::decode(part);
+                    let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
+                    decoded.ok_or_else(|| {
                         error("the credentials are not valid percent-encoding of UTF-8".into())
                     })
                 };
@@ -180,20 +183,6 @@ fn split_host_port(text: &str) -> Option<(&str, Option<u16>)> {
         Some((host, port)) => Some((host, Some(port.parse().ok()?))),
         None => Some((text, None)),
     }
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let mut digit = || char::from(bytes.next()?).to_digit(16);
-            decoded.push((digit()? * 16 + digit()?) as u8);
-        } else {
-            decoded.push(byte);
-        }
-    }
-    String::from_utf8(decoded).ok()
 }
 
 /// The address or lower-case name by which hosts are compared.

@@ -76,12 +76,12 @@ pub struct ClientTlsSettings {
 /// TLS as a client. Files are read again when they have changed on disk
 /// (`lessons.md`: rotation without a restart): each dial looks at their stamps.
 pub struct ClientTls {
-    settings: ClientTlsSettings,
     server_name: Option<ServerName<'static>>,
     built: Mutex<Built>,
 }
 
 struct Built {
+    settings: ClientTlsSettings,
     configs: Configs,
     stamps: Vec<Stamp>,
 }
@@ -106,12 +106,24 @@ impl ClientTls {
                  anyone on the way can read and change the traffic"
             );
         }
-        let built = Mutex::new(build(&settings)?);
-        Ok(Self {
-            settings,
-            server_name,
-            built,
-        })
+        let built = Mutex::new(build(settings)?);
+        Ok(Self { server_name, built })
+    }
+
+    /// Another client certificate from now on; false when it is the same.
+    pub fn show(&self, certificate: &PemSource, key: &PemSource) -> Result<bool, TlsError> {
+        let mut built = self.built.lock();
+        let settings = &built.settings;
+        if settings.certificate.as_ref() == Some(certificate) && settings.key.as_ref() == Some(key)
+        {
+            return Ok(false);
+        }
+        *built = build(ClientTlsSettings {
+            certificate: Some(certificate.clone()),
+            key: Some(key.clone()),
+            ..settings.clone()
+        })?;
+        Ok(true)
     }
 
     /// A handshake with the target `host` (a name or an address, without brackets).
@@ -133,8 +145,9 @@ impl ClientTls {
     /// old one in place: a half-written certificate must not cut us off.
     fn configs(&self) -> Configs {
         let mut built = self.built.lock();
-        if built.stamps != stamps(&self.settings) {
-            match build(&self.settings) {
+        let now = stamps(&built.settings);
+        if built.stamps != now {
+            match build(built.settings.clone()) {
                 Ok(new) => {
                     log::info!("TLS files have changed and were read again");
                     *built = new;
@@ -142,7 +155,7 @@ impl ClientTls {
                 Err(error) => {
                     log::warn!("TLS files have changed, the old ones stay in use: {error}");
                     // Not again until they change once more.
-                    built.stamps = stamps(&self.settings);
+                    built.stamps = now;
                 }
             }
         }
@@ -152,7 +165,8 @@ impl ClientTls {
 
 impl std::fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("ClientTls").field(&self.settings).finish()
+        let settings = &self.built.lock().settings;
+        f.debug_tuple("ClientTls").field(settings).finish()
     }
 }
 
@@ -193,9 +207,9 @@ fn stamps(settings: &ClientTlsSettings) -> Vec<Stamp> {
     sources(settings).map(PemSource::stamp).collect()
 }
 
-fn build(settings: &ClientTlsSettings) -> Result<Built, TlsError> {
+fn build(settings: ClientTlsSettings) -> Result<Built, TlsError> {
     // Before the contents: a change in between is then seen next time.
-    let stamps = stamps(settings);
+    let stamps = stamps(&settings);
     let provider = provider();
     let mut given = Vec::new();
     for source in &settings.ca {
@@ -246,6 +260,7 @@ fn build(settings: &ClientTlsSettings) -> Result<Built, TlsError> {
     };
     let proxy = Arc::new(proxy);
     Ok(Built {
+        settings,
         configs: Configs {
             target: target.unwrap_or_else(|| proxy.clone()),
             proxy,

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::{TlsError, explain};
 
 /// PEM in a file, or given in place (a kubeconfig's `…-data` fields).
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum PemSource {
     File(PathBuf),
     Given {

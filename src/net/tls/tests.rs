@@ -187,3 +187,20 @@ fn changed_files_are_read_again_and_bad_ones_are_not_taken() {
     replace(&Ca::new().pem());
     assert!(!Arc::ptr_eq(&second.target, &tls.configs().target));
 }
+
+#[test]
+fn another_client_certificate_takes_the_place_of_the_one_before() {
+    let ca = Ca::new();
+    let tls = ClientTls::new(only(vec![given(&ca.pem())])).expect("settings");
+    let issued = ca.issue(&["a"]);
+    let (certificate, key) = (given(&issued.certificate_pem), given(&issued.key_pem));
+    let shows = || tls.configs().target.client_auth_cert_resolver.has_certs();
+    assert!(!shows());
+    assert!(tls.show(&certificate, &key).expect("a pair"));
+    assert!(shows());
+    assert!(!tls.configs().proxy.client_auth_cert_resolver.has_certs());
+    assert!(!tls.show(&certificate, &key).expect("a pair"), "the same");
+    let other = given(&ca.issue(&["a"]).key_pem);
+    tls.show(&certificate, &other).expect_err("no pair");
+    assert!(shows(), "the one before stays");
+}

@@ -3,9 +3,9 @@ use parking_lot::Mutex;
 use super::*;
 use crate::link::{Lane, Message};
 use crate::net::Cancel;
+use crate::plane::agent_connection::Channel;
 use crate::plane::budget::Budget;
 use crate::plane::registry::{AgentInfo, Registry};
-use crate::plane::session::Wire;
 use crate::plane::token::Grant;
 
 /// A connection that remembers what was sent on it.
@@ -23,7 +23,7 @@ impl Sent {
     }
 }
 
-impl Wire for Sent {
+impl Channel for Sent {
     fn send(&self, _: Lane, message: Message, _: &Cancel) -> Result<(), SendError> {
         let text = String::from_utf8(message.payload().to_vec()).expect("text");
         let end = text.find(",\"timestamp\"").expect("an envelope");
@@ -63,11 +63,11 @@ impl House {
     }
 
     fn dial(&self, endpoint: Endpoint) -> (Dialogue, Sent) {
-        let session = Arc::new(Session::new(self.token.clone(), 0, Budget::new(0)));
+        let connection = Arc::new(AgentConnection::new(self.token.clone(), 0, Budget::new(0)));
         let sent = Sent::default();
-        session.connect(Box::new(sent.clone()));
-        self.hub.enter(&session).expect("room");
-        let mut dialogue = Dialogue::new(self.hub.clone(), session, name(), endpoint, self.now);
+        connection.connect(Box::new(sent.clone()));
+        self.hub.enter(&connection).expect("room");
+        let mut dialogue = Dialogue::new(self.hub.clone(), connection, name(), endpoint, self.now);
         assert_eq!(dialogue.start(), Next::Continue);
         let hello = sent.0.lock().remove(0);
         assert_eq!(
@@ -97,11 +97,11 @@ impl House {
     fn registered(&self, agent: &str) {
         let (mut dialogue, _) = self.controller();
         assert_eq!(dialogue.handle(register(agent)), Next::Continue);
-        self.hub.leave(&dialogue.session);
+        self.hub.leave(&dialogue.connection);
     }
 
-    fn beat(&self, agent: &str) -> Event {
-        Event::Heartbeat(Beat {
+    fn beat(&self, agent: &str) -> AgentEvent {
+        AgentEvent::Heartbeat(Heartbeat {
             cluster_id: self
                 .hub
                 .registry
@@ -114,24 +114,24 @@ impl House {
     }
 
     fn attached(&self) -> Option<u64> {
-        self.hub.session(&name()).map(|s| s.id())
+        self.hub.connection(&name()).map(|s| s.id())
     }
 }
 
-const HELLO: Event = Event::Hello { flow: true };
+const HELLO: AgentEvent = AgentEvent::Hello { flow: true };
 
 fn name() -> ClusterName {
     ClusterName::parse("edge").expect("a name")
 }
 
-fn register(agent: &str) -> Event {
+fn register(agent: &str) -> AgentEvent {
     register_as("edge", agent)
 }
 
-fn register_as(cluster: &str, agent: &str) -> Event {
-    Event::Register {
+fn register_as(cluster: &str, agent: &str) -> AgentEvent {
+    AgentEvent::Register {
         request_id: "req_1".into(),
-        registration: Box::new(Registration {
+        registration: Box::new(RegisterRequest {
             name: cluster.into(),
             agent: AgentInfo::new(agent, "1.0", "v1.36.3", "node-1"),
             service_token: None,
@@ -160,7 +160,7 @@ fn an_agent_that_stays_gets_requests_after_registration_and_hello() {
         "before the hello is answered nothing is sent"
     );
     assert_eq!(dialogue.handle(HELLO), Next::Continue);
-    assert_eq!(house.attached(), Some(dialogue.session.id()));
+    assert_eq!(house.attached(), Some(dialogue.connection.id()));
 }
 
 #[test]
@@ -172,11 +172,11 @@ fn an_agent_that_is_sent_on_gets_requests_at_the_gateway_only() {
     dialogue.handle(register("a"));
     assert!(is(&sent.take()[0], "register_success", "wss://gateway/ws"));
     assert_eq!(house.attached(), None);
-    house.hub.leave(&dialogue.session);
+    house.hub.leave(&dialogue.connection);
     let (dialogue, _) = house.gateway();
     assert_eq!(
         house.attached(),
-        Some(dialogue.session.id()),
+        Some(dialogue.connection.id()),
         "before its first heartbeat"
     );
 }
@@ -188,7 +188,7 @@ fn an_agent_that_does_not_know_the_hello_is_waited_for_and_then_served() {
     dialogue.handle(register("a"));
     let until = dialogue.deadline().expect("waits");
     assert_eq!(dialogue.timeout(until), Next::Continue);
-    assert_eq!(house.attached(), Some(dialogue.session.id()));
+    assert_eq!(house.attached(), Some(dialogue.connection.id()));
     assert_eq!(dialogue.deadline(), None);
     // An answer now: it would count credit where we don't.
     assert!(matches!(dialogue.handle(HELLO), Next::Abort(_)));
@@ -227,9 +227,9 @@ fn a_second_agent_is_refused_while_the_first_is_connected() {
         "error",
         "another agent (a) is connected"
     ));
-    assert_eq!(house.attached(), Some(first.session.id()));
+    assert_eq!(house.attached(), Some(first.connection.id()));
     // Gone, the place is free.
-    house.hub.leave(&first.session);
+    house.hub.leave(&first.connection);
     let (mut second, _) = house.controller();
     assert_eq!(second.handle(register("b")), Next::Continue);
 }
@@ -244,17 +244,17 @@ fn an_agent_is_not_locked_out_by_its_own_dead_connection() {
     let (mut again, _) = house.gateway();
     assert_eq!(
         house.attached(),
-        Some(dead.session.id()),
+        Some(dead.connection.id()),
         "nobody has said who it is yet"
     );
     assert_eq!(again.handle(house.beat("a")), Next::Continue);
-    assert_eq!(house.attached(), Some(again.session.id()));
+    assert_eq!(house.attached(), Some(again.connection.id()));
     assert!(dead_sent.take()[0].starts_with("abort"));
     // And over the controller as well.
     let (mut third, _) = house.controller();
     assert_eq!(third.handle(register("a")), Next::Continue);
     assert_eq!(third.handle(HELLO), Next::Continue);
-    assert_eq!(house.attached(), Some(third.session.id()));
+    assert_eq!(house.attached(), Some(third.connection.id()));
 }
 
 #[test]
@@ -266,11 +266,11 @@ fn a_heartbeat_before_the_hello_is_answered_is_no_reason_to_wait_for_the_next() 
     let cluster_id = house.hub.registry.cluster(&name()).expect("known").id;
     let (mut again, sent) = house.dial(Endpoint::Gateway { cluster_id });
     assert_eq!(again.handle(house.beat("a")), Next::Continue);
-    assert_eq!(house.attached(), Some(dead.session.id()));
+    assert_eq!(house.attached(), Some(dead.connection.id()));
     // Acknowledged it would be taken for connected, and requests would be refused.
     assert_eq!(sent.take(), [""; 0]);
     assert_eq!(again.handle(HELLO), Next::Continue);
-    assert_eq!(house.attached(), Some(again.session.id()));
+    assert_eq!(house.attached(), Some(again.connection.id()));
     assert!(is(&sent.take()[0], "heartbeat_ack", "received_at"));
 }
 
@@ -298,7 +298,7 @@ fn a_gateway_connection_of_an_agent_that_was_replaced_is_sent_to_register() {
     assert_eq!(house.attached(), None);
     let (mut new, _) = house.gateway();
     assert_eq!(new.handle(house.beat("b")), Next::Continue);
-    assert_eq!(house.attached(), Some(new.session.id()));
+    assert_eq!(house.attached(), Some(new.connection.id()));
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn a_registered_agent_that_only_sends_heartbeats_to_the_controller_is_served() {
     let (mut dialogue, _) = house.controller();
     dialogue.handle(HELLO);
     assert_eq!(dialogue.handle(house.beat("a")), Next::Continue);
-    assert_eq!(house.attached(), Some(dialogue.session.id()));
+    assert_eq!(house.attached(), Some(dialogue.connection.id()));
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn revoking_a_token_ends_its_connection() {
     let revoked = house.hub.revoke_token(&house.token).expect("written");
     assert!(revoked.is_some());
     assert!(sent.take()[0].starts_with("abort"));
-    let late = Arc::new(Session::new(house.token.clone(), 0, Budget::new(0)));
+    let late = Arc::new(AgentConnection::new(house.token.clone(), 0, Budget::new(0)));
     assert!(house.hub.enter(&late).is_err());
 }
 
@@ -362,11 +362,11 @@ fn dead_connections_of_an_agent_do_not_lock_it_out() {
 #[test]
 fn a_token_has_a_limited_number_of_connections() {
     let house = House::new();
-    let session = || Arc::new(Session::new(house.token.clone(), 0, Budget::new(0)));
-    let first = session();
+    let connection = || Arc::new(AgentConnection::new(house.token.clone(), 0, Budget::new(0)));
+    let first = connection();
     house.hub.enter(&first).expect("room");
-    while house.hub.enter(&session()).is_ok() {}
-    assert!(house.hub.sessions().len() < 20);
+    while house.hub.enter(&connection()).is_ok() {}
+    assert!(house.hub.connections().len() < 20);
     house.hub.leave(&first);
-    assert!(house.hub.enter(&session()).is_ok());
+    assert!(house.hub.enter(&connection()).is_ok());
 }

@@ -2,7 +2,8 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use super::*;
-use crate::plane::flow::WINDOW;
+use crate::plane::flow::UNMETERED_LIMIT;
+use crate::wire::INITIAL_CREDIT;
 
 fn exchange(metered: bool) -> Exchange {
     let exchange = Exchange::new("r-1".into(), "t".into(), metered, Budget::new(1 << 30));
@@ -44,22 +45,23 @@ fn small_pieces_share_a_buffer() {
     for _ in 0..10_000 {
         exchange.on_chunk("YQ==");
     }
-    let state = exchange.state.lock();
-    assert!(state.queue.len() <= 5);
-    let memory: usize = state.queue.iter().map(Vec::capacity).sum();
-    assert!(memory < 2 * 10_000 + 2 * SMALL);
+    let queued = exchange.state.lock().queued();
+    assert!(queued.len() <= 5);
+    let memory: usize = queued.iter().map(|(_, capacity)| capacity).sum();
+    assert!(memory < 2 * 10_000 + 2 * state::SMALL);
 }
 
 #[test]
 fn an_agent_that_ignores_credit_loses_that_request() {
-    for (metered, limit) in [(true, WINDOW), (false, UNMETERED_LIMIT)] {
+    for (metered, limit) in [(true, INITIAL_CREDIT), (false, UNMETERED_LIMIT)] {
         let exchange = exchange(metered);
         exchange.on_head(200, Headers::new());
         let piece = base64(&vec![1; 32 * 1024]);
         for _ in 0..2 * limit / (32 * 1024) {
             exchange.on_chunk(&piece);
         }
-        let held: usize = exchange.state.lock().queue.iter().map(Vec::len).sum();
+        let queued = exchange.state.lock().queued();
+        let held: usize = queued.iter().map(|(length, _)| length).sum();
         assert_eq!(held as u64, limit);
         assert!(matches!(body(&exchange), Err(Failure::Protocol(_))));
         assert!(exchange.needs_cancel());
@@ -195,7 +197,7 @@ fn a_gzip_bomb_is_defused() {
 #[test]
 fn an_upload_waits_for_credit_and_ends_with_the_answer() {
     let exchange = exchange(true);
-    let window = usize::try_from(WINDOW).expect("small");
+    let window = usize::try_from(INITIAL_CREDIT).expect("small");
     assert_eq!(exchange.take_credit(window - 1), Ok(window - 1));
     assert_eq!(exchange.take_credit(100), Ok(1));
     std::thread::scope(|scope| {
@@ -222,4 +224,39 @@ fn grants_follow_what_the_client_took() {
         None,
         "nothing is granted after the end"
     );
+}
+
+#[test]
+fn cancelling_ends_it_for_those_who_wait_in_it() {
+    let (answer, upload) = (Arc::new(exchange(true)), Arc::new(exchange(true)));
+    let window = usize::try_from(INITIAL_CREDIT).expect("small");
+    assert_eq!(upload.take_credit(window), Ok(window));
+    let guards = [&answer, &upload].map(|e| e.end_when_cancelled().expect("not cancelled"));
+    std::thread::scope(|scope| {
+        let waits = [
+            scope.spawn(|| answer.wait_head().map(drop)),
+            scope.spawn(|| {
+                upload
+                    .take_credit(1)
+                    .map_or_else(|_| upload.next().map(drop), |_| Ok(()))
+            }),
+        ];
+        for exchange in [&answer, &upload] {
+            exchange.cancel().cancel(Reason::Cancelled);
+        }
+        for wait in waits {
+            let failure = Failure::Ended(Reason::Cancelled);
+            assert_eq!(wait.join().expect("joined"), Err(failure));
+        }
+    });
+    drop(guards);
+    assert_eq!(Arc::strong_count(&answer), 1, "nothing holds it");
+}
+
+#[test]
+fn a_second_answer_does_not_change_what_is_queued_of_the_first() {
+    let exchange = exchange(true);
+    exchange.on_response(200, Headers::new(), &ResponseBody::Base64("aGk=".into()));
+    exchange.on_response(200, Headers::new(), &ResponseBody::Gzip("aGk=".into()));
+    assert_eq!(body(&exchange), Ok(b"hi".to_vec()));
 }

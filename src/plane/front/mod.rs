@@ -9,7 +9,7 @@ pub(crate) mod target;
 use std::sync::Arc;
 
 use super::GatewayUrl;
-use super::agent::{self, Place};
+use super::agent::{self, AgentSlot};
 use super::api::{self, AgentCall, Reply};
 use super::dialogue::Endpoint;
 use super::hub::Hub;
@@ -18,17 +18,17 @@ use super::registry::Token;
 use super::token::{Access, Grant, bearer};
 use crate::http::Headers;
 use crate::http::server::{Handler, Request, RequestBody, Responder};
-use proxied::{Passed, forward, refuse};
+use proxied::{AuthorizedRequest, forward, refuse};
 use status::Refusal;
 use target::Target;
 
 /// Answers everything that the plane's listener hears.
-pub(crate) struct Door {
+pub(crate) struct FrontDoor {
     pub(crate) hub: Arc<Hub>,
     pub(crate) gateway: GatewayUrl,
 }
 
-impl Handler for Door {
+impl Handler for FrontDoor {
     fn handle(&self, request: Request, body: RequestBody, responder: Responder) {
         let (path, query) = match target::split(&request.target) {
             Ok(parts) => parts,
@@ -53,7 +53,7 @@ impl Handler for Door {
 }
 
 /// Agents.
-impl Door {
+impl FrontDoor {
     fn controller(&self, request: &Request, body: RequestBody, responder: Responder) {
         let (token, cluster) = match self.agent(request) {
             Ok(agent) => agent,
@@ -96,7 +96,7 @@ impl Door {
         if request.method != "GET" {
             return reply(responder, &Reply::error(405, "GET, please"));
         }
-        let Ok(place) = Place::take(&self.hub, &token.id) else {
+        let Ok(slot) = AgentSlot::take(&self.hub, &token.id) else {
             let text = "this token has too many connections already";
             return reply(responder, &Reply::error(429, text));
         };
@@ -104,7 +104,7 @@ impl Door {
         if let Some(halves) = responder.take_over(body) {
             let headers = request.headers.iter();
             let headers = headers.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
-            if let Err(error) = agent::serve(place, cluster, endpoint, headers, halves) {
+            if let Err(error) = agent::serve(slot, cluster, endpoint, headers, halves) {
                 log::warn!("{error}");
             }
         }
@@ -149,7 +149,7 @@ impl Door {
 }
 
 /// People.
-impl Door {
+impl FrontDoor {
     fn user(&self, request: &Request, body: RequestBody, responder: Responder) {
         if let Err(refusal) = self.enter(request, body, responder) {
             let (responder, refusal) = *refusal;
@@ -176,15 +176,20 @@ impl Door {
             if let Target::Cluster { name, path, .. } = &target {
                 may(&token.grant, name, &request.method, path, &request.headers)?;
             }
-            Ok((target, token))
+            let quota = self.hub.quota.take(&token.id).ok_or_else(|| {
+                let limit = self.hub.quota.limit();
+                let text = format!("this token has {limit} requests under way already");
+                refusal(429, text).passing()
+            })?;
+            Ok((target, token, quota))
         })();
-        let (target, token) = match decided {
+        let (target, token, _quota) = match decided {
             Ok(decided) => decided,
             Err(refusal) => return Err(Box::new((responder, refusal))),
         };
         match target {
             Target::Cluster { name, path, query } => {
-                let passed = Passed {
+                let authorized = AuthorizedRequest {
                     token: &token.id,
                     cluster: &name,
                     method: &request.method,
@@ -193,7 +198,7 @@ impl Door {
                     headers: &request.headers,
                     peer: request.peer,
                 };
-                forward(&self.hub, &passed, body, responder);
+                forward(&self.hub, &authorized, body, responder);
             }
             Target::List | Target::Elsewhere => {
                 let answer = match &*request.method {

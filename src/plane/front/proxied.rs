@@ -11,18 +11,18 @@ use std::sync::Arc;
 use super::fields::{self, Answer};
 use super::status::{Refusal, is_discovery};
 use crate::http::Headers;
-use crate::http::server::{RequestBody, Responder, ResponseWriter};
+use crate::http::server::{ClientWatch, RequestBody, Responder, ResponseWriter};
 use crate::net::{Guard, Reason};
 use crate::plane::exchange::{Exchange, Failure, Stopped};
 use crate::plane::hub::Hub;
+use crate::plane::in_flight::{InFlight, RequestSender};
 use crate::plane::name::ClusterName;
 use crate::plane::registry::ServiceToken;
-use crate::plane::session::{Opened, Outlet};
 use crate::threads::{self, Stack};
 use crate::wire::{MAX_CHUNK, to_agent};
 
-/// A request that has passed the door.
-pub(crate) struct Passed<'a> {
+/// A request whose token allows it.
+pub(crate) struct AuthorizedRequest<'a> {
     /// The id of the user's token.
     pub(crate) token: &'a str,
     pub(crate) cluster: &'a ClusterName,
@@ -35,23 +35,28 @@ pub(crate) struct Passed<'a> {
 }
 
 /// Sends it to the agent and the answer to the client; returns when both are done.
-pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, responder: Responder) {
-    let (opened, mut headers) = match open(hub, request) {
-        Ok(opened) => opened,
+pub(crate) fn forward(
+    hub: &Hub,
+    request: &AuthorizedRequest<'_>,
+    body: RequestBody,
+    responder: Responder,
+) {
+    let (in_flight, mut headers) = match open(hub, request) {
+        Ok(in_flight) => in_flight,
         Err(refusal) => return refuse(responder, request.headers, &refusal),
     };
-    let exchange = opened.exchange().clone();
+    let exchange = in_flight.exchange().clone();
     // From here on a client that leaves, a token that is revoked and the plane's
     // end all end the exchange, and with it whoever waits on it. Dropped before
-    // `opened`: its end must not cut a client that has its answer.
-    let Ok(_watch) = Watch::begin(&exchange, &responder) else {
+    // `in_flight`: its end must not cut a client that has its answer.
+    let Ok(_binding) = ClientBinding::new(&exchange, &responder) else {
         return;
     };
     // A body whose length is known goes out with it (control-channel.md T41).
     if let Some(length) = body.length().filter(|length| *length > 0) {
         headers.push("Content-Length", length.to_string());
     }
-    let sent = send(request, &headers, &opened, body);
+    let sent = send(request, &headers, &in_flight, body);
     let head = sent.and_then(|()| exchange.wait_head());
     let answer = head
         .map_err(|failure| refusal(request.cluster, &failure))
@@ -67,7 +72,7 @@ pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, respon
                 length,
             } = answer;
             if let Ok(writer) = responder.start(status, &headers, length) {
-                relay(&opened, writer);
+                relay(&in_flight, writer);
             }
         }
         Err(refusal) => refuse(responder, request.headers, &refusal),
@@ -75,7 +80,7 @@ pub(crate) fn forward(hub: &Hub, request: &Passed<'_>, body: RequestBody, respon
 }
 
 /// The exchange with the cluster's agent, and the fields that go there.
-fn open(hub: &Hub, request: &Passed<'_>) -> Result<(Opened, Headers), Refusal> {
+fn open(hub: &Hub, request: &AuthorizedRequest<'_>) -> Result<(InFlight, Headers), Refusal> {
     let name = request.cluster;
     let cluster = hub.registry.cluster(name).ok_or_else(|| {
         let text = format!(
@@ -88,41 +93,35 @@ fn open(hub: &Hub, request: &Passed<'_>) -> Result<(Opened, Headers), Refusal> {
     let credential = credential.as_ref().map(ServiceToken::reveal);
     let headers = fields::to_agent(request.headers, credential, request.peer.ip())
         .map_err(|error| Refusal::new(403, error.to_string()))?;
-    let opened = hub
-        .session(name)
-        .and_then(|session| session.open(request.token.to_owned()).ok())
+    let in_flight = hub
+        .connection(name)
+        .and_then(|connection| connection.open(request.token.to_owned()).ok())
         // Revoked just now: who revokes has looked for open requests already.
         .filter(|_| hub.registry.has_token(request.token))
         .ok_or_else(|| {
             let text = format!("the agent of cluster {:?} is not connected", name.as_str());
             Refusal::new(503, text)
         })?;
-    Ok((opened, headers))
+    Ok((in_flight, headers))
 }
 
-/// Keeps an exchange and its client's connection tied together.
-struct Watch {
-    _wake: Guard,
-    _socket: Guard,
-    _gone: crate::http::server::Gone,
+/// Binds an exchange to its client's connection: the end of either ends the other.
+struct ClientBinding {
+    _ends_exchange: Guard,
+    _cuts_client: Guard,
+    _watch: ClientWatch,
 }
 
-impl Watch {
-    fn begin(exchange: &Arc<Exchange>, responder: &Responder) -> Result<Self, ()> {
+impl ClientBinding {
+    fn new(exchange: &Arc<Exchange>, responder: &Responder) -> Result<Self, ()> {
         let cancel = exchange.cancel();
-        let weak = Arc::downgrade(exchange);
-        let wake = cancel.on_wake(Arc::new(move || {
-            if let Some(exchange) = weak.upgrade() {
-                let reason = exchange.cancel().reason().unwrap_or(Reason::Cancelled);
-                exchange.end(reason);
-            }
-        }));
-        let socket = cancel.on_socket(responder.socket());
-        match (wake, socket, responder.on_client_gone(cancel)) {
-            (Ok(wake), Ok(socket), Ok(gone)) => Ok(Self {
-                _wake: wake,
-                _socket: socket,
-                _gone: gone,
+        let ends_exchange = exchange.end_when_cancelled();
+        let cuts_client = cancel.on_socket(responder.socket());
+        match (ends_exchange, cuts_client, responder.on_client_gone(cancel)) {
+            (Ok(ends_exchange), Ok(cuts_client), Ok(watch)) => Ok(Self {
+                _ends_exchange: ends_exchange,
+                _cuts_client: cuts_client,
+                _watch: watch,
             }),
             (_, _, Err(error)) => {
                 log::warn!("a client can't be watched: {error}");
@@ -136,9 +135,9 @@ impl Watch {
 /// Sends the request and its body. A body that is short and announced is read
 /// here; any other gets a thread of its own, because the answer may come first.
 fn send(
-    request: &Passed<'_>,
+    request: &AuthorizedRequest<'_>,
     headers: &Headers,
-    opened: &Opened,
+    in_flight: &InFlight,
     mut body: RequestBody,
 ) -> Result<(), Failure> {
     let length = body.length();
@@ -164,9 +163,9 @@ fn send(
         scheme: "https",
         timeout: None,
     };
-    let outlet = opened.outlet();
-    outlet.exchange().announce();
-    outlet.send(REQUEST_SIZE, |buf, id| {
+    let sender = in_flight.sender();
+    sender.exchange().announce();
+    sender.send(REQUEST_SIZE, |buf, id| {
         to_agent::proxy_request(buf, id, &message);
     })?;
     match whole {
@@ -174,12 +173,12 @@ fn send(
         Some(_) if length == Some(0) => Ok(()),
         Some(whole) => {
             // The agent may have failed it already: its answer says so.
-            let _ = send_chunks(outlet, &whole).and_then(|()| send_end(outlet));
+            let _ = send_chunks(sender, &whole).and_then(|()| send_end(sender));
             Ok(())
         }
         None => {
-            let outlet = outlet.clone();
-            threads::spawn("plane-upload", Stack::Work, move || upload(&outlet, body))
+            let sender = sender.clone();
+            threads::spawn("plane-upload", Stack::Work, move || upload(&sender, body))
                 .map(drop)
                 .map_err(|error| {
                     log::warn!("{error}");
@@ -189,33 +188,33 @@ fn send(
     }
 }
 
-fn upload(outlet: &Outlet, mut body: RequestBody) {
+fn upload(sender: &RequestSender, mut body: RequestBody) {
     loop {
         match body.chunk(MAX_CHUNK) {
             Ok([]) => break,
             Ok(bytes) => {
-                if send_chunks(outlet, bytes).is_err() {
+                if send_chunks(sender, bytes).is_err() {
                     return;
                 }
             }
             Err(error) => {
                 log::debug!("a client's body broke off: {error}");
-                return outlet.exchange().end(Reason::Cancelled);
+                return sender.exchange().end(Reason::Cancelled);
             }
         }
     }
     // Given back before the answer can end: the connection serves on.
     drop(body);
-    let _ = send_end(outlet);
+    let _ = send_end(sender);
 }
 
-fn send_chunks(outlet: &Outlet, bytes: &[u8]) -> Result<(), Stopped> {
+fn send_chunks(sender: &RequestSender, bytes: &[u8]) -> Result<(), Stopped> {
     for piece in bytes.chunks(MAX_CHUNK) {
         let mut rest = piece;
         while !rest.is_empty() {
-            let taken = outlet.exchange().take_credit(rest.len())?;
+            let taken = sender.exchange().take_credit(rest.len())?;
             let (now, later) = rest.split_at(taken);
-            outlet
+            sender
                 .send(now.len() * 4 / 3 + ENVELOPE, |buf, id| {
                     to_agent::proxy_request_chunk(buf, id, now);
                 })
@@ -226,16 +225,16 @@ fn send_chunks(outlet: &Outlet, bytes: &[u8]) -> Result<(), Stopped> {
     Ok(())
 }
 
-fn send_end(outlet: &Outlet) -> Result<(), Stopped> {
-    outlet
+fn send_end(sender: &RequestSender) -> Result<(), Stopped> {
+    sender
         .send(ENVELOPE, to_agent::proxy_request_stream_end)
         .map_err(|_| Stopped)
 }
 
 /// The body of the answer, each piece as it comes. An answer that breaks off is cut
 /// off for the client too: dropping the writer does it.
-fn relay(opened: &Opened, mut writer: ResponseWriter) {
-    let exchange = opened.exchange();
+fn relay(in_flight: &InFlight, mut writer: ResponseWriter) {
+    let exchange = in_flight.exchange();
     loop {
         match exchange.next() {
             Ok(Some(piece)) => {
@@ -244,7 +243,7 @@ fn relay(opened: &Opened, mut writer: ResponseWriter) {
                 }
                 if let Some(credit) = exchange.passed_on(piece.len()) {
                     // Without the link the next piece is its loss.
-                    let _ = opened.outlet().send(ENVELOPE, |buf, id| {
+                    let _ = in_flight.sender().send(ENVELOPE, |buf, id| {
                         to_agent::proxy_flow(buf, id, credit);
                     });
                 }

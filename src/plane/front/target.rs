@@ -1,5 +1,6 @@
 //! Request targets of the front door: `/clusters/<name>/<path>?<query>`.
 
+use crate::percent;
 use crate::plane::name::ClusterName;
 
 /// What a request target means.
@@ -86,24 +87,9 @@ pub(crate) fn split(target: &str) -> Result<(&str, &str), TargetError> {
 /// text. Dot segments are refused because whoever reads the path next may resolve
 /// them, and would then see another path than the one that was checked here.
 fn decode(path: &str) -> Result<String, TargetError> {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let Some((&[high, low], tail)) = tail.split_first_chunk::<2>() else {
-            return Err(TargetError::BadEncoding);
-        };
-        let digit = |c: u8| char::from(c).to_digit(16).ok_or(TargetError::BadEncoding);
-        let byte = (digit(high)? * 16 + digit(low)?) as u8;
-        if byte == b'/' {
-            return Err(TargetError::EncodedSlash);
-        }
-        bytes.push(byte);
-        rest = tail;
+    let bytes = percent::decode(path).ok_or(TargetError::BadEncoding)?;
+    if path.to_ascii_lowercase().contains("%2f") {
+        return Err(TargetError::EncodedSlash);
     }
     let path = String::from_utf8(bytes).map_err(|_| TargetError::NotUtf8)?;
     if path

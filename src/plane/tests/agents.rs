@@ -175,7 +175,7 @@ fn a_name_that_the_token_is_not_for() {
     agent.register("other", "agent-1");
     assert_eq!(agent.expect("error")["id"], "req_1");
     assert!(house.plane.clusters().is_empty());
-    assert!(house.plane.hub.session(&name("other")).is_none());
+    assert!(house.plane.hub.connection(&name("other")).is_none());
 }
 
 #[test]

@@ -225,3 +225,40 @@ fn a_revoked_user_token_ends_its_watches() {
     client.get("/clusters/edge/watch", text.reveal());
     assert_eq!(client.json().0, 401);
 }
+
+#[test]
+fn a_token_with_too_many_requests_is_told_to_wait_and_keeps_nobody_else_out() {
+    let house = House::new();
+    let mut agent = house.registered("edge");
+    let grant = || Grant::User {
+        scope: Scope::All,
+        access: Access::Use,
+    };
+    let (token, text) = house.plane.create_token(grant()).expect("made");
+    // As many requests of the token, without their connections.
+    let quota = &house.plane.hub.quota;
+    let mut others: Vec<_> = std::iter::from_fn(|| quota.take(&token.id)).collect();
+    assert_eq!(others.len(), REQUESTS_PER_TOKEN);
+    let mut client = house.client();
+    for path in ["/clusters/edge/api/v1/pods", "/clusters"] {
+        client.get(path, text.reveal());
+        let head = client.head();
+        assert_eq!((head.status, head.field("retry-after")), (429, Some("1")));
+        client.body(&head).expect("a body");
+    }
+    // Somebody else.
+    client.get("/clusters/edge/other", &house.user_token());
+    let id = agent.request();
+    agent.header(&id, 204, json!(null));
+    agent.end(&id);
+    assert_eq!(client.head().status, 204);
+    // One of its requests ends: there is room for one.
+    others.pop();
+    for _ in 0..2 {
+        client.get("/clusters/edge/mine", text.reveal());
+        let id = agent.request();
+        agent.header(&id, 204, json!(null));
+        agent.end(&id);
+        assert_eq!(client.head().status, 204);
+    }
+}

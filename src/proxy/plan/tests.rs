@@ -111,6 +111,8 @@ fn endless_fields_are_refused_before_the_link_reader_works_through_them() {
     let many = r#""1","#.repeat(MAX_FIELDS);
     let many = format!(r#"{{"path":"/api","headers":{{"TE":[{many}"1"]}}}}"#);
     assert_eq!(plan(&many), Err(PlanError::TooLarge));
+    let method = format!(r#"{{"path":"/api","method":"{}"}}"#, "M".repeat(MAX_HEAD));
+    assert_eq!(plan(&method), Err(PlanError::TooLarge));
 }
 
 #[test]
@@ -207,12 +209,18 @@ fn what_is_not_built_yet_is_refused_in_words() {
             r#"{"path":"/x","service_name":"a","namespace":"b","service_port":80}"#,
             PlanError::Service,
         ),
-        (r#"{"path":"/"}"#, PlanError::Ingress),
-        (r#"{"path":"/apifoo"}"#, PlanError::Ingress),
     ] {
         assert_eq!(plan(payload), Err(want), "{payload}");
     }
+}
+
+/// `kubectl get --raw /` was taken for a request to an ingress controller.
+#[test]
+fn what_names_no_service_is_for_the_api_server() {
     for path in [
+        "/",
+        "/apifoo",
+        "/shop",
         "/api",
         "/apis/x",
         "/healthz",
@@ -222,6 +230,9 @@ fn what_is_not_built_yet_is_refused_in_words() {
         "/metrics",
     ] {
         assert!(plan(&format!(r#"{{"path":"{path}"}}"#)).is_ok(), "{path}");
+    }
+    for nothing in ["{}", r#"{"path":""}"#, r#"{"path":7}"#] {
+        assert_eq!(plan(nothing), Err(PlanError::Unreadable("path")));
     }
     // A part of the fields is no Service (control-channel.md §8.3 step 6).
     assert!(plan(r#"{"path":"/x","service_name":"a"}"#).is_ok());

@@ -238,15 +238,13 @@ fn what_is_not_built_is_refused_in_its_form() {
         json!({"path": "/", "service_name": "a", "namespace": "b", "service_port": 80, "supports_response_streaming": true}),
     );
     assert!(house.expect_abort("b").contains("not supported"));
-    house.get("c", "/dashboard");
-    assert!(house.expect_error("c").contains("not supported"));
     house.expect_rest();
 }
 
 struct Token(AtomicUsize);
 
 impl AgentIdentity for Token {
-    fn authorization(&self) -> Result<Option<Secret>, String> {
+    fn authorization(&self, _: &Cancel) -> Result<Option<Secret>, String> {
         match self.0.load(Ordering::SeqCst) {
             0 => Ok(Some(Secret::new("Bearer agent"))),
             1 => Err("cannot read /secret/path".to_owned()),

@@ -16,14 +16,77 @@ fn http_mode_is_entered_where_the_controller_takes_no_websocket() {
         // The WebSocket is tried every five minutes; HTTP goes on when it fails.
         let (waited, actions) = sim.tick();
         assert_eq!(waited, S(300));
-        assert!(dials_controller(&actions) && actions.contains(&Action::StopServing));
-        assert!(serves(&sim.failed(code(status)), Transport::Http));
+        assert!(dials_controller(&actions) && actions.contains(&Action::Rest));
+        assert!(resumes(&sim.failed(code(status))));
         let (_, actions) = sim.tick();
         assert!(dials_controller(&actions));
         // And replaces HTTP when it succeeds.
         assert_eq!(register_id(&sim.connected()), Some(Some("c-1")));
         assert!(serves(&sim.success(None), Transport::WebSocket));
     }
+}
+
+/// It did: every five minutes probes saw an agent that wasn't ready.
+#[test]
+fn a_try_of_the_websocket_shows_nowhere_unless_it_succeeds() {
+    let begin = |gateway| {
+        let (mut sim, _) = Sim::fresh().start();
+        sim.failed(code(404));
+        let outcome = Ok(registered(Some("c-1"), gateway));
+        sim.event(Event::HttpRegister(sim.generation(), outcome));
+        if gateway.is_some() {
+            sim.failed(unreachable());
+            sim.event(Event::HttpHeartbeat(sim.generation(), Ok(())));
+        }
+        let (_, mut actions) = sim.tick();
+        assert_eq!(actions[0], Action::Rest, "before the dial");
+        actions.extend(sim.connected());
+        (sim, actions)
+    };
+    let quiet = |actions: &[Action]| {
+        !actions.iter().any(|action| {
+            matches!(
+                action,
+                Action::State(_) | Action::StopServing | Action::Serve(..)
+            )
+        })
+    };
+    // The controller takes the socket, and that is all.
+    let endings: [fn(&mut Sim) -> Vec<Action>; 6] = [
+        |sim| sim.error("no", Answers::Register),
+        |sim| sim.lost(Some(1008)),
+        |sim| sim.lost(None),
+        |sim| sim.tick().1,
+        |sim| {
+            sim.event(Event::RegisterInProgress(sim.generation()));
+            let (waited, actions) = sim.tick();
+            assert!(waited < S(60), "{waited:?}: heartbeats rest meanwhile");
+            actions
+        },
+        |sim| {
+            sim.success(Some(GATEWAY));
+            sim.lost(Some(1000));
+            sim.failed(code(403))
+        },
+    ];
+    for (index, end) in endings.iter().enumerate() {
+        let (mut sim, mut actions) = begin(None);
+        assert_eq!(register_id(&actions), Some(Some("c-1")));
+        actions.extend(end(&mut sim));
+        assert!(quiet(&actions) && resumes(&actions), "{index}: {actions:?}");
+        assert!(sim.session.is_confirmed() && !sim.session.is_trial());
+        assert_eq!(sim.session.state(), ConnectionState::Connected);
+        assert_eq!(sim.tick().0, S(300), "and again in a while");
+    }
+    // One that succeeds: nothing in between either.
+    let (mut sim, actions) = begin(None);
+    let served = sim.success(None);
+    assert!(quiet(&actions) && serves(&served, Transport::WebSocket));
+    let (sim, actions) = begin(Some(GATEWAY));
+    assert!(serves(&actions, Transport::WebSocket));
+    assert!(!sim.session.is_trial());
+    let states = |a: &&Action| matches!(a, Action::State(_) | Action::StopServing);
+    assert_eq!(actions.iter().filter(states).count(), 0, "{actions:?}");
 }
 
 #[test]
@@ -141,4 +204,8 @@ fn where_only_the_websocket_is_wanted_http_is_never_tried() {
             ..
         }]
     ));
+}
+
+fn resumes(actions: &[Action]) -> bool {
+    actions.iter().any(|a| matches!(a, Action::Resume(_)))
 }

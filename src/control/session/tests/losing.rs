@@ -44,9 +44,33 @@ fn the_delay_is_reset_only_by_a_connection_that_was_well() {
     assert!(wait(&mut sim) <= ms(625));
 }
 
+/// decisions.md §6.3: back within one delay of the peer's return, also when a dial
+/// hung meanwhile.
+#[test]
+fn a_dial_that_hung_has_waited_already() {
+    let mut sim = Sim::on_gateway();
+    sim.be_well();
+    sim.lost(None);
+    for _ in 0..6 {
+        sim.tick();
+        sim.failed(unreachable());
+    }
+    let (waited, _) = sim.tick();
+    assert!(waited >= S(15) * 3 / 4, "{waited:?}");
+    sim.pass(S(10));
+    sim.failed(unreachable());
+    let (waited, _) = sim.tick();
+    assert!(waited >= S(1) && waited <= S(9), "{waited:?}");
+    sim.pass(S(29));
+    sim.failed(unreachable());
+    let (waited, _) = sim.tick();
+    let ms = Duration::from_millis;
+    assert!(waited >= ms(375) && waited <= ms(625), "{waited:?}");
+}
+
 #[test]
 fn retry_after_is_honoured_within_reason() {
-    for (asked, least, most) in [(S(40), S(40), S(41)), (S(86_400), S(600), S(601))] {
+    for (asked, least, most) in [(S(40), S(40), S(41)), (S(86_400), S(60), S(61))] {
         let (mut sim, _) = Sim::fresh().start();
         sim.failed(Failure::Status {
             code: 503,

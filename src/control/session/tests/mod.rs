@@ -4,8 +4,10 @@ mod http;
 mod losing;
 mod properties;
 mod registering;
+mod renewal;
 
 use super::*;
+use crate::wire::to_agent::Registered;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 

@@ -34,6 +34,11 @@ fn arbitrary_event(choice: u8, generation: Generation, status: u16) -> Event {
             Event::HttpRegister(generation, Ok(registered(id, gateway)))
         }
         12 => Event::HttpRegister(generation, Err(failure)),
+        14 => Event::Renew,
+        15 if choice.is_multiple_of(2) => {
+            Event::RegisteredBeside(generation, Ok(registered(id, gateway)))
+        }
+        15 if choice.is_multiple_of(3) => Event::RegisteredBeside(generation, Err(failure)),
         13 if choice.is_multiple_of(2) => Event::HttpHeartbeat(generation, Ok(())),
         13 => Event::HttpHeartbeat(generation, Err(failure)),
         _ => Event::Tick,

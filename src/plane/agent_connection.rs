@@ -1,4 +1,4 @@
-//! One connection of an agent, and the requests on it.
+//! One connection of an agent, and the exchanges on it, by their ids.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,20 +7,20 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::budget::Budget;
-use super::exchange::{Exchange, Failure};
+use super::exchange::Exchange;
+use super::in_flight::{InFlight, RequestSender};
 use super::registry::UnixTime;
 use crate::link::{Lane, Link, Message, SendError};
 use crate::net::{Cancel, Reason};
-use crate::wire::to_agent;
 
-/// What a session needs of a [`Link`].
-pub(crate) trait Wire: Send + Sync {
+/// What an [`AgentConnection`] needs of a [`Link`]; tests have one that records.
+pub(crate) trait Channel: Send + Sync {
     fn send(&self, lane: Lane, message: Message, cancel: &Cancel) -> Result<(), SendError>;
     fn close(&self, code: u16, reason: &str);
     fn abort(&self, why: &str);
 }
 
-impl Wire for Link {
+impl Channel for Link {
     fn send(&self, lane: Lane, message: Message, cancel: &Cancel) -> Result<(), SendError> {
         Self::send(self, lane, message, cancel)
     }
@@ -35,12 +35,12 @@ impl Wire for Link {
 }
 
 /// A connection of an agent, from the upgrade to its end.
-pub(crate) struct Session {
+pub(crate) struct AgentConnection {
     id: u64,
     /// The id of the agent's token.
     token: String,
     since: UnixTime,
-    wire: OnceLock<Box<dyn Wire>>,
+    channel: OnceLock<Box<dyn Channel>>,
     budget: Arc<Budget>,
     state: Mutex<State>,
 }
@@ -49,19 +49,19 @@ pub(crate) struct Session {
 struct State {
     /// The agent knows credit; set before it is attached.
     metered: bool,
-    closed: bool,
+    ended: bool,
     next: u64,
     requests: HashMap<String, Arc<Exchange>>,
 }
 
-impl Session {
+impl AgentConnection {
     pub(crate) fn new(token: String, since: UnixTime, budget: Arc<Budget>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             token,
             since,
-            wire: OnceLock::new(),
+            channel: OnceLock::new(),
             budget,
             state: Mutex::default(),
         }
@@ -81,10 +81,10 @@ impl Session {
         self.since
     }
 
-    /// Gives the session its connection, once.
-    pub(crate) fn connect(&self, wire: Box<dyn Wire>) {
-        let first = self.wire.set(wire).is_ok();
-        debug_assert!(first, "a session has one connection");
+    /// Gives it its link, once.
+    pub(crate) fn connect(&self, channel: Box<dyn Channel>) {
+        let first = self.channel.set(channel).is_ok();
+        debug_assert!(first, "an agent's connection has one link");
     }
 
     /// The agent knows `flow`: applies to requests that are opened after this.
@@ -92,10 +92,10 @@ impl Session {
         self.state.lock().metered = true;
     }
 
-    /// A new request; it leaves the session when the returned handle is dropped.
-    pub(crate) fn open(self: &Arc<Self>, token: String) -> Result<Opened, SendError> {
+    /// A new request; it leaves the connection when the handle is dropped.
+    pub(crate) fn open(self: &Arc<Self>, token: String) -> Result<InFlight, SendError> {
         let mut state = self.state.lock();
-        if state.closed {
+        if state.ended {
             return Err(SendError::Closed);
         }
         state.next += 1;
@@ -104,12 +104,7 @@ impl Session {
         let exchange = Arc::new(Exchange::new(id.clone(), token, state.metered, budget));
         state.requests.insert(id, exchange.clone());
         drop(state);
-        Ok(Opened {
-            outlet: Outlet {
-                session: self.clone(),
-                exchange,
-            },
-        })
+        Ok(InFlight::new(RequestSender::new(self.clone(), exchange)))
     }
 
     /// Queues what belongs to no request; never waits.
@@ -118,33 +113,38 @@ impl Session {
         expected: usize,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), SendError> {
-        let wire = self.wire.get().ok_or(SendError::Closed)?;
-        wire.send(
+        let channel = self.channel.get().ok_or(SendError::Closed)?;
+        channel.send(
             Lane::Control,
             Message::text(expected, encode),
             &Cancel::new(),
         )
     }
 
-    /// Orderly end, with a close code.
+    /// Begins the orderly end, with a close code; [`on_link_ended`](Self::on_link_ended)
+    /// follows.
     pub(crate) fn close(&self, code: u16, reason: &str) {
-        if let Some(wire) = self.wire.get() {
-            wire.close(code, reason);
+        if let Some(channel) = self.channel.get() {
+            channel.close(code, reason);
         }
     }
 
     /// Ends the connection now.
     pub(crate) fn abort(&self, why: &str) {
-        if let Some(wire) = self.wire.get() {
-            wire.abort(why);
+        if let Some(channel) = self.channel.get() {
+            channel.abort(why);
         }
     }
 
-    /// The connection has ended: so have its requests. Nothing opens any more.
-    pub(crate) fn closed(&self) {
+    /// The link is no more, whoever ended it: neither are its requests, and none is
+    /// opened any more. Called by who learns it first, the [`AgentReceiver`] or the
+    /// thread of the connection; the second call finds nothing to do.
+    ///
+    /// [`AgentReceiver`]: super::agent_receiver::AgentReceiver
+    pub(crate) fn on_link_ended(&self) {
         let requests = {
             let mut state = self.state.lock();
-            state.closed = true;
+            state.ended = true;
             std::mem::take(&mut state.requests)
         };
         for exchange in requests.values() {
@@ -169,75 +169,15 @@ impl Session {
     pub(crate) fn exchange(&self, id: Option<&str>) -> Option<Arc<Exchange>> {
         self.state.lock().requests.get(id?).cloned()
     }
-}
 
-/// A request in flight. Dropped before the agent has ended it: `proxy_cancel`.
-pub(crate) struct Opened {
-    outlet: Outlet,
-}
-
-/// The way of a request's messages to the agent; clones may go to other threads.
-#[derive(Clone)]
-pub(crate) struct Outlet {
-    session: Arc<Session>,
-    exchange: Arc<Exchange>,
-}
-
-impl Opened {
-    pub(crate) fn exchange(&self) -> &Arc<Exchange> {
-        &self.outlet.exchange
+    /// The request of that id is in flight no longer.
+    pub(super) fn forget(&self, id: &str) {
+        self.state.lock().requests.remove(id);
     }
 
-    pub(crate) fn outlet(&self) -> &Outlet {
-        &self.outlet
-    }
-}
-
-impl Outlet {
-    pub(crate) fn exchange(&self) -> &Exchange {
-        &self.exchange
-    }
-
-    /// Queues a message of this request, in the lane of requests; waits for room.
-    /// `expected` is a guess of its size in bytes.
-    pub(crate) fn send(
-        &self,
-        expected: usize,
-        encode: impl FnOnce(&mut Vec<u8>, &str),
-    ) -> Result<(), Failure> {
-        self.send_unless(self.exchange.cancel(), expected, encode)
-    }
-
-    fn send_unless(
-        &self,
-        cancel: &Cancel,
-        expected: usize,
-        encode: impl FnOnce(&mut Vec<u8>, &str),
-    ) -> Result<(), Failure> {
-        let wire = self.session.wire.get().ok_or(Failure::AgentGone)?;
-        let message = Message::text(expected, |buf| encode(buf, self.exchange.id()));
-        wire.send(Lane::Bulk, message, cancel)
-            .map_err(|error| match error {
-                SendError::Cancelled(reason) => Failure::Ended(reason),
-                SendError::Closed => Failure::AgentGone,
-            })
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        let Outlet { session, exchange } = &self.outlet;
-        let needs_cancel = exchange.needs_cancel();
-        // An upload that still runs stops here.
-        exchange.close();
-        session.state.lock().requests.remove(exchange.id());
-        if needs_cancel {
-            // Its own cancellation must not stop this message. A link that is gone
-            // needs none.
-            let cancel = Cancel::new();
-            let _ = self
-                .outlet
-                .send_unless(&cancel, 128, to_agent::proxy_cancel);
-        }
+    /// Queues a message of a request; waits for room until `cancel` ends the wait.
+    pub(super) fn send_bulk(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+        let channel = self.channel.get().ok_or(SendError::Closed)?;
+        channel.send(Lane::Bulk, message, cancel)
     }
 }

@@ -20,7 +20,7 @@ use crate::net::{Cancel, Reason};
 use crate::threads::{self, Stack};
 
 /// Watches sockets for a server. The thread starts with the first one.
-pub(super) struct Watcher {
+pub(super) struct ClientWatcher {
     name: String,
     state: Mutex<State>,
 }
@@ -42,14 +42,14 @@ struct Epoll {
 /// While it lives, the client's leaving cancels what was given to
 /// [`on_client_gone`](super::Responder::on_client_gone).
 #[must_use = "watches only while it lives"]
-pub struct Gone {
-    watcher: Arc<Watcher>,
+pub struct ClientWatch {
+    watcher: Arc<ClientWatcher>,
     epoll: Arc<Epoll>,
     socket: Arc<Socket>,
     key: u64,
 }
 
-impl Watcher {
+impl ClientWatcher {
     pub(super) fn new(name: String) -> Arc<Self> {
         Arc::new(Self {
             name,
@@ -63,7 +63,7 @@ impl Watcher {
         self: &Arc<Self>,
         socket: Arc<Socket>,
         cancel: &Cancel,
-    ) -> io::Result<Gone> {
+    ) -> io::Result<ClientWatch> {
         let mut state = self.state.lock();
         if state.stopped {
             return Err(io::Error::other("the server is stopping"));
@@ -80,7 +80,7 @@ impl Watcher {
         epoll::add(&epoll.fd, &*socket, epoll::EventData::new_u64(key), what)?;
         state.waiting.insert(key, cancel.clone());
         drop(state);
-        Ok(Gone {
+        Ok(ClientWatch {
             watcher: self.clone(),
             epoll,
             socket,
@@ -107,7 +107,7 @@ impl Watcher {
         epoll::add(&epoll.fd, &epoll.stop, stop, epoll::EventFlags::IN)?;
         let watcher = self.clone();
         let waits_on = epoll.clone();
-        threads::spawn(format!("{}-gone", self.name), Stack::Work, move || {
+        threads::spawn(format!("{}-watch", self.name), Stack::Work, move || {
             watcher.run(&waits_on);
         })
         .map_err(io::Error::other)?;
@@ -140,7 +140,7 @@ impl Watcher {
     }
 }
 
-impl Drop for Gone {
+impl Drop for ClientWatch {
     fn drop(&mut self) {
         self.watcher.state.lock().waiting.remove(&self.key);
         // Fails only when it isn't there any more.
