@@ -24,7 +24,7 @@ impl<P> Stream<P> {
     }
 
     /// The first bytes, where they lie: all that arrived so far, as long as that is
-    /// less than [`SMALL_CHUNK`](super::SMALL_CHUNK).
+    /// less than [`SMALL_CHUNK`](crate::yamux::SMALL_CHUNK).
     pub fn peek(&self) -> Result<Input<&[u8]>, Cut> {
         self.alive()?;
         Ok(match self.inbound.peek() {

@@ -9,20 +9,20 @@ pub struct Wakes {
     pub reader: bool,
     /// Who sends may find room, or learns that it is over.
     pub sender: bool,
-    /// To be put into [`Turns::control`](super::super::Turns::control).
+    /// To be put into [`Turns::control`](crate::yamux::Turns::control).
     pub control: bool,
-    /// To be put into [`Turns::enter`](super::super::Turns::enter).
+    /// To be put into [`Turns::enter`](crate::yamux::Turns::enter).
     pub turn: bool,
     /// A SYN of ours is answered, or needs no answer any more:
-    /// [`Session::note`](super::super::Session::note).
+    /// [`Session::note`](crate::yamux::Session::note).
     pub answered: bool,
-    /// The wire knows the stream no more: [`Session::note`](super::super::Session::note),
+    /// The wire knows the stream no more: [`Session::note`](crate::yamux::Session::note),
     /// before the frame that ended it is written. What was received can still be read.
     pub forget: bool,
 }
 
 impl Wakes {
-    /// [`Session::note`](super::super::Session::note) wants to know.
+    /// [`Session::note`](crate::yamux::Session::note) wants to know.
     pub fn concern_session(self) -> bool {
         self.answered || self.forget
     }
