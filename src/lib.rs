@@ -9,6 +9,8 @@
 //!   that goes first and a bulk lane that waits, liveness judged by a third thread.
 //! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
 //! * [`wire`]: the messages of the control channel as pure types, both directions.
+//! * [`yamux`]: many streams in one byte stream, pure: frames, states, windows, and
+//!   the memory that they may take.
 //! * [`kube`]: which cluster, under whose identity: kubeconfigs, a pod's own
 //!   credentials, the two ways to the API server.
 //! * [`proxy`]: executes `proxy_request`s within limits; exactly one outcome each.
@@ -47,6 +49,7 @@ pub mod threads;
 pub mod tunnel;
 pub mod url;
 pub mod wire;
+pub mod yamux;
 
 mod allocator;
 
