@@ -96,6 +96,11 @@ impl FakeAgent {
         self.socket.send(Message::text(message.to_string())).is_ok()
     }
 
+    /// A message as it stands.
+    pub(crate) fn send_text(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).expect("sent");
+    }
+
     pub(crate) fn send_binary(&mut self, bytes: Vec<u8>) {
         self.socket.send(Message::binary(bytes)).expect("sent");
     }
