@@ -14,6 +14,7 @@
 //! * [`kube`]: which cluster, under whose identity: kubeconfigs, a pod's own
 //!   credentials, the two ways to the API server.
 //! * [`proxy`]: executes `proxy_request`s within limits; exactly one outcome each.
+//! * [`tunnel`]: what flows on streams: header, policy, dial, audit.
 //! * [`control`]: the protocol. A pure state machine of the life cycle, and thin
 //!   shells: registration, heartbeat, dispatch, HTTP mode, late answers.
 //! * [`agent`]: the conductor. It knows every room, and no room knows it.
@@ -42,10 +43,15 @@ pub mod plane;
 pub mod proxy;
 pub mod server;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod threads;
+pub mod tunnel;
 pub mod url;
 pub mod wire;
 pub mod yamux;
+
+mod allocator;
 
 // Tested wherever it can run; only the static build links it.
 #[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]

@@ -47,6 +47,7 @@ fn parts(address: &str, token: &str) -> Parts {
         },
         is_private: true,
         report_worker_join: false,
+        node_token: "/nowhere/node-token".into(),
         http_limit: Duration::from_secs(30),
         heartbeat_limit: Duration::from_secs(10),
         shutdown_limit: Duration::from_secs(25),

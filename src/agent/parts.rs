@@ -1,5 +1,6 @@
 //! What an agent is made of.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Parts {
     pub is_private: bool,
     /// `agent.report_worker_join` (T37).
     pub report_worker_join: bool,
+    /// Where k3s keeps the token that it carries.
+    pub node_token: PathBuf,
     /// One registration in HTTP mode (30 s).
     pub http_limit: Duration,
     /// One heartbeat in HTTP mode (`timeouts.heartbeat`).

@@ -11,11 +11,13 @@ use super::error::AgentError;
 use super::parts::{Parts, Proxying};
 use super::status::{Status, Watch};
 use super::{Agent, agent_id, open_store};
+use crate::allocator;
 use crate::config::{Config, Transport};
 use crate::control::facts::ClusterFacts;
 use crate::control::host::Host;
 use crate::control::registration::Registrant;
 use crate::control::session::ConnectionState;
+use crate::control::worker_join::NODE_TOKEN;
 use crate::control::{heartbeat, session};
 use crate::link;
 use crate::net::{
@@ -34,6 +36,8 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     let parts = parts(config, health, proxy, facts)?;
     let agent = Agent::start(parts)?;
     notify(&[NotifyState::Ready]);
+    // What reading settings and certificates took, on this thread.
+    allocator::give_back();
     let follower = follow(agent.watch())?;
     let stopper = agent.stopper();
     let guard = stop.on_wake(Arc::new(move || {
@@ -113,6 +117,7 @@ pub fn parts(
         },
         is_private: config.tunnels.force_tunnel_mode,
         report_worker_join: config.agent.report_worker_join,
+        node_token: NODE_TOKEN.into(),
         http_limit: HTTP_LIMIT,
         heartbeat_limit: timeouts.heartbeat,
         shutdown_limit: timeouts.shutdown,
@@ -202,6 +207,7 @@ mod tests {
         let mut config = Config::defaults();
         let seconds = Duration::from_secs;
         config.state.backend = StateBackend::Memory;
+        config.agent.report_worker_join = true;
         config.registration.retry_interval = Some(seconds(41));
         config.registration.give_up_after = Some(seconds(42));
         config.pipeops.transport = Transport::WebSocket;
@@ -220,6 +226,7 @@ mod tests {
         let proxy = Arc::new(Executor::new(proxy::Settings::default(), None));
         let parts = parts(&config, health, proxy, Arc::new(NoCluster));
         let parts = parts.expect("valid");
+        assert!(parts.report_worker_join);
         let session = &parts.session;
         assert_eq!(session.registration_cap, Some(seconds(41)));
         assert_eq!(session.give_up_after, Some(seconds(42)));

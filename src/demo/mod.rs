@@ -92,7 +92,10 @@ fn show(
     stop: &Cancel,
 ) -> Result<(), DemoError> {
     let stage = Stage::set(options, folder, steps)?;
-    stage.play(steps, stop)?;
+    stage.play(steps, stop).map_err(|error| {
+        // Whatever it broke off.
+        stop.reason().map_or(error, |_| DemoError::Interrupted)
+    })?;
     let files = Files::write(&stage, folder).map_err(DemoError::Folder)?;
     if options.once {
         return stage.end(None);

@@ -79,18 +79,7 @@ impl Stage {
         };
         let (_, user_token) = plane.create_token(grant)?;
 
-        let mut config = Config::defaults();
-        CLUSTER.clone_into(&mut config.agent.cluster_name);
-        config.pipeops.api_url =
-            Url::parse(&plane.url()).map_err(|error| DemoError::Step(error.to_string()))?;
-        config.pipeops.token = TokenSource::Literal(Secret::new(agent_token.reveal()));
-        config.pipeops.tls.ca_file = Some(plane.certificate_path().to_owned());
-        config.pipeops.proxy = OutboundProxy::default(); // loopback needs none
-        config.state.backend = StateBackend::File;
-        config.state.file = folder.join("agent").join("state.yaml");
-        // A kubeconfig often has a client certificate and no token to hand over
-        // (decisions.md §6.4).
-        config.kubernetes.impersonate_agent = true;
+        let config = agent_config(&plane, agent_token.reveal(), folder)?;
         let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
         let (proxy, facts) = agent::reach(Some(credentials), &config)?;
         let agent = Agent::start(agent::parts(&config, health, proxy, facts)?)?;
@@ -106,9 +95,14 @@ impl Stage {
         })
     }
 
-    /// Shows that it works.
+    /// Shows that it works. When `stop` is cancelled, it ends with some error.
     pub(super) fn play(&self, steps: &mut Steps, stop: &Cancel) -> Result<(), DemoError> {
         let deadline = Deadline::after(STEP_LIMIT);
+        // Waiting for the agent ends with it.
+        let stopper = self.agent.stopper();
+        let guard = stop
+            .on_wake(Arc::new(move || stopper.stop()))
+            .map_err(|_| DemoError::Interrupted)?;
         let registered = self
             .agent
             .wait_until(deadline, |status| status.cluster_id.is_some());
@@ -122,8 +116,8 @@ impl Stage {
             .agent
             .wait_until(deadline, |status| status.heartbeat_acks > 0);
         acked.ok_or_else(|| self.stuck("no heartbeat was acknowledged"))?;
+        drop(guard);
         steps.done("its first heartbeat is acknowledged");
-        interrupted(stop)?;
 
         let nodes = self.json("/api/v1/nodes?limit=50", stop)?;
         let names = names(&nodes);
@@ -201,13 +195,7 @@ impl Stage {
             body: Body::Empty,
             deadline: Some(Deadline::after(STEP_LIMIT)),
         };
-        let mut response = self.client.call(&call, stop).map_err(|error| {
-            if stop.reason().is_some() {
-                DemoError::Interrupted
-            } else {
-                error.into()
-            }
-        })?;
+        let mut response = self.client.call(&call, stop)?;
         if response.status != 200 {
             let body = response.body.read_all(MAX_ANSWER).unwrap_or_default();
             let body = String::from_utf8_lossy(&body)
@@ -270,6 +258,23 @@ impl Stage {
     }
 }
 
+/// An agent of this plane whose state is in `folder`.
+fn agent_config(plane: &Plane, token: &str, folder: &Path) -> Result<Config, DemoError> {
+    let mut config = Config::defaults();
+    CLUSTER.clone_into(&mut config.agent.cluster_name);
+    config.pipeops.api_url =
+        Url::parse(&plane.url()).map_err(|error| DemoError::Step(error.to_string()))?;
+    config.pipeops.token = TokenSource::Literal(Secret::new(token));
+    config.pipeops.tls.ca_file = Some(plane.certificate_path().to_owned());
+    config.pipeops.proxy = OutboundProxy::default(); // loopback needs none
+    config.state.backend = StateBackend::File;
+    config.state.file = folder.join("agent").join("state.yaml");
+    // A kubeconfig often has a client certificate and no token to hand over
+    // (decisions.md §6.4).
+    config.kubernetes.impersonate_agent = true;
+    Ok(config)
+}
+
 fn sample_credentials(address: SocketAddr) -> Result<Credentials, DemoError> {
     Ok(Credentials {
         server: ServerUrl::parse(&format!("http://{address}"))?,
@@ -307,11 +312,6 @@ fn front_door(plane: &Plane) -> Result<Client, DemoError> {
     ))
 }
 
-fn interrupted(stop: &Cancel) -> Result<(), DemoError> {
-    stop.reason()
-        .map_or(Ok(()), |_| Err(DemoError::Interrupted))
-}
-
 fn names(list: &Value) -> Vec<String> {
     let items = list["items"]
         .as_array()
@@ -336,3 +336,6 @@ const CLUSTER: &str = "demo";
 /// ten seconds.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
 const MAX_ANSWER: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests;

@@ -222,7 +222,10 @@ const MAX_OUTPUT: u64 = 1 << 20;
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::testing;
 
     const V1: &str = "client.authentication.k8s.io/v1";
 
@@ -306,6 +309,55 @@ pub(super) mod tests {
         let limit = Duration::from_millis(200);
         let error = run_within(&plugin, limit).expect_err("it was killed");
         assert!(error.contains("signal"), "{error}");
+    }
+
+    proptest! {
+        /// Whatever it prints: a token that a header can carry, or a reason that
+        /// shows nothing of what it printed.
+        #[test]
+        fn any_output_is_a_usable_token_or_a_reason_without_it(
+            status in prop_oneof![
+                testing::object(&[
+                    "token", "expirationTimestamp", "clientCertificateData", "clientKeyData",
+                ]),
+                testing::text().prop_map(|token| [("token".to_owned(), token.into())].into_iter().collect()),
+            ],
+            fields in testing::object(&["apiVersion", "kind", "status", "spec"]),
+            usual in any::<bool>(),
+            cut in 0usize..400,
+        ) {
+            let mut output = fields;
+            if usual {
+                output.insert("apiVersion".to_owned(), V1.into());
+                output.insert("kind".to_owned(), "ExecCredential".into());
+                output.insert("status".to_owned(), status.clone().into());
+            }
+            let text = Value::Object(output).to_string();
+            let now = jiff::Timestamp::now();
+            let bytes = text.as_bytes();
+            for bytes in [bytes, &bytes[..cut.min(bytes.len())]] {
+                match parse(bytes, V1, now) {
+                    Ok(ExecCredential { token: Some(token), .. }) => {
+                        assert!(!token.expose().is_empty());
+                        assert!(token.expose().bytes().all(|b| b.is_ascii_graphic()));
+                        assert_eq!(status["token"], token.expose());
+                    }
+                    Ok(credential) => {
+                        assert!(credential.client.is_some(), "neither of the two");
+                    }
+                    Err(why) => {
+                        let token = status.get("token").and_then(|t| t.as_str());
+                        let shown = token.filter(|t| t.len() > 20).is_some_and(|t| why.contains(t));
+                        assert!(!shown && why.len() < 200, "{why}");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_credential_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes, V1, jiff::Timestamp::now());
+        }
     }
 
     #[test]

@@ -142,3 +142,6 @@ impl Drop for AgentReceiver {
 
 /// Longest request id that is looked at, in bytes; ours have some 20.
 const MAX_ID: usize = 512;
+
+#[cfg(test)]
+mod tests;

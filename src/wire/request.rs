@@ -207,4 +207,6 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const MAX_TIMEOUT_MS: f64 = 86_400_000.0;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

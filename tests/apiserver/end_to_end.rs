@@ -9,7 +9,7 @@ use crate::kubectl::Kubectl;
 use crate::process::{Process, binary};
 use crate::wait_until;
 
-fn command(home: &Path, line: &[&str]) -> Command {
+pub(crate) fn command(home: &Path, line: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(line).env_clear().env("HOME", home);
     command
@@ -32,36 +32,6 @@ fn the_demo_shows_a_real_cluster_and_ends_well() {
     ] {
         assert!(text.contains(step), "{step:?} in {text}");
     }
-}
-
-#[test]
-#[ignore = "needs a real API server: tests/run cluster"]
-fn kubectl_with_the_demos_kubeconfig() {
-    let api = shared();
-    let namespace = api.namespace("demo");
-    let home = tempfile::tempdir().expect("a folder");
-    let kubeconfig = api.facts.admin_kubeconfig.to_str().expect("text");
-    let line = ["demo", "--kubeconfig", kubeconfig];
-    let mut demo = Process::start(&mut command(home.path(), &line));
-    let hint = demo.line(|line| line.trim().starts_with("kubectl --kubeconfig"));
-    let written = hint.split_whitespace().nth(2).expect("a path");
-    let kubectl = Kubectl::with(&api.facts.kube, Path::new(written));
-
-    assert!(kubectl.ok(&["get", "pods", "-A"]).contains("waiting"));
-    let mut watch = kubectl.start(&["get", "configmaps", "-w", "-n", &namespace]);
-    let manifest = format!(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: seen, namespace: {namespace}}}\n"
-    );
-    let applied = kubectl.apply(&manifest, &[]);
-    assert!(applied.good, "{}", applied.err);
-    watch.line_with("seen");
-    let mut logs = kubectl.start(&["logs", "-f", "-n", "shop", "api", "-c", "app"]);
-    logs.line_with("shop/api/app line 7");
-
-    demo.signal("INT");
-    let (status, text) = demo.end();
-    assert_eq!(status.code(), Some(0), "{text}");
-    assert!(!Path::new(written).exists(), "the folder is removed");
 }
 
 #[test]

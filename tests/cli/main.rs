@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,7 +11,19 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[cfg(feature = "plane")]
+mod demo;
+
 const TOKEN: &str = "sat_0123456789abcdefghijklmnopqrstuv";
+
+/// The binary that ships where `PIPEOPS_TEST_BINARY` names it, else the one that was
+/// built with the tests.
+fn binary() -> PathBuf {
+    std::env::var_os("PIPEOPS_TEST_BINARY").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_pipeops-agent")),
+        PathBuf::from,
+    )
+}
 
 /// A command in an empty folder with an empty environment.
 struct Bench {
@@ -37,7 +50,7 @@ impl Bench {
     }
 
     fn command(&self, line: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pipeops-agent"));
+        let mut command = Command::new(binary());
         command
             .args(line)
             .env_clear()
@@ -76,7 +89,8 @@ impl Ended {
     }
 }
 
-/// An agent that runs; its log is read as it is written.
+/// A program that runs; what it prints is read as it is written. It is killed when it
+/// is dropped.
 struct Running {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -85,8 +99,11 @@ struct Running {
 
 impl Running {
     fn start(bench: &Bench, line: &[&str]) -> Self {
-        let mut child = bench
-            .command(line)
+        Self::run(&mut bench.command(line))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -107,19 +124,24 @@ impl Running {
         }
     }
 
-    /// The first record from now on with this message.
-    fn wait_for(&mut self, message: &str) -> Value {
+    /// The first line from now on that `fits`.
+    fn line(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         loop {
             let line = match self.lines.recv_timeout(Duration::from_mins(1)) {
                 Ok(line) => line,
-                Err(error) => panic!("no {message:?} ({error}) in {:#?}", self.seen),
+                Err(error) => panic!("no {what:?} ({error}) in {:#?}", self.seen),
             };
             self.seen.push(line.clone());
-            let record: Value = serde_json::from_str(&line).expect("a JSON record");
-            if record["msg"] == message {
-                return record;
+            if fits(&line) {
+                return line;
             }
         }
+    }
+
+    /// The first record from now on with this message.
+    fn wait_for(&mut self, message: &str) -> Value {
+        let record = |line: &str| serde_json::from_str::<Value>(line).expect("a JSON record");
+        record(&self.line(message, |line| record(line)["msg"] == message))
     }
 
     fn address(&mut self) -> String {
@@ -144,6 +166,14 @@ impl Running {
         let stderr = self.child.stderr.as_mut().expect("piped");
         stderr.read_to_string(&mut err).expect("text");
         (code, all + &err)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has mostly ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -198,10 +228,13 @@ fn wrong_usage_ends_with_1_and_names_the_nearest() {
         (&["--token"], &["--token"]),
         (&["--port=1", "demo"], &["belong to `run`"]),
         (&["plane", "token"], &["create"]),
+        // The slim build says that it is slim instead.
+        #[cfg(feature = "plane")]
         (
             &["plane", "token", "create", "--role=agent"],
             &["--cluster"],
         ),
+        #[cfg(feature = "plane")]
         (&["plane", "--tls-cert=x"], &["--tls-key"]),
     ] {
         let ended = bench.run(line);

@@ -3,22 +3,19 @@
 //! message, form S one that is sent as it comes (control-channel.md §8.6).
 
 use std::io::Read;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, unbounded};
-use parking_lot::Mutex;
+use crossbeam_channel::unbounded;
 use pipeops_agent::agent::Agent;
 use pipeops_agent::http::server::{Request, RequestBody, Responder};
 use pipeops_agent::kube::Credentials;
-use pipeops_agent::net::Cancel;
 use serde_json::{Value, json};
 
+use crate::held::held;
 use crate::support::fake_plane::{Conn, FakePlane, chunk};
 use crate::support::house::{agent_config, start};
 use crate::support::pattern::whole;
 use crate::support::upstream::{Upstream, content, credentials};
-use crate::support::wait::{LIMIT, figure, until};
+use crate::support::wait::{LIMIT, until};
 
 /// An agent in front of this API server, on the fake plane's gateway.
 pub(crate) fn connected(credentials: Credentials) -> (FakePlane, Agent, Conn) {
@@ -314,116 +311,6 @@ fn t15_a_request_that_cannot_be_understood_is_answered_in_its_form() {
     conn.request("next", &json!({"path": "/api/x"}));
     assert_eq!(conn.answer("bin")["type"], "proxy_error");
     assert_eq!(conn.answer("next")["type"], "proxy_response");
-    assert!(conn.is_quiet());
-}
-
-/// An upstream that answers when it is told to, and says who has gone.
-struct Held {
-    upstream: Upstream,
-    begun: Receiver<String>,
-    gone: Receiver<String>,
-    release: Arc<Mutex<Option<crossbeam_channel::Sender<()>>>>,
-}
-
-/// `?head`: the head and a first piece of its answer come at once.
-fn held() -> Held {
-    let (begins, begun) = unbounded();
-    let (goes, gone) = unbounded();
-    let (release, released) = crossbeam_channel::bounded::<()>(0);
-    let upstream = Upstream::start_tls(move |request, mut body, responder| {
-        let cancel = Cancel::new();
-        let _watch = responder.on_client_gone(&cancel).expect("watched");
-        let (wake, woken) = crossbeam_channel::bounded(1);
-        let _guard = cancel.on_wake(Arc::new(move || {
-            let _ = wake.try_send(());
-        }));
-        let mut responder = Some(responder);
-        let mut writer = None;
-        if request.target.contains("head") {
-            let responder = responder.take().expect("there is one");
-            let mut begun = responder
-                .start(200, &content("text/plain"), None)
-                .expect("begun");
-            begun.write(b"one").expect("written");
-            writer = Some(begun);
-        }
-        let _ = begins.send(request.target.clone());
-        let read = body.read_all(1 << 20);
-        drop(body);
-        if read.is_err() {
-            let _ = goes.send(format!("{} (its body broke off)", request.target));
-            return;
-        }
-        crossbeam_channel::select! {
-            recv(woken) -> _ => {
-                let _ = goes.send(request.target);
-            }
-            recv(released) -> _ => match (writer, responder) {
-                (Some(writer), _) => drop(writer.finish()),
-                (None, Some(responder)) => {
-                    drop(responder.respond(200, &content("text/plain"), b"late"));
-                }
-                (None, None) => {}
-            }
-        }
-    });
-    Held {
-        upstream,
-        begun,
-        gone,
-        release: Arc::new(Mutex::new(Some(release))),
-    }
-}
-
-impl Held {
-    fn begun(&self) -> String {
-        self.begun.recv_timeout(LIMIT).expect("it arrives")
-    }
-
-    fn gone(&self) -> String {
-        self.gone.recv_timeout(LIMIT).expect("it goes")
-    }
-
-    /// All answers come now.
-    fn release(&self) {
-        self.release.lock().take();
-    }
-}
-
-#[test]
-fn t18_a_cancelled_request_lets_go_of_the_api_server() {
-    let held = held();
-    let (_plane, _agent, mut conn) = connected(held.upstream.credentials());
-    let mut longest = Duration::ZERO;
-    for (query, streaming) in [
-        ("wait", false),
-        ("wait", true),
-        ("head", true),
-        ("wait", false),
-    ] {
-        let payload = json!({
-            "path": "/api/x", "query": query, "supports_response_streaming": streaming,
-        });
-        conn.request("c", &payload);
-        held.begun();
-        if query == "head" {
-            assert_eq!(conn.answer("c")["type"], "proxy_response_header");
-            assert_eq!(chunk(&conn.answer("c")), b"one");
-        }
-        let cancelled = Instant::now();
-        conn.send(&json!({"type": "proxy_cancel", "request_id": "c"}));
-        held.gone();
-        longest = longest.max(cancelled.elapsed());
-        if query == "head" {
-            assert_eq!(conn.answer("c")["type"], "proxy_response_abort");
-        }
-    }
-    figure(
-        "proxy_cancel → upstream socket closed, longest of 4",
-        format!("{longest:?}"),
-    );
-    // Before a header nothing is said; an unknown id is nothing either.
-    conn.send(&json!({"type": "proxy_cancel", "request_id": "nobody"}));
     assert!(conn.is_quiet());
 }
 

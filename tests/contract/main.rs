@@ -6,8 +6,10 @@
 mod support;
 
 mod bodies;
+mod cancelling;
 mod fields;
 mod forms;
+mod held;
 mod life;
 mod live;
 mod other_agents;

@@ -253,8 +253,12 @@ fn t9_watches_bulk_slow_clients_and_slow_upstreams_at_once() {
     if is_release() {
         assert!(peak < 64 * 1024, "{peak} KiB");
     }
-    let plane = plane.clusters();
-    assert_eq!(agent.process.terminate(), Some(0), "{plane}");
+    // Not asserted: a quarter of a thousand TLS connections of users alone take most of
+    // 64 MiB.
+    let peak = plane.process.peak();
+    figure("plane: KiB resident at most, in the end", peak);
+    let clusters = plane.clusters();
+    assert_eq!(agent.process.terminate(), Some(0), "{clusters}");
 }
 
 /// The kernel must not take who is slow for dead (`TCP_USER_TIMEOUT` is 20 s).

@@ -114,6 +114,53 @@ fn a_proxy_by_configuration_needs_no_environment() {
     assert_eq!(proxy.targets().len(), 2);
 }
 
+/// The one proxy that the way to the API server may have: its kubeconfig's. Those of
+/// the environment are for the way out.
+#[test]
+fn proxy_url_of_the_kubeconfig_is_the_way_to_the_api_server_and_to_nothing_else() {
+    let upstream = Upstream::start_tls(|_, _, responder| {
+        responder.respond(200, &json(), b"{}").expect("answered");
+    });
+    let house = House::new();
+    let inner = ConnectProxy::start(Some(("kube", "inner:p@ss")));
+    let outer = ConnectProxy::start(None);
+    // A name that no resolver knows; the certificate is for another one.
+    let server = format!("cluster.test:{}", upstream.address().port());
+    let direct = format!("'https://{}'", upstream.address());
+    let through = format!(
+        "'https://{server}', tls-server-name: localhost, \
+         proxy-url: 'http://kube:inner%3Ap%40ss@{}'",
+        inner.address()
+    );
+    let kubeconfig = upstream.kubeconfig().replace(&direct, &through);
+    assert!(kubeconfig.contains("proxy-url"), "{kubeconfig}");
+    let kubeconfig = house.file("kubeconfig", &kubeconfig);
+    let token = house.agent_token("edge");
+    let https_proxy = format!("http://{}", outer.address());
+    let mut agent = AgentProcess::start(&AgentSettings {
+        address: named(&house),
+        ca: house.plane.certificate_path(),
+        token: &token,
+        cluster: "edge",
+        upstream: None,
+        more: &[("kubernetes.kubeconfig", &kubeconfig.display().to_string())],
+        environment: &[("HTTPS_PROXY", &https_proxy)],
+    });
+    until("it is ready", || agent.ready() == 200);
+    house.attached("edge");
+    // Somebody's call, and the agent's own ones.
+    assert_eq!(house.front("edge").get("/api/v1/pods").status, 200);
+    until("the facts have come", || {
+        house.plane.clusters()[0].cluster.nodes == 3
+    });
+    assert!(inner.targets().iter().all(|target| *target == server));
+    assert!(inner.targets().len() >= 2, "two pools, two identities");
+    assert_eq!(inner.refused(), 0);
+    assert!(outer.targets().iter().all(|t| *t == named(&house)));
+    let log = agent.process.log();
+    assert!(!log.contains("p%40ss") && !log.contains("p@ss"), "{log}");
+}
+
 /// The plane has no such option; the way there is the same.
 #[test]
 fn both_sides_show_a_certificate() {

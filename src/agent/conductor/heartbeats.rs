@@ -1,12 +1,11 @@
 //! Heartbeats over both transports.
 
-use std::path::Path;
 use std::time::Instant;
 
 use super::Conductor;
 use crate::agent::background::Done;
 use crate::control::session::{ConnectionState, Event, Failure, Generation, Transport};
-use crate::control::worker_join::{NODE_TOKEN, worker_join};
+use crate::control::worker_join::worker_join;
 use crate::link::{Lane, Message};
 use crate::net::Cancel;
 use crate::wire::from_agent::{self, WorkerJoin};
@@ -123,11 +122,10 @@ impl Conductor {
     }
 
     fn worker_join(&self) -> Option<WorkerJoin> {
-        let path = Path::new(NODE_TOKEN);
-        let server_ip = &self.parts.registrant.host.server_ip;
-        self.parts
+        let parts = &self.parts;
+        parts
             .report_worker_join
-            .then(|| worker_join(path, server_ip))
+            .then(|| worker_join(&parts.node_token, &parts.registrant.host.server_ip))
             .flatten()
     }
 }

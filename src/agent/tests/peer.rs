@@ -233,6 +233,7 @@ pub(super) fn parts(api_url: Url, store: Arc<dyn Store>) -> Parts {
         registrant: registrant(),
         is_private: true,
         report_worker_join: false,
+        node_token: "/nowhere/node-token".into(),
         http_limit: Duration::from_secs(30),
         heartbeat_limit: Duration::from_secs(10),
         shutdown_limit: Duration::from_secs(25),

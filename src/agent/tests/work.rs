@@ -166,3 +166,34 @@ fn an_answer_survives_a_lost_connection() {
     assert_eq!(gateway.expect("proxy_error")["request_id"], "b");
     stop(agent, gateway);
 }
+
+/// The join token of k3s goes out only where a setting says so, and only in
+/// heartbeats.
+#[test]
+fn t37_the_join_token_leaves_only_when_a_setting_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("node-token");
+    std::fs::write(&file, "K10abc::server:geheim\n").expect("written");
+    for asked in [false, true] {
+        let peer = Peer::new();
+        let mut parts = parts(peer.api_url(), Arc::new(MemoryStore::default()));
+        parts.node_token.clone_from(&file);
+        parts.report_worker_join = asked;
+        parts.registrant.host.server_ip = "10.0.0.1".into();
+        let agent = Agent::start(parts).expect("started");
+        let register = peer.register(Some(&peer.gateway_url()));
+        assert!(!register.to_string().contains("geheim"), "{register}");
+        let mut gateway = peer.accept();
+        let heartbeat = gateway.expect("heartbeat");
+        let join = heartbeat["payload"].get("worker_join");
+        if asked {
+            let join = join.expect("it was asked for");
+            assert_eq!(join["server_url"], "https://10.0.0.1:6443");
+            assert_eq!(join["env"]["K3S_TOKEN"], "K10abc::server:geheim");
+        } else {
+            assert!(join.is_none(), "{heartbeat}");
+            assert!(!heartbeat.to_string().contains("geheim"), "{heartbeat}");
+        }
+        stop(agent, gateway);
+    }
+}

@@ -5,6 +5,8 @@
 
 mod answer;
 mod client;
+#[cfg(test)]
+mod properties;
 mod server;
 #[cfg(test)]
 mod tests;
