@@ -9,9 +9,12 @@
 //!   that goes first and a bulk lane that waits, liveness judged by a third thread.
 //! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
 //! * [`wire`]: the messages of the control channel as pure types, both directions.
+//! * [`yamux`]: many streams in one byte stream, pure: frames, states, windows, and
+//!   the memory that they may take.
 //! * [`kube`]: which cluster, under whose identity: kubeconfigs, a pod's own
 //!   credentials, the two ways to the API server.
 //! * [`proxy`]: executes `proxy_request`s within limits; exactly one outcome each.
+//! * [`tunnel`]: what flows on streams: header, policy, dial, audit.
 //! * [`control`]: the protocol. A pure state machine of the life cycle, and thin
 //!   shells: registration, heartbeat, dispatch, HTTP mode, late answers.
 //! * [`agent`]: the conductor. It knows every room, and no room knows it.
@@ -43,8 +46,12 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod threads;
+pub mod tunnel;
 pub mod url;
 pub mod wire;
+pub mod yamux;
+
+mod allocator;
 
 // Tested wherever it can run; only the static build links it.
 #[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]

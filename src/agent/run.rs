@@ -11,6 +11,7 @@ use super::error::AgentError;
 use super::parts::{Parts, Proxying};
 use super::status::{Status, Watch};
 use super::{Agent, agent_id, open_store};
+use crate::allocator;
 use crate::config::{Config, Transport};
 use crate::control::facts::ClusterFacts;
 use crate::control::host::Host;
@@ -35,6 +36,8 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     let parts = parts(config, health, proxy, facts)?;
     let agent = Agent::start(parts)?;
     notify(&[NotifyState::Ready]);
+    // What reading settings and certificates took, on this thread.
+    allocator::give_back();
     let follower = follow(agent.watch())?;
     let stopper = agent.stopper();
     let guard = stop.on_wake(Arc::new(move || {

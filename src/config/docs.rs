@@ -66,8 +66,8 @@ The file is YAML or JSON: the one that `--config` names, else the first of
 
 Types: a *duration* is `30s`, `1h30m`, `500ms`; a bare number is seconds. A *size* is
 bytes or `64KiB`, `96MiB`, `1GiB`. A *bool* is true/false, yes/no, on/off, 1/0. A
-*map* is `name=value,name2=value2` in the environment, a *list* `a,b,c`. A *secret*
-is never shown.
+*map* is `name=value,name2=value2` in the environment, a *list* `a,b,c`; *entries* are a
+list of maps, a JSON array in the environment. A *secret* is never shown.
 ";
 
 #[cfg(test)]

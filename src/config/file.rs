@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 use super::expand::expand;
 use super::table::{self, Key, Kind};
@@ -136,23 +136,12 @@ impl Walk<'_> {
             (_, Kind::Opaque) | (Value::Sequence(_) | Value::Mapping(_), Kind::JsonList(_)) => {
                 Input::Structure
             }
-            (Value::Mapping(mapping), Kind::Map(_)) => {
-                let mut map = BTreeMap::new();
-                for (name, value) in mapping {
-                    let Some(name) = scalar(name) else { continue };
-                    exact.push(name.clone());
-                    match self.text(key, value, exact) {
-                        Some(text) => drop(map.insert(name, text)),
-                        None if value.is_null() => drop(map.insert(name, String::new())),
-                        None => self.out.problems.push(format!(
-                            "{}.{name}: expected text, found {}",
-                            key.name,
-                            shape(value)
-                        )),
-                    }
-                    exact.pop();
-                }
-                Input::Map(map)
+            (Value::Mapping(mapping), Kind::Map(_)) => Input::Map(self.map(key, mapping, exact)),
+            (Value::Sequence(parts), Kind::Entries { fields, .. }) => {
+                let parts = parts
+                    .iter()
+                    .filter_map(|part| self.entry(key, part, fields));
+                Input::Entries(parts.collect())
             }
             (Value::Sequence(parts), Kind::List(_)) => {
                 let texts = parts.iter().filter_map(|part| self.text(key, part, &[]));
@@ -177,6 +166,63 @@ impl Walk<'_> {
                 .problems
                 .push(format!("{}: given twice (case is ignored)", key.name));
         }
+    }
+
+    fn map(
+        &mut self,
+        key: &'static Key,
+        mapping: &Mapping,
+        exact: &mut Vec<String>,
+    ) -> BTreeMap<String, String> {
+        let mut map = BTreeMap::new();
+        for (name, value) in mapping {
+            let Some(name) = scalar(name) else { continue };
+            exact.push(name.clone());
+            match self.text(key, value, exact) {
+                Some(text) => drop(map.insert(name, text)),
+                None if value.is_null() => drop(map.insert(name, String::new())),
+                None => self.out.problems.push(format!(
+                    "{}.{name}: expected text, found {}",
+                    key.name,
+                    shape(value)
+                )),
+            }
+            exact.pop();
+        }
+        map
+    }
+
+    /// One of a list of maps; its fields in lower case, as all keys.
+    fn entry(
+        &mut self,
+        key: &'static Key,
+        part: &Value,
+        fields: &[&str],
+    ) -> Option<BTreeMap<String, String>> {
+        let Value::Mapping(mapping) = part else {
+            self.out.problems.push(format!(
+                "{}: expected entries of {}, found {}",
+                key.name,
+                fields.join(" and "),
+                shape(part)
+            ));
+            return None;
+        };
+        let mut entry = BTreeMap::new();
+        for (name, value) in mapping {
+            let Some(name) = scalar(name) else { continue };
+            let name = name.to_ascii_lowercase();
+            if !fields.contains(&name.as_str()) {
+                self.out.unknown.push(format!("{}.{name}", key.name));
+            } else if let Some(text) = self.text(key, value, &[]) {
+                entry.insert(name, text);
+            } else if !value.is_null() {
+                let found = shape(value);
+                let problem = format!("{}: {name} is not text but {found}", key.name);
+                self.out.problems.push(problem);
+            }
+        }
+        Some(entry)
     }
 
     /// A scalar's text as it was written, with its variables expanded.

@@ -11,6 +11,7 @@ mod file;
 mod finish;
 mod keys;
 mod load;
+mod origin;
 mod secret;
 mod surroundings;
 mod table;
@@ -19,14 +20,15 @@ mod types;
 mod value;
 
 pub use load::{Args, ConfigErrors, Warning};
+pub use origin::{Origin, Place};
 pub use secret::Secret;
 pub use surroundings::{Process, Surroundings};
 pub use table::{Key, Kind, Section, Status, keys, nearest, sections};
 pub use token::{TokenError, TokenSource};
 pub use types::{
-    Agent, ClientCertificate, Config, Kubernetes, LogFormat, LogOutput, Logging, OutboundProxy,
-    PipeOps, Proxy, Reconnect, Registration, State, StateBackend, Timeouts, Tls, Transport,
-    Tunnels,
+    Agent, Audit, ClientCertificate, Config, Daemon, DialFailure, Forward, Kubernetes, LogFormat,
+    LogOutput, Logging, OutboundProxy, PipeOps, Proxy, ProxyProtocol, Reconnect, Registration,
+    State, StateBackend, Timeouts, Tls, Transport, Tunnels,
 };
 
 #[cfg(test)]

@@ -74,7 +74,12 @@ pub enum Kind {
         set: fn(&mut Config, &str),
     },
     List(fn(&mut Config, Vec<String>)),
-    Map(fn(&mut Config, BTreeMap<String, String>)),
+    Map(fn(&mut Config, BTreeMap<String, String>) -> Result<(), String>),
+    /// A list of maps with these fields in the file, a JSON array elsewhere.
+    Entries {
+        fields: &'static [&'static str],
+        set: SetEntries,
+    },
     /// Text that a parser of its own understands.
     Parsed {
         what: &'static str,
@@ -85,6 +90,9 @@ pub enum Kind {
     /// A whole section of the file that is accepted unread.
     Opaque,
 }
+
+/// Takes the entries of a list to their place.
+type SetEntries = fn(&mut Config, Vec<BTreeMap<String, String>>) -> Result<(), String>;
 
 impl Kind {
     /// The type in a word, for help and docs.
@@ -100,6 +108,7 @@ impl Kind {
             Self::Choice { .. } => "choice",
             Self::List(_) => "list",
             Self::Map(_) => "map",
+            Self::Entries { .. } => "entries",
             Self::Parsed { what, .. } => what,
             Self::JsonList(_) => "json",
             Self::Opaque => "section",

@@ -474,6 +474,84 @@ fn proxies_are_read_from_every_usual_name() {
     assert_eq!(proxy.var("HTTPS_PROXY").as_deref(), Some("http://large:1"));
 }
 
+#[test]
+fn origins_come_from_list_map_and_environment() {
+    let world = world()
+        .var("PIPEOPS_DAEMON_ROUTES", "web=localhost:1,DB=db.local:5432,empty=")
+        .var("PIPEOPS_ORIGIN_MODE", "Host")
+        .file(
+            FILE,
+            "daemon:\n  default_origin: unix:///run/app.sock\n  allowed_origins: [localhost, 'db.local:5432']\n  ingress:\n  - {hostname: web, origin: 'localhost:2'}\n  - {HostName: Shop.Example.Test, origin: 'http://[::1]:80'}\n  - {hostname: nothing}\n",
+        );
+    let daemon = load(&world).0.daemon;
+    assert!(daemon.enabled);
+    let routes: Vec<_> = daemon
+        .routes
+        .iter()
+        .map(|(name, origin)| format!("{name}={origin}"))
+        .collect();
+    // The list wins for the same name.
+    assert_eq!(
+        routes,
+        [
+            "db=db.local:5432",
+            "shop.example.test=[::1]:80",
+            "web=localhost:2"
+        ]
+    );
+    let default = daemon.default_origin.expect("given").to_string();
+    assert_eq!(default, "unix:///run/app.sock");
+    assert_eq!(daemon.allowed_origins, ["localhost", "db.local:5432"]);
+    for bad in [
+        "daemon: {default_origin: localhost}",
+        "daemon: {ingress: [{hostname: a, origin: 'b:1/x'}]}",
+        "daemon: {ingress: [a]}",
+        "daemon: {ingress: {a: b}}",
+        "daemon: {ingress: [{hostname: [a], origin: 'b:1'}]}",
+        "tunnel: {forwards: [{local_addr: 'a:1'}]}",
+        "tunnels: {proxy_protocol: {a.b: v3}}",
+    ] {
+        let error = refused(&Args::default(), &world.clone().file(FILE, bad));
+        assert!(error.contains(FILE), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn settings_of_tunnels() {
+    let tunnels = load(&world()).0.tunnels;
+    assert_eq!(tunnels.max_streams, 4096);
+    assert_eq!(tunnels.memory_limit, 64 << 20);
+    assert_eq!(tunnels.dial_failure, DialFailure::Reset);
+    assert_eq!(tunnels.half_close_timeout, Duration::from_mins(5));
+    assert_eq!(tunnels.inactivity_timeout, None);
+    assert!(!tunnels.enabled && tunnels.policy_file.is_none());
+    assert_eq!((tunnels.audit.max_size, tunnels.audit.keep), (10 << 20, 5));
+    let world = world().file(
+        FILE,
+        "tunnel:\n  inactivity_timeout: 5m\n  forwards: [{name: Agent-HTTP, local_addr: 'localhost:8080', remote_port: 0, extra: 1}]\ntunnels: {dial_failure: fin, proxy_protocol: {'Web.shop': V2, 'db.data:5432': v1}}",
+    );
+    let (config, warnings) = load(&world);
+    let tunnels = config.tunnels;
+    assert!(
+        warnings
+            .iter()
+            .any(|text| text.contains("tunnel.forwards.extra")),
+        "{warnings:?}"
+    );
+    assert_eq!(tunnels.inactivity_timeout, Some(Duration::from_mins(5)));
+    assert_eq!(tunnels.dial_failure, DialFailure::Fin);
+    assert_eq!(tunnels.forwards[0].name, "agent-http");
+    assert_eq!(tunnels.forwards[0].origin.to_string(), "localhost:8080");
+    assert_eq!(tunnels.proxy_protocol["web.shop"], ProxyProtocol::V2);
+    assert_eq!(tunnels.proxy_protocol["db.data:5432"], ProxyProtocol::V1);
+    let world = world.var(
+        "TUNNEL_FORWARDS",
+        "[{\"name\": \"a\", \"local_addr\": \"b:1\"}]",
+    );
+    let forwards = load(&world).0.tunnels.forwards;
+    assert_eq!((forwards.len(), forwards[0].name.as_str()), (1, "a"));
+}
+
 proptest! {
     #[test]
     fn any_file_is_loaded_or_refused(text in "\\PC{0,120}", json in any::<bool>()) {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Secret, TokenSource};
+use super::{Origin, Secret, TokenSource};
 use crate::url::Url;
 
 /// The whole configuration, immutable once loaded. Share it in an `Arc`.
@@ -24,6 +24,7 @@ pub struct Config {
     pub registration: Registration,
     pub proxy: Proxy,
     pub tunnels: Tunnels,
+    pub daemon: Daemon,
 }
 
 /// `agent.*` (config-and-state.md §3.1).
@@ -245,9 +246,71 @@ pub struct Proxy {
     pub memory_limit: usize,
 }
 
-/// `tunnels.*` (§3.5): what is in use so far.
+/// `tunnel.*` and `tunnels.*` (§3.5, decisions.md §6.6).
 #[derive(Clone, Debug, Default)]
 pub struct Tunnels {
+    /// TCP and UDP in JSON messages; with it 127.0.0.1 may be reached by them.
+    pub enabled: bool,
     /// Also what `is_private` of a heartbeat says (decisions.md §6.1).
     pub force_tunnel_mode: bool,
+    /// As configured; `tunnel::limits` says what the machine grants.
+    pub max_streams: usize,
+    /// Queues and enlarged windows of all streams, in bytes.
+    pub memory_limit: usize,
+    /// What a stream whose target has ended may live on for.
+    pub half_close_timeout: Duration,
+    /// `None`: never for TCP, 5 minutes for UDP.
+    pub inactivity_timeout: Option<Duration>,
+    pub dial_failure: DialFailure,
+    pub policy_file: Option<PathBuf>,
+    pub audit: Audit,
+    /// By `service.namespace`, `service.namespace:port` or a route's name, in lower
+    /// case.
+    pub proxy_protocol: BTreeMap<String, ProxyProtocol>,
+    pub forwards: Vec<Forward>,
+}
+
+/// How a stream ends whose target can't be reached (decisions.md §6.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DialFailure {
+    #[default]
+    Reset,
+    /// As the original.
+    Fin,
+}
+
+/// The file of one line per stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    pub file: Option<PathBuf>,
+    /// In bytes; then it is rotated.
+    pub max_size: u64,
+    /// Rotated files that stay.
+    pub keep: usize,
+}
+
+/// How a target is told the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    V1,
+    V2,
+}
+
+/// `tunnel.forwards[]`: a target with a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// In lower case.
+    pub name: String,
+    pub origin: Origin,
+}
+
+/// `daemon.*` (§12.1).
+#[derive(Clone, Debug, Default)]
+pub struct Daemon {
+    pub enabled: bool,
+    pub default_origin: Option<Origin>,
+    /// By host, service or `service.namespace`, in lower case.
+    pub routes: BTreeMap<String, Origin>,
+    /// Besides being configured an origin must be in it, unless it is empty.
+    pub allowed_origins: Vec<String>,
 }

@@ -7,12 +7,13 @@ use super::table::Kind;
 use super::{Config, Secret};
 use crate::duration;
 
-/// A value as a source gave it, already of one of three shapes.
+/// A value as a source gave it, already of one shape.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Input {
     Text(String),
     List(Vec<String>),
     Map(BTreeMap<String, String>),
+    Entries(Vec<BTreeMap<String, String>>),
     /// A structured value for a key that takes one as it is.
     Structure,
 }
@@ -29,7 +30,11 @@ pub(super) fn apply(kind: &Kind, input: &Input, config: &mut Config) -> Result<R
             return Ok(None);
         }
         Kind::Map(set) => {
-            set(config, map(input)?);
+            set(config, map(input)?)?;
+            return Ok(None);
+        }
+        Kind::Entries { set, .. } => {
+            set(config, entries(input)?)?;
             return Ok(None);
         }
         Kind::Opaque => return Ok(None),
@@ -96,7 +101,7 @@ pub(super) fn apply(kind: &Kind, input: &Input, config: &mut Config) -> Result<R
             set(config, choice);
         }
         Kind::Parsed { set, .. } => set(config, text)?,
-        Kind::List(_) | Kind::Map(_) | Kind::JsonList(_) | Kind::Opaque => {
+        Kind::List(_) | Kind::Map(_) | Kind::Entries { .. } | Kind::JsonList(_) | Kind::Opaque => {
             unreachable!("answered above")
         }
     }
@@ -167,7 +172,7 @@ fn list(input: &Input) -> Result<Vec<String>, String> {
             .map(str::to_owned)
             .collect()),
         Input::List(parts) => Ok(parts.clone()),
-        Input::Map(_) | Input::Structure => Err("expected a list of text".to_owned()),
+        _ => Err("expected a list of text".to_owned()),
     }
 }
 
@@ -185,7 +190,28 @@ fn map(input: &Input) -> Result<BTreeMap<String, String>, String> {
                 _ => Err(format!("{} is not of the form name=value", quote(part))),
             })
             .collect(),
-        Input::List(_) | Input::Structure => Err("expected a map of text to text".to_owned()),
+        _ => Err("expected a map of text to text".to_owned()),
+    }
+}
+
+fn entries(input: &Input) -> Result<Vec<BTreeMap<String, String>>, String> {
+    match input {
+        Input::Entries(entries) => Ok(entries.clone()),
+        Input::Text(text) => {
+            let wrong = |error| format!("not a JSON array of objects: {error}");
+            let objects: Vec<BTreeMap<String, serde_json::Value>> =
+                serde_json::from_str(text).map_err(wrong)?;
+            let text = |value| match value {
+                serde_json::Value::String(text) => text,
+                other => other.to_string(),
+            };
+            let entry = |object: BTreeMap<String, serde_json::Value>| {
+                let pairs = object.into_iter();
+                pairs.map(|(name, value)| (name, text(value))).collect()
+            };
+            Ok(objects.into_iter().map(entry).collect())
+        }
+        _ => Err("expected a list of entries".to_owned()),
     }
 }
 

@@ -8,6 +8,7 @@
 mod api_server;
 mod authorizer;
 mod credentials;
+mod domain;
 mod exec;
 mod kubeconfig;
 
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 pub use api_server::{ApiError, ApiServer};
 pub use credentials::{Auth, Credentials, Material, ServerUrl, in_cluster, read_token};
+pub use domain::cluster_domain;
 pub use exec::{ClusterInfo, ExecPlugin};
 pub use kubeconfig::Search;
 

@@ -56,6 +56,9 @@ pub(super) struct Bulk {
     /// Taken room: of the queued messages and of what the writer is writing.
     taken: usize,
     waiting: VecDeque<(Message, Arc<Wait>)>,
+    /// Waits that are over, whose senders are still to be woken: not under the lock,
+    /// they would run into it.
+    pub(super) settled: Vec<Arc<Wait>>,
 }
 
 impl Bulk {
@@ -65,6 +68,7 @@ impl Bulk {
             queue: VecDeque::new(),
             taken: 0,
             waiting: VecDeque::new(),
+            settled: Vec::new(),
         }
     }
 
@@ -106,6 +110,7 @@ impl Bulk {
     pub(super) fn send_away(&mut self) {
         for (_, wait) in self.waiting.drain(..) {
             wait.settle(CLOSED);
+            self.settled.push(wait);
         }
     }
 
@@ -122,6 +127,7 @@ impl Bulk {
             }
             self.admit(message);
             wait.settle(ADMITTED);
+            self.settled.push(wait);
         }
     }
 
@@ -160,7 +166,6 @@ impl Wait {
 
     fn settle(&self, outcome: u8) {
         self.outcome.store(outcome, Ordering::Release);
-        self.sender.unpark();
     }
 
     /// Makes the sender look again.

@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::Arc;
 use std::thread;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::frame::{CloseFrame, MAX_CONTROL};
 use super::lanes::{Lanes, Wait, Waited};
@@ -87,6 +87,8 @@ pub(super) struct Batch {
     pub(super) messages: Vec<(Lane, Message)>,
     /// Nothing may be written after it, the rest of a message included.
     pub(super) close: Option<CloseFrame>,
+    /// Senders that got room.
+    admitted: Vec<Arc<Wait>>,
 }
 
 /// What the writer shall do.
@@ -184,9 +186,10 @@ impl Outbox {
 
     /// False when the wait was over before.
     fn give_up(&self, wait: &Arc<Wait>) -> bool {
-        let message = self.state.lock().lanes.bulk.give_up(wait);
+        let mut state = self.state.lock();
+        let message = state.lanes.bulk.give_up(wait);
         // Those behind may have been admitted.
-        self.work.notify_one();
+        self.leave(state);
         let Some(mut message) = message else {
             return false;
         };
@@ -237,8 +240,7 @@ impl Outbox {
         state.closed = true;
         state.close = Some(close);
         state.lanes.bulk.send_away();
-        drop(state);
-        self.work.notify_one();
+        self.leave(state);
         true
     }
 
@@ -247,8 +249,7 @@ impl Outbox {
         let mut state = self.state.lock();
         state.urgent = true;
         state.lanes.abandon();
-        drop(state);
-        self.work.notify_one();
+        self.leave(state);
     }
 
     /// Ends what we write at once: `close`, unless a close frame went out before,
@@ -262,8 +263,7 @@ impl Outbox {
         state.urgent = true;
         state.finish = true;
         state.lanes.abandon();
-        drop(state);
-        self.work.notify_one();
+        self.leave(state);
     }
 
     /// Nothing is written any more; everybody who waits is told.
@@ -273,8 +273,17 @@ impl Outbox {
         state.stopped = true;
         state.close = None;
         state.lanes.abandon();
+        self.leave(state);
+    }
+
+    /// Wakes the writer, and the senders whose wait is over.
+    fn leave(&self, mut state: MutexGuard<'_, State>) {
+        let settled = mem::take(&mut state.lanes.bulk.settled);
         drop(state);
-        self.work.notify_all();
+        self.work.notify_one();
+        for wait in settled {
+            wait.wake();
+        }
     }
 
     /// Senders that wait for room.
@@ -292,6 +301,14 @@ impl Outbox {
         batch.close = None;
         let mut state = self.state.lock();
         state.lanes.bulk.release(written);
+        if !state.lanes.bulk.settled.is_empty() {
+            mem::swap(&mut batch.admitted, &mut state.lanes.bulk.settled);
+            MutexGuard::unlocked(&mut state, || {
+                for wait in batch.admitted.drain(..) {
+                    wait.wake();
+                }
+            });
+        }
         loop {
             if state.stopped {
                 return Step::Stop;

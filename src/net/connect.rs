@@ -37,7 +37,7 @@ impl Default for ConnectOptions {
 
 impl ConnectOptions {
     /// Sets them, and `TCP_NODELAY`, on a socket.
-    pub(super) fn apply(&self, socket: &Socket) -> io::Result<()> {
+    pub fn apply(&self, socket: &Socket) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         if let Some(time) = self.keepalive {
             let probes = TcpKeepalive::new()
@@ -53,7 +53,7 @@ impl ConnectOptions {
 
 /// Why no address could be connected to.
 #[derive(Debug)]
-pub(super) enum ConnectError {
+pub enum ConnectError {
     Unreachable(Unreachable),
     Cancelled(Reason),
 }
@@ -89,7 +89,7 @@ struct Attempt {
 
 /// Connects to the first address that answers. The socket is in blocking mode;
 /// the guard keeps it registered with `cancel`.
-pub(super) fn connect(
+pub fn connect(
     addresses: &[SocketAddr],
     options: &ConnectOptions,
     deadline: Deadline,

@@ -4,6 +4,7 @@
 //! channel, calls to the cluster's API, HTTP to the control plane. One TLS
 //! configuration and one way through a corporate proxy serve all of them.
 
+mod abort;
 mod cancel;
 mod connect;
 mod deadline;
@@ -16,14 +17,17 @@ mod stream;
 pub(crate) mod testing;
 mod tls;
 
+pub use abort::abort;
 pub use cancel::{Cancel, Guard, Reason};
-pub use connect::{ConnectOptions, Unreachable};
+pub use connect::{ConnectError, ConnectOptions, Unreachable, connect};
 pub use deadline::Deadline;
 pub use dial::{Dialer, Endpoint, accept};
 pub use dial_error::{DialCause, DialError, Phase};
 pub use proxy::connect::ProxyRefusal;
 pub use proxy::{Proxy, ProxyError, ProxyRules};
-pub use resolve::ResolveError;
+pub use resolve::{ResolveError, Resolver};
+#[cfg(fuzzing)]
+pub use stream::fuzz_records;
 pub use stream::{Halves, HandshakeError, ReadHalf, WriteHalf};
 pub use tls::{
     ClientTls, ClientTlsSettings, PemSource, ServerTls, ServerTlsSettings, TlsError, Trust,

@@ -23,8 +23,8 @@ pub enum ResolveError {
     Failed(String),
     #[error("the name servers did not answer in time")]
     TimedOut,
-    #[error("{MAX_THREADS} look-ups of other names are hanging already")]
-    TooMany,
+    #[error("{0} look-ups of other names are hanging already")]
+    TooMany(usize),
     #[error("{0}")]
     Cancelled(Reason),
 }
@@ -33,8 +33,10 @@ type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 type Answer = Result<Arc<[SocketAddr]>, ResolveError>;
 
 /// Resolves names by the system's rules.
-pub(super) struct Resolver {
+pub struct Resolver {
     lookup: Arc<Lookup>,
+    /// Look-ups under way at once, each a name and a thread of its own.
+    limit: usize,
     flights: Arc<Mutex<HashMap<String, Arc<Flight>>>>,
 }
 
@@ -48,26 +50,32 @@ struct Flight {
 impl Resolver {
     /// The one resolver of this process: its bound on threads counts for all.
     pub(super) fn system() -> Arc<Self> {
-        static SYSTEM: LazyLock<Arc<Resolver>> = LazyLock::new(|| {
-            Arc::new(Resolver::new(|host| {
-                Ok((host, 0).to_socket_addrs()?.collect())
-            }))
-        });
+        static SYSTEM: LazyLock<Arc<Resolver>> = LazyLock::new(|| Arc::new(Resolver::new(look_up)));
         SYSTEM.clone()
     }
 
-    pub(super) fn new(
+    /// One with a bound of its own, for names that a peer chooses: when they hang,
+    /// the way to the control plane is still found.
+    pub fn apart(limit: usize) -> Self {
+        Self {
+            limit,
+            ..Self::new(look_up)
+        }
+    }
+
+    pub(crate) fn new(
         lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
         Self {
             lookup: Arc::new(lookup),
+            limit: MAX_THREADS,
             flights: Arc::default(),
         }
     }
 
     /// The addresses of `host` with `port`, in the system's order; never empty.
     /// An address (brackets or not) stands for itself and asks nobody.
-    pub(super) fn resolve(
+    pub fn resolve(
         &self,
         host: &str,
         port: u16,
@@ -111,8 +119,8 @@ impl Resolver {
         if let Some(flight) = flights.get(host) {
             return Ok(flight.clone());
         }
-        if flights.len() >= MAX_THREADS {
-            return Err(ResolveError::TooMany);
+        if flights.len() >= self.limit {
+            return Err(ResolveError::TooMany(self.limit));
         }
         let landing = Landing {
             host: host.to_owned(),
@@ -137,6 +145,10 @@ impl Resolver {
         .map_err(|error| ResolveError::Failed(error.to_string()))?;
         Ok(flight)
     }
+}
+
+fn look_up(host: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok((host, 0).to_socket_addrs()?.collect())
 }
 
 /// Ends a flight however its thread ended.
@@ -234,7 +246,7 @@ mod tests {
             assert_eq!(found, Err(ResolveError::TimedOut));
         }
         let found = resolver.resolve("one more", 1, far_deadline(), &Cancel::new());
-        assert_eq!(found, Err(ResolveError::TooMany));
+        assert_eq!(found, Err(ResolveError::TooMany(MAX_THREADS)));
     }
 
     #[test]

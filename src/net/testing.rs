@@ -9,12 +9,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose,
 };
+use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
-    SupportedProtocolVersion,
-};
+use rustls::server::UnbufferedServerConnection;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use socket2::Socket;
 
 use super::{Deadline, Halves};
@@ -115,26 +114,34 @@ impl Ca {
 
     pub(crate) fn server_config(&self, names: &[&str]) -> Arc<ServerConfig> {
         let issued = self.issue(names);
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(rustls::ALL_VERSIONS)
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![issued.certificate], issued.key)
-            .expect("certificate");
+        let mut config =
+            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(rustls::ALL_VERSIONS)
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(vec![issued.certificate], issued.key)
+                .expect("certificate");
+        config.enable_secret_extraction = true;
         Arc::new(config)
+    }
+
+    pub(crate) fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).expect("root");
+        roots
     }
 
     pub(crate) fn client_config(
         &self,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).expect("root");
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(versions)
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_protocol_versions(versions)
+                .expect("versions")
+                .with_root_certificates(self.roots())
+                .with_no_client_auth();
+        config.enable_secret_extraction = true;
         Arc::new(config)
     }
 }
@@ -158,12 +165,12 @@ pub(crate) fn tls_over(
     near.set_deadline(Some(far_deadline()));
     far.set_deadline(Some(far_deadline()));
     let accepting = std::thread::spawn(move || {
-        far.tls_server(ServerConnection::new(server).expect("server"))
+        far.tls_server(UnbufferedServerConnection::new(server).expect("server"))
             .expect("server handshake")
     });
     let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST).into());
     let mut near = near
-        .tls_client(ClientConnection::new(client, name).expect("client"))
+        .tls_client(UnbufferedClientConnection::new(client, name).expect("client"))
         .expect("client handshake");
     let mut far = accepting.join().expect("server thread");
     near.set_deadline(None);

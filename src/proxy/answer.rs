@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::connection::send_failure;
-use super::memory::{Paid, Reservation};
+use super::memory::{Budget, OverBudget, Reservation};
 use super::ticket::{TOO_LATE, Ticket};
 use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::Reason;
+use crate::wire::BodyText;
 use crate::wire::from_agent::{self, Encoding};
 
 /// The answer to one request. Whatever happens to its owner, the peer hears of
@@ -62,33 +63,40 @@ impl Answer {
         Ok(())
     }
 
-    /// Bytes that a form B answer takes as a message, at most.
-    pub(super) fn size_of_buffered(id: &str, headers: &Headers, body: &[u8]) -> usize {
-        // What JSON escapes: of an id anything, of a field value quotes, backslashes
-        // and tabs.
-        let fields = headers.iter().map(|(n, v)| n.len() + 2 * v.len() + 8);
-        256 + 6 * id.len() + fields.sum::<usize>() + body.len().div_ceil(3) * 4
-    }
-
-    /// Form B: the whole answer. The body is gone before the message waits for room
-    /// in its lane; the message takes `room`, as long as it exists.
-    pub(super) fn buffered(
+    /// Form B: the whole answer. `body` writes its body, `expected` bytes of text or
+    /// as many as it takes; nothing is sent when it fails. The message has room in
+    /// `budget` as long as it exists.
+    pub(super) fn buffered<E: From<SendError> + From<OverBudget>>(
         &mut self,
         status: u16,
         headers: &Headers,
-        body: Paid,
-        encoding: Encoding,
-        room: Reservation,
-    ) -> Result<(), SendError> {
-        self.ticket.finish();
+        budget: &Arc<Budget>,
+        expected: usize,
+        body: impl FnOnce(&mut BodyWriter<'_, '_>) -> Result<Encoding, E>,
+    ) -> Result<(), E> {
         let id = &*self.ticket.id;
-        let expected = Self::size_of_buffered(id, headers, &body);
-        let message = Message::text(expected, |buf| {
-            from_agent::proxy_response(buf, id, status, headers, &body, encoding);
+        // What JSON escapes: of an id anything, of a field value quotes, backslashes
+        // and tabs.
+        let fields = headers.iter().map(|(n, v)| n.len() + 2 * v.len() + 8);
+        let around = 256 + 6 * id.len() + fields.sum::<usize>();
+        let mut room = budget.reserve(around + expected)?;
+        let mut written = Ok(());
+        let message = Message::text(around + expected, |buf| {
+            written = from_agent::proxy_response(buf, id, status, headers, |text| {
+                body(&mut BodyWriter {
+                    text,
+                    room: &mut room,
+                    around,
+                })
+            });
         });
-        debug_assert!(message.len() <= expected, "it takes more than was reserved");
+        written?;
+        self.ticket.finish();
+        debug_assert!(
+            message.len() <= room.bytes(),
+            "it takes more than was reserved"
+        );
         let message = message.holding(room);
-        drop(body);
         if !self.ticket.is_superseded() {
             let outlet = &self.ticket.connection.outlet;
             outlet.send_late(id, message, &self.ticket.cancel)?;
@@ -138,6 +146,24 @@ impl Answer {
     fn close(&mut self) {
         self.ended = true;
         self.ticket.retire();
+    }
+}
+
+/// Writes the body of a form B answer into its message, and pays for what that takes.
+pub(super) struct BodyWriter<'a, 'b> {
+    pub(super) text: &'a mut BodyText<'b>,
+    pub(super) room: &'a mut Reservation,
+    /// What the message has beside its body, at most.
+    pub(super) around: usize,
+}
+
+impl BodyWriter<'_, '_> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), OverBudget> {
+        let (room, around) = (&mut *self.room, self.around);
+        self.text
+            .make_room(bytes.len(), |buf, more| room.extend(buf, more + around))?;
+        self.text.push(bytes);
+        Ok(())
     }
 }
 

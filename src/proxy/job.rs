@@ -1,16 +1,13 @@
 //! One request being executed, on a thread of its own: the call, then the answer
 //! in the form that was asked for.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
-
 use super::answer::{Answer, failure_text};
 use super::connection::Form;
-use super::memory::{Budget, OverBudget, Paid, Reservation, mib};
+use super::gzip::{PackError, Packer};
+use super::memory::{OverBudget, Reservation, mib};
 use super::places::{Applicant, Kind};
 use super::plan::{Identity, Plan, answer_headers};
 use super::ticket::Ticket;
@@ -21,7 +18,6 @@ use crate::link::SendError;
 use crate::net::Cancel;
 use crate::telemetry::RateLimit;
 use crate::wire::MAX_CHUNK;
-use crate::wire::from_agent::Encoding;
 
 /// A request that can be executed.
 pub(super) struct Job {
@@ -47,6 +43,8 @@ enum JobError {
     TooLarge(usize),
     #[error("{0}")]
     OverBudget(#[from] OverBudget),
+    #[error("{0}")]
+    Pack(#[from] PackError),
     #[error("{0}")]
     Send(#[from] SendError),
 }
@@ -158,44 +156,37 @@ impl Job {
         Ok(self.answer.end()?)
     }
 
-    /// Form B: as a whole, within limits.
+    /// Form B: as a whole, within limits. What has come of the body is in the message
+    /// already, gzipped if that is due.
     fn buffer(
         &mut self,
         executor: &Executor,
-        mut response: Response,
+        response: Response,
         headers: &Headers,
     ) -> Result<(), JobError> {
+        let (status, mut incoming) = (response.status, response.body);
         let limit = executor.settings.body_limit;
-        let said = response.body.length().unwrap_or(0);
+        let said = incoming.length().unwrap_or(0);
         if said > limit as u64 {
             return Err(JobError::TooLarge(limit));
         }
-        let mut body = Paid::new(&executor.budget)?;
-        body.make_room(said as usize)?;
-        loop {
-            let chunk = response.body.chunk(usize::MAX)?;
-            if chunk.is_empty() {
-                break;
-            }
-            if chunk.len() > limit - body.len() {
-                return Err(JobError::TooLarge(limit));
-            }
-            body.extend(chunk)?;
-        }
-        let mut encoding = Encoding::Base64;
-        if is_worth_gzip(headers, body.len()) {
-            body = gzip(&body, &executor.budget)?;
-            encoding = Encoding::Gzip;
-        }
-        let status = response.status;
-        drop(response);
-        let room =
-            executor
-                .budget
-                .reserve(Answer::size_of_buffered(&self.ticket.id, headers, &body))?;
-        Ok(self
-            .answer
-            .buffered(status, headers, body, encoding, room)?)
+        let (budget, compressors) = (&executor.budget, &executor.compressors);
+        let mut body = Packer::new(compressors, budget, is_worth_gzip(headers), said as usize)?;
+        self.answer
+            .buffered(status, headers, budget, body.expected(), |message| {
+                let mut length = 0;
+                loop {
+                    let chunk = incoming.chunk(usize::MAX)?;
+                    if chunk.is_empty() {
+                        return Ok(body.finish(message)?);
+                    }
+                    if chunk.len() > limit - length {
+                        return Err(JobError::TooLarge(limit));
+                    }
+                    length += chunk.len();
+                    body.push(chunk, message)?;
+                }
+            })
     }
 }
 
@@ -213,76 +204,44 @@ impl Applicant for Job {
     }
 }
 
-/// The rule of control-channel.md §8.6, by size and type; what the target has
+/// The rule of control-channel.md §8.6 by type (by size: `gzip`); what the target has
 /// encoded already is left alone.
-fn is_worth_gzip(headers: &Headers, length: usize) -> bool {
+fn is_worth_gzip(headers: &Headers) -> bool {
     let kind = headers.get("Content-Type").unwrap_or_default();
     let kind = kind.to_ascii_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| kind.contains(part));
-    length >= GZIP_FROM
-        && !has(&["gzip", "compress", "zip", "image/", "video/", "audio/"])
+    !has(&["gzip", "compress", "zip", "image/", "video/", "audio/"])
         && has(&["text/", "json", "javascript", "xml", "html", "yaml"])
         && headers
             .list("Content-Encoding")
             .all(|coding| coding.eq_ignore_ascii_case("identity"))
 }
 
-fn gzip(body: &[u8], budget: &Arc<Budget>) -> Result<Paid, JobError> {
-    let _room = budget.reserve(COMPRESSOR)?;
-    let mut packed = Paid::new(budget)?;
-    packed.make_room(body.len() / 4)?;
-    let mut encoder = GzEncoder::new(packed, Compression::fast());
-    // What it packs into has no other way to fail.
-    let packing = encoder.write_all(body).and_then(|()| encoder.finish());
-    packing.map_err(|_| JobError::OverBudget(budget.exceeded()))
-}
-
 static NO_IDENTITY: RateLimit = RateLimit::new(1, Duration::from_mins(1));
-
-/// What compressing takes beside what it yields, in bytes.
-const COMPRESSOR: usize = 384 * 1024;
-
-/// Smaller bodies are not gzipped.
-const GZIP_FROM: usize = 1024;
 
 /// A request that took longer is logged.
 const SLOW: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
 
     #[test]
     fn c7_what_is_gzipped_and_what_is_not() {
-        let worth = |kind: &str, length| {
+        let worth = |kind: &str| {
             let headers: Headers = [("content-type", kind)].into_iter().collect();
-            is_worth_gzip(&headers, length)
+            is_worth_gzip(&headers)
         };
-        assert!(worth("application/json", 1024));
-        assert!(worth("text/html; charset=utf-8", 5000));
-        assert!(worth("application/vnd.api+JSON", 5000));
-        assert!(!worth("application/json", 1023));
-        assert!(!worth("image/svg+xml", 5000));
-        assert!(!worth("application/vnd.kubernetes.protobuf", 5000));
-        assert!(!worth("text/x-gzip", 5000));
-        assert!(!is_worth_gzip(&Headers::new(), 5000));
+        assert!(worth("application/json"));
+        assert!(worth("text/html; charset=utf-8"));
+        assert!(worth("application/vnd.api+JSON"));
+        assert!(!worth("image/svg+xml"));
+        assert!(!worth("application/vnd.kubernetes.protobuf"));
+        assert!(!worth("text/x-gzip"));
+        assert!(!is_worth_gzip(&Headers::new()));
         let encoded: Headers = [("Content-Type", "text/plain"), ("Content-Encoding", "br")]
             .into_iter()
             .collect();
-        assert!(!is_worth_gzip(&encoded, 5000));
-    }
-
-    #[test]
-    fn gzip_can_be_undone() {
-        let body = b"hello ".repeat(1000);
-        let packed = gzip(&body, &Budget::new(1 << 20)).expect("packed");
-        assert!(packed.len() < 200);
-        let mut unpacked = Vec::new();
-        flate2::read::GzDecoder::new(&packed[..])
-            .read_to_end(&mut unpacked)
-            .expect("gzip");
-        assert_eq!(unpacked, body);
+        assert!(!is_worth_gzip(&encoded));
     }
 }

@@ -1,6 +1,5 @@
 //! One limit for all bodies that are held in memory (decisions.md §6.2 "Memory").
 
-use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,11 +36,6 @@ impl Budget {
         Ok(reservation)
     }
 
-    /// What to say when there is no room.
-    pub(super) fn exceeded(&self) -> OverBudget {
-        OverBudget { limit: self.limit }
-    }
-
     /// Bytes in use now.
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -65,7 +59,7 @@ impl Reservation {
                 self.bytes += more;
                 Ok(())
             }
-            Err(_) => Err(self.budget.exceeded()),
+            Err(_) => Err(OverBudget { limit }),
         }
     }
 
@@ -85,6 +79,11 @@ impl Reservation {
         bytes.reserve_exact(capacity - bytes.len());
         self.shrink(had);
         Ok(())
+    }
+
+    /// What it is for.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Gives back what is beyond so many bytes.
@@ -131,6 +130,11 @@ impl Paid {
         self.bytes.extend_from_slice(more);
         Ok(())
     }
+
+    /// The bytes go, the room stays.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+    }
 }
 
 impl Deref for Paid {
@@ -138,17 +142,6 @@ impl Deref for Paid {
 
     fn deref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-impl io::Write for Paid {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.extend(bytes).map_err(io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -11,8 +11,8 @@
 //!    here, through a small thread of its `connection`.
 //! 2. `places` lets it run, wait or go away; `workers` has a thread for it.
 //! 3. `job`, on that thread, makes the call with [`http::Client`](crate::http::Client)
-//!    and passes the answer on as it comes (form S) or as a whole (form B), while
-//!    `credit` and the lane have room.
+//!    and passes the answer on as it comes (form S) or as a whole (form B, through
+//!    `gzip`), while `credit` and the lane have room.
 //! 4. `answer` sends it and sees to it that there is exactly one end, also when the
 //!    thread panics.
 //!
@@ -23,6 +23,7 @@
 mod answer;
 mod connection;
 mod credit;
+mod gzip;
 mod inbound;
 mod job;
 mod memory;
@@ -44,12 +45,14 @@ use parking_lot::Mutex;
 pub use places::PlaceLimits;
 pub use requests::Requests;
 
+use self::gzip::Compressors;
 use self::job::Job;
 use self::memory::Budget;
 use self::places::{Admission, Places};
 use self::ticket::Ticket;
 use self::timer::{Alarm, Timer};
 use self::workers::Workers;
+use crate::allocator;
 use crate::config::Secret;
 use crate::http::Client;
 use crate::link::{Message, SendError};
@@ -147,6 +150,7 @@ pub struct Executor {
     settings: Settings,
     upstreams: Option<Upstreams>,
     budget: Arc<Budget>,
+    compressors: Compressors,
     places: Places<Job>,
     workers: Workers,
     timer: Timer,
@@ -175,6 +179,7 @@ impl Executor {
     pub fn new(settings: Settings, upstreams: Option<Upstreams>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             budget: Budget::new(settings.memory_limit),
+            compressors: Compressors::default(),
             places: Places::new(settings.places),
             workers: Workers::new(settings.worker_idle),
             timer: Timer::new(),
@@ -325,13 +330,13 @@ impl Executor {
         }
     }
 
-    /// Looks after idle connections while there are any.
+    /// Looks after what is idle while there is any.
     fn sweep_later(&self) {
         let Some(upstreams) = &self.upstreams else {
             return;
         };
         let mut sweep = self.sweep.lock();
-        if sweep.is_some() || upstreams.idle() == 0 {
+        if sweep.is_some() || upstreams.idle() + self.compressors.idle() == 0 {
             return;
         }
         let me = self.me.clone();
@@ -346,10 +351,14 @@ impl Executor {
 
     fn sweep_now(&self) {
         *self.sweep.lock() = None;
+        self.compressors.sweep();
         if let Some(upstreams) = &self.upstreams {
             for client in upstreams.clients() {
                 client.sweep();
             }
+        }
+        if let (0, _, 0) = self.places.counts() {
+            allocator::give_back();
         }
         self.sweep_later();
     }
@@ -391,7 +400,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// How often idle connections are looked after.
+/// How often what is idle is looked after.
 const SWEEP_EVERY: Duration = Duration::from_secs(15);
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::body::BodyText;
 use super::encode::{base64, empty, headers, message, number, serialized, string};
 use super::to_agent::features_message;
 use crate::http::Headers;
@@ -204,29 +205,40 @@ pub enum Encoding {
     Gzip,
 }
 
-/// Form B. `body` is what is to be base64-encoded: for [`Encoding::Gzip`] already gzipped.
-pub fn proxy_response(
+/// Form B. `body` writes the body, in pieces if it likes, and says what it wrote. After
+/// its error `buf` holds half a message.
+pub fn proxy_response<E>(
     buf: &mut Vec<u8>,
     id: &str,
     status: u16,
     fields: &Headers,
-    body: &[u8],
-    encoding: Encoding,
-) {
+    body: impl FnOnce(&mut BodyText<'_>) -> Result<Encoding, E>,
+) -> Result<(), E> {
+    let mut result = Ok(());
     message(buf, "proxy_response", Some(id), |buf| {
-        buf.push(b'{');
-        if !body.is_empty() {
-            buf.extend_from_slice(b"\"body\":");
-            base64(buf, body);
-            let encoding: &[u8] = match encoding {
-                Encoding::Base64 => b",\"encoding\":\"base64\",",
-                Encoding::Gzip => b",\"encoding\":\"gzip\",",
-            };
-            buf.extend_from_slice(encoding);
+        let start = buf.len();
+        buf.extend_from_slice(b"{\"body\":\"");
+        let text = buf.len();
+        let mut writer = BodyText::new(buf);
+        match body(&mut writer) {
+            Ok(encoding) => {
+                writer.end();
+                let encoding: &[u8] = match encoding {
+                    _ if buf.len() == text => {
+                        buf.truncate(start);
+                        b"{"
+                    }
+                    Encoding::Base64 => b"\",\"encoding\":\"base64\",",
+                    Encoding::Gzip => b"\",\"encoding\":\"gzip\",",
+                };
+                buf.extend_from_slice(encoding);
+                status_and_headers(buf, status, fields);
+                buf.push(b'}');
+            }
+            Err(error) => result = Err(error),
         }
-        status_and_headers(buf, status, fields);
-        buf.push(b'}');
     });
+    result
 }
 
 /// Form S, first.

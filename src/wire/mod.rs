@@ -6,6 +6,7 @@
 //! a payload field of the wrong type counts as absent.
 
 mod binary;
+mod body;
 mod encode;
 mod envelope;
 pub mod from_agent;
@@ -14,6 +15,7 @@ mod request;
 pub mod to_agent;
 
 pub use binary::{BinaryBody, BinaryBodyError, parse_binary_body};
+pub use body::BodyText;
 pub use encode::now_rfc3339;
 pub use envelope::{Envelope, EnvelopeError, Payload};
 pub use from_agent::FromAgent;

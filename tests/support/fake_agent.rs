@@ -6,17 +6,32 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pipeops_agent::net::{ClientTls, ClientTlsSettings, Trust};
-use rustls::{ClientConnection, StreamOwned};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::{HandshakeError, Message, WebSocket};
 
-use super::ca::given;
 use super::house::House;
 use super::wait::LIMIT;
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+/// TLS as rustls alone makes it.
+fn session(ca_pem: &[u8]) -> ClientConnection {
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(ca_pem).expect("a certificate");
+    roots.add(ca).expect("a root");
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "127.0.0.1".try_into().expect("an address");
+    ClientConnection::new(Arc::new(config), name).expect("a session")
+}
 
 pub(crate) struct FakeAgent {
     socket: WebSocket<Tls>,
@@ -27,14 +42,7 @@ pub(crate) struct FakeAgent {
 impl FakeAgent {
     /// Dials an endpoint; the status of the refusal otherwise.
     pub(crate) fn dial(house: &House, path: &str, token: &str) -> Result<Self, u16> {
-        let tls = ClientTls::new(ClientTlsSettings {
-            trust: Trust::OnlyGiven,
-            ca: vec![given("the plane's certificate", house.plane.ca_pem())],
-            ..ClientTlsSettings::default()
-        });
-        let session = Arc::new(tls.expect("usable"))
-            .session("127.0.0.1")
-            .expect("a session");
+        let session = session(house.plane.ca_pem().as_bytes());
         let stream = TcpStream::connect(house.address()).expect("connected");
         stream.set_nodelay(true).expect("set");
         stream.set_read_timeout(Some(LIMIT)).expect("set");

@@ -29,7 +29,10 @@ pub(super) const AGENT: &[Key] = &[
     .default("default-cluster"),
     Key::new(
         "agent.labels",
-        Kind::Map(|c, v| c.agent.labels = v),
+        Kind::Map(|c, v| {
+            c.agent.labels = v;
+            Ok(())
+        }),
         "Labels sent at registration (environment: k=v,k2=v2)",
     ),
     Key::new(

@@ -2,62 +2,7 @@
 //! passes, and said so once. Their rows move to a room of their own when the part
 //! comes.
 
-use std::time::Duration;
-
 use crate::config::table::{Key, Kind};
-
-/// config-and-state.md §3.5.
-pub(super) const TUNNELS: &[Key] = &[
-    Key::new(
-        "tunnel.enabled",
-        Kind::Bool(|_, _| {}),
-        "Tunnels of the first releases",
-    )
-    .default("false")
-    .not_yet(),
-    Key::new(
-        "tunnel.poll_interval",
-        Kind::Duration {
-            min: Duration::ZERO,
-            set: |_, _| {},
-        },
-        "Poll interval of the first releases",
-    )
-    .no_effect("nothing is polled"),
-    Key::new(
-        "tunnel.inactivity_timeout",
-        Kind::Duration {
-            min: Duration::ZERO,
-            set: |_, _| {},
-        },
-        "Close a tunnel stream that is idle for this long",
-    )
-    .not_yet(),
-    opaque("tunnel.forwards", "Forwards of a plain machine"),
-    Key::new(
-        "tunnels.enabled",
-        Kind::Bool(|_, _| {}),
-        "Tunnels of Gateway API listeners",
-    )
-    .default("false")
-    .not_yet(),
-    Key::new(
-        "tunnels.routing.force_tunnel_mode",
-        Kind::Bool(|c, v| c.tunnels.force_tunnel_mode = v),
-        "Treat the cluster as private: its traffic comes through the agent",
-    )
-    .default("true"),
-    Key::new(
-        "tunnels.routing.dual_mode_enabled",
-        Kind::Bool(|_, _| {}),
-        "Offer both ways into the cluster",
-    )
-    .default("false")
-    .not_yet(),
-    opaque("tunnels.discovery", "Which Gateways to watch"),
-    opaque("tunnels.tcp", "Limits of TCP tunnels"),
-    opaque("tunnels.udp", "Limits of UDP tunnels"),
-];
 
 /// config-and-state.md §3.6.
 pub(super) const GATEWAY: &[Key] = &[
@@ -187,32 +132,8 @@ pub(super) const GATEWAY: &[Key] = &[
     ),
 ];
 
-/// config-and-state.md §12.1, §14, §15.
+/// config-and-state.md §14, §15.
 pub(super) const REST: &[Key] = &[
-    Key::new(
-        "daemon.enabled",
-        Kind::Bool(|_, _| {}),
-        "Serve local origins of a plain machine instead of a cluster",
-    )
-    .env(&["PIPEOPS_DAEMON_ENABLED"])
-    .flag("daemon")
-    .default("false")
-    .not_yet(),
-    Key::new(
-        "daemon.default_origin",
-        Kind::Text(|_, _| {}),
-        "Origin for what no route names",
-    )
-    .env(&["PIPEOPS_DAEMON_ORIGIN"])
-    .flag("daemon-default-origin")
-    .not_yet(),
-    Key::new(
-        "daemon.state_file",
-        Kind::Path(|c, v| c.state.file = v),
-        "State file in daemon mode; goes before PIPEOPS_STATE_FILE",
-    ),
-    opaque("daemon.ingress", "Routes to local origins"),
-    opaque("daemon.allowed_origins", "Origins that may be dialled"),
     opaque("upgrade", "Upgrades of k3s"),
     opaque("encryption", "Encryption of k3s secrets"),
 ];

@@ -7,6 +7,7 @@
 mod agent;
 mod control;
 mod later;
+mod tunnels;
 
 use super::table::{Key, Section};
 
@@ -37,8 +38,9 @@ pub(super) const KEYS: &[&[Key]] = &[
     control::TIMEOUTS,
     agent::STATE,
     control::PROXY,
-    later::TUNNELS,
+    tunnels::TUNNELS,
     later::GATEWAY,
+    tunnels::DAEMON,
     later::REST,
 ];
 

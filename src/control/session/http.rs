@@ -18,6 +18,8 @@ impl Session {
         if !self.need_register {
             return self.serve_http(false);
         }
+        // What waits from now on waits for a call, not for a dial.
+        self.dialling_since = None;
         self.generation += 1;
         self.set_state(if self.registered {
             ConnectionState::Reconnecting

@@ -673,7 +673,7 @@ fn t18_cancelling_closes_a_tls_connection_too() {
     let cancel = Cancel::new();
     let call = calling(&client, get("/"), &cancel);
     let socket = upstream.accept().into_socket();
-    let session = rustls::ServerConnection::new(server_config).expect("server");
+    let session = rustls::server::UnbufferedServerConnection::new(server_config).expect("server");
     let mut far = Halves::plain(socket)
         .tls_server(session)
         .expect("handshake");

@@ -624,7 +624,7 @@ fn talk_tls(server: &Server, ca: &Ca, request: &str) -> String {
 fn tls_client(server: &Server, ca: &Ca) -> Halves {
     let config = ca.client_config(rustls::ALL_VERSIONS);
     let name = rustls::pki_types::ServerName::try_from("127.0.0.1").expect("name");
-    let session = rustls::ClientConnection::new(config, name).expect("client");
+    let session = rustls::client::UnbufferedClientConnection::new(config, name).expect("client");
     let socket = Socket::from(connect(server));
     Halves::plain(socket)
         .tls_client(session)

@@ -14,25 +14,24 @@ use super::Wait;
 use crate::net::Deadline;
 
 pub(super) struct Reader {
-    socket: Arc<Socket>,
+    input: Input,
     /// Empty until the first read, then [`SMALL`] to [`LARGE`] bytes.
     buf: Vec<u8>,
     start: usize,
     end: usize,
-    deadline: Option<Deadline>,
-    /// How the stream ended; what the kernel reports only once is kept.
-    ended: Option<Result<(), Errno>>,
 }
 
 impl Reader {
     pub(super) fn new(socket: Arc<Socket>) -> Self {
         Self {
-            socket,
+            input: Input {
+                socket,
+                deadline: None,
+                ended: None,
+            },
             buf: Vec::new(),
             start: 0,
             end: 0,
-            deadline: None,
-            ended: None,
         }
     }
 
@@ -45,7 +44,7 @@ impl Reader {
     }
 
     pub(super) fn set_deadline(&mut self, deadline: Option<Deadline>) {
-        self.deadline = deadline;
+        self.input.deadline = deadline;
     }
 
     pub(super) fn shrink(&mut self) {
@@ -60,28 +59,38 @@ impl Reader {
         if self.start < self.end {
             return Ok(());
         }
-        match self.ended {
-            Some(Ok(())) => return Ok(()),
-            Some(Err(error)) => return Err(error.into()),
-            None => {}
-        }
         let filled = self.end == self.buf.len();
         (self.start, self.end) = (0, 0);
         if filled && self.buf.len() < LARGE {
             // The last read took all there was room for: there may be much more.
             self.resize((self.buf.len() * 4).clamp(SMALL, LARGE));
         }
-        match self.receive(wait) {
-            Ok(0) => self.ended = Some(Ok(())),
-            Ok(count) => self.end = count,
-            Err(Failure::NotYet) => return Err(io::ErrorKind::WouldBlock.into()),
-            Err(Failure::Deadline) => return Err(timed_out("nothing was received in time")),
-            Err(Failure::System(error)) => {
-                self.ended = Some(Err(error));
-                return Err(error.into());
+        if wait == Wait::Ever && self.buf.len() > SMALL {
+            match self.input.receive(&mut self.buf, Wait::Moment) {
+                // The connection has gone quiet: wait with a small buffer.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.resize(SMALL),
+                done => {
+                    self.end = done?;
+                    return Ok(());
+                }
             }
         }
+        self.end = self.input.receive(&mut self.buf, wait)?;
         Ok(())
+    }
+
+    /// Reads into `room`, which must not be empty; first what this layer has
+    /// buffered already. Zero at the end. For a layer above that has a buffer of
+    /// its own: this one gives up its.
+    pub(super) fn receive(&mut self, room: &mut [u8], wait: Wait) -> io::Result<usize> {
+        if self.start == self.end {
+            return self.input.receive(room, wait);
+        }
+        let count = room.len().min(self.end - self.start);
+        room[..count].copy_from_slice(&self.buffered()[..count]);
+        self.consume(count);
+        self.shrink();
+        Ok(count)
     }
 
     #[cfg(test)]
@@ -89,41 +98,66 @@ impl Reader {
         self.buf.capacity()
     }
 
-    fn receive(&mut self, wait: Wait) -> Result<usize, Failure> {
-        if wait == Wait::Ever && self.buf.len() <= SMALL && self.deadline.is_none() {
-            return self.recv(RecvFlags::empty());
+    fn resize(&mut self, size: usize) {
+        if size < self.buf.len() {
+            self.buf = Vec::new();
         }
-        match self.recv(RecvFlags::DONTWAIT) {
-            Err(Failure::NotYet) if wait != Wait::No => {}
-            done => return done,
+        self.buf.resize(size, 0);
+    }
+}
+
+/// The socket as a source.
+struct Input {
+    socket: Arc<Socket>,
+    deadline: Option<Deadline>,
+    /// How the stream ended; what the kernel reports only once is kept.
+    ended: Option<Result<(), Errno>>,
+}
+
+impl Input {
+    fn receive(&mut self, room: &mut [u8], wait: Wait) -> io::Result<usize> {
+        match self.ended {
+            Some(Ok(())) => return Ok(0),
+            Some(Err(error)) => return Err(error.into()),
+            None => {}
         }
-        if wait == Wait::Moment || self.buf.len() > SMALL {
-            if ready(&self.socket, PollFlags::IN, self.deadline, Some(MOMENT))? {
-                return self.recv(RecvFlags::DONTWAIT);
+        debug_assert!(!room.is_empty(), "looks like the end");
+        match self.wait(room, wait) {
+            Ok(0) => {
+                self.ended = Some(Ok(()));
+                Ok(0)
             }
-            if wait == Wait::Moment {
-                return Err(Failure::NotYet);
-            }
-            // The connection has gone quiet: wait with a small buffer.
-            self.resize(SMALL);
-        }
-        loop {
-            if self.deadline.is_none() {
-                return self.recv(RecvFlags::empty());
-            }
-            if ready(&self.socket, PollFlags::IN, self.deadline, None)? {
-                match self.recv(RecvFlags::DONTWAIT) {
-                    // Readiness is a hint.
-                    Err(Failure::NotYet) => {}
-                    done => return done,
-                }
+            Ok(count) => Ok(count),
+            Err(Failure::NotYet) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(Failure::Deadline) => Err(timed_out("nothing was received in time")),
+            Err(Failure::System(error)) => {
+                self.ended = Some(Err(error));
+                Err(error.into())
             }
         }
     }
 
-    fn recv(&mut self, flags: RecvFlags) -> Result<usize, Failure> {
+    fn wait(&self, room: &mut [u8], wait: Wait) -> Result<usize, Failure> {
+        if wait == Wait::Ever && self.deadline.is_none() {
+            return self.recv(room, RecvFlags::empty());
+        }
         loop {
-            match recv(&*self.socket, &mut self.buf[..], flags) {
+            match self.recv(room, RecvFlags::DONTWAIT) {
+                Err(Failure::NotYet) if wait != Wait::No => {}
+                done => return done,
+            }
+            // Readiness is a hint: the loop finds out.
+            let at_most = (wait == Wait::Moment).then_some(MOMENT);
+            let is_ready = ready(&self.socket, PollFlags::IN, self.deadline, at_most)?;
+            if !is_ready && wait == Wait::Moment {
+                return Err(Failure::NotYet);
+            }
+        }
+    }
+
+    fn recv(&self, room: &mut [u8], flags: RecvFlags) -> Result<usize, Failure> {
+        loop {
+            match recv(&*self.socket, &mut *room, flags) {
                 Ok((count, _)) => return Ok(count),
                 Err(Errno::INTR) => {}
                 // Without DONTWAIT this is a SO_RCVTIMEO that somebody has set.
@@ -134,13 +168,6 @@ impl Reader {
                 Err(error) => return Err(Failure::System(error)),
             }
         }
-    }
-
-    fn resize(&mut self, size: usize) {
-        if size < self.buf.len() {
-            self.buf = Vec::new();
-        }
-        self.buf.resize(size, 0);
     }
 }
 
@@ -254,6 +281,32 @@ impl<'a, 'b> Rest<'a, 'b> {
         let mut rest = Self { bufs, done: 0 };
         rest.advance(0);
         rest
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bufs.is_empty()
+    }
+
+    /// Bytes that are left.
+    pub(super) fn len(&self) -> usize {
+        self.bufs.iter().map(|buf| buf.len()).sum::<usize>() - self.done
+    }
+
+    /// What is left of the first buffer that has something left.
+    pub(super) fn first(&self) -> &'a [u8] {
+        self.bufs.first().map_or(&[], |first| &first[self.done..])
+    }
+
+    /// Fills `room` with the next bytes, of which there must be enough.
+    pub(super) fn copy_to(&mut self, mut room: &mut [u8]) {
+        while !room.is_empty() && !self.is_empty() {
+            let first = self.first();
+            let count = first.len().min(room.len());
+            let (now, later) = room.split_at_mut(count);
+            now.copy_from_slice(&first[..count]);
+            self.advance(count);
+            room = later;
+        }
     }
 
     /// Puts the next buffers into `window`; zero when nothing is left.

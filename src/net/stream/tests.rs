@@ -224,7 +224,7 @@ fn session_tickets_on_an_idle_connection_are_no_data() {
     let (mut read, mut write) = (far.read, far.write);
     assert!(near.read.is_idle_alive());
     // A key update is no data either, and asks for an answer.
-    write.refresh_traffic_keys().expect("TLS 1.3");
+    write.change_keys(true).expect("TLS 1.3");
     write.flush().expect("flush");
     while !near.read.wants_flush() {
         assert!(near.read.is_idle_alive());
@@ -248,7 +248,7 @@ fn new_traffic_keys_both_ways_under_load() {
             } = end;
             scope.spawn(move || {
                 for part in 0..8 {
-                    write.refresh_traffic_keys().expect("TLS 1.3");
+                    write.change_keys(true).expect("TLS 1.3");
                     let from = part * TOTAL / 8;
                     let bytes: Vec<u8> = (from..from + TOTAL / 8)
                         .map(|at| pattern(seed, at))

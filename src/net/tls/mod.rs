@@ -11,6 +11,7 @@ mod verify;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustls::client::UnbufferedClientConnection;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -127,7 +128,7 @@ impl ClientTls {
     }
 
     /// A handshake with the target `host` (a name or an address, without brackets).
-    pub fn session(&self, host: &str) -> Result<rustls::ClientConnection, TlsError> {
+    pub fn session(&self, host: &str) -> Result<UnbufferedClientConnection, TlsError> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => server_name(host)?,
@@ -137,7 +138,7 @@ impl ClientTls {
 
     /// A handshake with an `https://` proxy: neither our certificate nor the
     /// overridden name are meant for it.
-    pub fn proxy_session(&self, host: &str) -> Result<rustls::ClientConnection, TlsError> {
+    pub fn proxy_session(&self, host: &str) -> Result<UnbufferedClientConnection, TlsError> {
         session(self.configs().proxy, server_name(host)?)
     }
 
@@ -184,8 +185,9 @@ fn provider() -> Arc<CryptoProvider> {
 fn session(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-) -> Result<rustls::ClientConnection, TlsError> {
-    rustls::ClientConnection::new(config, name).map_err(|error| TlsError::Rustls(error.to_string()))
+) -> Result<UnbufferedClientConnection, TlsError> {
+    UnbufferedClientConnection::new(config, name)
+        .map_err(|error| TlsError::Rustls(error.to_string()))
 }
 
 /// A name or an address as it is verified; an absolute name loses its dot.
@@ -240,21 +242,24 @@ fn build(settings: ClientTlsSettings) -> Result<Built, TlsError> {
             .map_err(|error| TlsError::Rustls(error.to_string()))?;
         Arc::new(verify::WebPkiOrPinned::new(webpki, given))
     };
-    let proxy = builder()?
+    let mut proxy = builder()?
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone())
         .with_no_client_auth();
+    // The halves of a connection have keys of their own (`net/stream/tls/`).
+    proxy.enable_secret_extraction = true;
     let target = match (&settings.certificate, &settings.key) {
         (None, None) => None,
         (Some(_), None) => return Err(TlsError::HalfIdentity("key")),
         (None, Some(_)) => return Err(TlsError::HalfIdentity("certificate")),
         (Some(certificate), Some(key)) => {
             let chain = certificate.certificates("client certificate")?;
-            let config = builder()?
+            let mut config = builder()?
                 .dangerous()
                 .with_custom_certificate_verifier(verifier)
                 .with_client_auth_cert(chain, key.key("client key")?)
                 .map_err(|error| pem::pair_error("client key", key, certificate, &error))?;
+            config.enable_secret_extraction = true;
             Some(Arc::new(config))
         }
     };

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 
 use super::pem::pair_error;
 use super::{PemSource, TlsError, explain, provider};
@@ -46,15 +46,18 @@ impl ServerTls {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let config = builder.with_single_cert(chain, key).map_err(|error| {
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| {
             pair_error("server key", &settings.key, &settings.certificate, &error)
         })?;
+        // The halves of a connection have keys of their own (`net/stream/tls/`).
+        config.enable_secret_extraction = true;
         Ok(Self(Arc::new(config)))
     }
 
     /// A handshake with a client that has just connected.
-    pub fn session(&self) -> Result<ServerConnection, TlsError> {
-        ServerConnection::new(self.0.clone()).map_err(|error| TlsError::Rustls(error.to_string()))
+    pub fn session(&self) -> Result<UnbufferedServerConnection, TlsError> {
+        UnbufferedServerConnection::new(self.0.clone())
+            .map_err(|error| TlsError::Rustls(error.to_string()))
     }
 }
 

@@ -1,3 +1,5 @@
+use std::convert::Infallible;
+
 use super::*;
 use crate::wire::Envelope;
 
@@ -7,6 +9,21 @@ fn text(encode: impl FnOnce(&mut Vec<u8>)) -> String {
     String::from_utf8(buf).expect("text")
 }
 
+fn whole(
+    buf: &mut Vec<u8>,
+    id: &str,
+    status: u16,
+    headers: &Headers,
+    body: &[u8],
+    encoding: Encoding,
+) {
+    let written = proxy_response(buf, id, status, headers, |text| {
+        text.push(body);
+        Ok::<_, Infallible>(encoding)
+    });
+    let Ok(()) = written;
+}
+
 fn without_time(message: &str) -> &str {
     message.split(",\"timestamp\":\"").next().expect("a part")
 }
@@ -14,7 +31,7 @@ fn without_time(message: &str) -> &str {
 #[test]
 fn a_buffered_answer_has_the_shape_of_the_original() {
     let headers: Headers = [("content-type", "application/json")].into_iter().collect();
-    let got = text(|buf| proxy_response(buf, "px-81", 200, &headers, b"{}", Encoding::Base64));
+    let got = text(|buf| whole(buf, "px-81", 200, &headers, b"{}", Encoding::Base64));
     assert_eq!(
         without_time(&got),
         r#"{"type":"proxy_response","request_id":"px-81","payload":{"body":"e30=","encoding":"base64","headers":{"Content-Type":["application/json"]},"status":200}"#
@@ -24,7 +41,7 @@ fn a_buffered_answer_has_the_shape_of_the_original() {
 
 #[test]
 fn an_empty_body_has_neither_body_nor_encoding() {
-    let got = text(|buf| proxy_response(buf, "r", 204, &Headers::new(), b"", Encoding::Gzip));
+    let got = text(|buf| whole(buf, "r", 204, &Headers::new(), b"", Encoding::Gzip));
     let want =
         r#"{"type":"proxy_response","request_id":"r","payload":{"headers":null,"status":204}"#;
     assert_eq!(without_time(&got), want);
@@ -49,7 +66,7 @@ fn ids_are_escaped() {
 #[test]
 fn what_the_agent_writes_the_plane_reads() {
     let headers: Headers = [("A", "1")].into_iter().collect();
-    let got = text(|buf| proxy_response(buf, "r", 201, &headers, b"hi", Encoding::Gzip));
+    let got = text(|buf| whole(buf, "r", 201, &headers, b"hi", Encoding::Gzip));
     let envelope = Envelope::parse(&got).expect("valid");
     match FromAgent::parse(&envelope) {
         FromAgent::ProxyResponse {

@@ -89,6 +89,23 @@ fn a_try_of_the_websocket_shows_nowhere_unless_it_succeeds() {
     assert_eq!(actions.iter().filter(states).count(), 0, "{actions:?}");
 }
 
+/// The time since the WebSocket was refused counted as waiting.
+#[test]
+fn registrations_over_http_that_fail_are_repeated_ever_more_slowly() {
+    let (mut sim, _) = Sim::fresh().start();
+    sim.failed(code(404));
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        sim.pass(S(20));
+        let busy = Err(code(503));
+        sim.event(Event::HttpRegister(sim.generation(), busy));
+        waits.push(sim.tick().0);
+    }
+    // 0.5 s, doubled once by then, less the jitter.
+    assert!(waits[0] >= S(3) / 4, "{waits:?}");
+    assert!(waits[5] >= S(15) * 3 / 4, "{waits:?}");
+}
+
 #[test]
 fn http_mode_goes_to_a_gateway_that_is_named() {
     let (mut sim, _) = Sim::fresh().start();

@@ -1,0 +1,349 @@
+//! Bodies of buffered answers on their way into the message, gzipped where the wire
+//! asks for it.
+//!
+//! A body is taken in blocks of 128 KiB. Each is compressed by itself and ends at a
+//! byte, so that one after the other they are one gzip stream. So a request in
+//! flight holds a block and what is packed, not the whole body, and a compressor is
+//! on loan only while it works.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flate2::{Compress, CompressError, Compression, Crc, FlushCompress, Status};
+use parking_lot::Mutex;
+
+use super::answer::BodyWriter;
+use super::memory::{Budget, OverBudget, Paid};
+use crate::wire::from_agent::Encoding;
+
+/// Why a body could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PackError {
+    #[error("{0}")]
+    OverBudget(#[from] OverBudget),
+    #[error("cannot compress the response: {0}")]
+    Gzip(#[from] CompressError),
+}
+
+/// Writes one body.
+pub(super) struct Packer<'a> {
+    compressors: &'a Compressors,
+    budget: &'a Arc<Budget>,
+    /// If not, it goes through as it comes.
+    gzips: bool,
+    /// What isn't packed yet.
+    block: Paid,
+    begun: bool,
+    crc: Crc,
+    /// The length if it is known, or 0.
+    known: usize,
+}
+
+impl<'a> Packer<'a> {
+    /// `is_text`: worth it, if it is long enough.
+    pub(super) fn new(
+        compressors: &'a Compressors,
+        budget: &'a Arc<Budget>,
+        is_text: bool,
+        known: usize,
+    ) -> Result<Self, OverBudget> {
+        let gzips = is_text && !(1..GZIP_FROM).contains(&known);
+        let mut block = Paid::new(budget)?;
+        if gzips {
+            block.make_room(known.min(BLOCK))?;
+        }
+        Ok(Self {
+            compressors,
+            budget,
+            gzips,
+            block,
+            begun: false,
+            crc: Crc::new(),
+            known,
+        })
+    }
+
+    /// Bytes of text that it will make, about.
+    pub(super) fn expected(&self) -> usize {
+        let bytes = if self.gzips {
+            self.known / 5
+        } else {
+            self.known
+        };
+        bytes.div_ceil(3) * 4
+    }
+
+    pub(super) fn push(
+        &mut self,
+        mut bytes: &[u8],
+        message: &mut BodyWriter<'_, '_>,
+    ) -> Result<(), PackError> {
+        if !self.gzips {
+            message.write(bytes)?;
+            return Ok(());
+        }
+        loop {
+            let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
+            self.block.extend(now)?;
+            if later.is_empty() {
+                return Ok(());
+            }
+            self.pack(FlushCompress::Sync, message)?;
+            bytes = later;
+        }
+    }
+
+    pub(super) fn finish(
+        mut self,
+        message: &mut BodyWriter<'_, '_>,
+    ) -> Result<Encoding, PackError> {
+        if !self.gzips || (!self.begun && self.block.len() < GZIP_FROM) {
+            message.write(&self.block)?;
+            return Ok(Encoding::Base64);
+        }
+        self.pack(FlushCompress::Finish, message)?;
+        message.write(&self.crc.sum().to_le_bytes())?;
+        message.write(&self.crc.amount().to_le_bytes())?;
+        Ok(Encoding::Gzip)
+    }
+
+    /// Packs the block. `Finish`: the last one.
+    fn pack(
+        &mut self,
+        flush: FlushCompress,
+        message: &mut BodyWriter<'_, '_>,
+    ) -> Result<(), PackError> {
+        if !self.begun {
+            self.begun = true;
+            message.write(&HEADER)?;
+        }
+        self.crc.update(&self.block);
+        let _room = self.budget.reserve(COMPRESSOR)?;
+        let mut compressor = self.compressors.take(Level::of(self.block.len()));
+        message.write(compressor.pack(&self.block, flush)?)?;
+        self.compressors.put(compressor);
+        self.block.clear();
+        Ok(())
+    }
+}
+
+/// Compressors that wait to be used again: each is 300 KiB that would have to be
+/// had and cleared.
+#[derive(Default)]
+pub(super) struct Compressors {
+    idle: Mutex<Vec<Compressor>>,
+}
+
+struct Compressor {
+    level: Level,
+    deflate: Compress,
+    packed: Vec<u8>,
+    used: Instant,
+}
+
+impl Compressors {
+    fn take(&self, level: Level) -> Compressor {
+        let mut idle = self.idle.lock();
+        let found = idle.iter().rposition(|one| one.level == level);
+        let found = found.map(|at| idle.swap_remove(at));
+        drop(idle);
+        found.unwrap_or_else(|| Compressor {
+            level,
+            deflate: Compress::new(Compression::new(level as u32), false),
+            packed: Vec::new(),
+            used: Instant::now(),
+        })
+    }
+
+    fn put(&self, mut compressor: Compressor) {
+        compressor.used = Instant::now();
+        let mut idle = self.idle.lock();
+        let alike = idle.iter().filter(|one| one.level == compressor.level);
+        if alike.count() < KEPT {
+            idle.push(compressor);
+        }
+    }
+
+    pub(super) fn idle(&self) -> usize {
+        self.idle.lock().len()
+    }
+
+    /// Lets go of those that nobody has used for a while.
+    pub(super) fn sweep(&self) {
+        let mut idle = self.idle.lock();
+        idle.retain(|one| one.used.elapsed() < KEPT_FOR);
+    }
+}
+
+impl Compressor {
+    /// A part of a deflate stream that refers to nothing before it, and ends at a
+    /// byte.
+    fn pack(&mut self, mut bytes: &[u8], flush: FlushCompress) -> Result<&[u8], CompressError> {
+        self.deflate.reset();
+        self.packed.clear();
+        loop {
+            self.packed.reserve(bytes.len() / 4 + 1024);
+            let before = self.deflate.total_in();
+            let status = self.deflate.compress_vec(bytes, &mut self.packed, flush)?;
+            bytes = &bytes[(self.deflate.total_in() - before) as usize..];
+            let has_room = self.packed.len() < self.packed.capacity();
+            if status == Status::StreamEnd || (flush == FlushCompress::Sync && has_room) {
+                return Ok(&self.packed);
+            }
+        }
+    }
+}
+
+/// Deflate, no name, no time, an unknown system (RFC 1952 §2.3).
+const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+
+/// Smaller bodies are not gzipped (control-channel.md §8.6).
+const GZIP_FROM: usize = 1024;
+
+/// What a compressor takes while it works, in bytes.
+const COMPRESSOR: usize = 512 * 1024;
+
+/// What is compressed at once.
+const BLOCK: usize = 128 * 1024;
+
+/// How hard to try (vendor-notes/flate2.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// Half the time for a small block, most of which is preparation.
+    Quick = 1,
+    /// A fourth smaller than the one above.
+    Good = 2,
+}
+
+impl Level {
+    fn of(length: usize) -> Self {
+        if length <= SMALL {
+            Self::Quick
+        } else {
+            Self::Good
+        }
+    }
+}
+
+const SMALL: usize = 4096;
+
+/// Idle compressors of a level at most: there is no use for more than there are
+/// processors.
+const KEPT: usize = 4;
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http::Headers;
+    use crate::wire::from_agent::{ResponseBody, proxy_response};
+    use crate::wire::{Envelope, FromAgent};
+
+    /// The body as the peer gets it, or `None` if it isn't gzipped.
+    fn through(
+        compressors: &Compressors,
+        body: &[u8],
+        piece: usize,
+        known: usize,
+    ) -> Option<Vec<u8>> {
+        let budget = Budget::new(8 << 20);
+        let mut room = budget.reserve(0).expect("room");
+        let mut buf = Vec::new();
+        proxy_response(&mut buf, "r", 200, &Headers::new(), |text| {
+            let mut message = BodyWriter {
+                text,
+                room: &mut room,
+                around: 256,
+            };
+            let mut packer = Packer::new(compressors, &budget, true, known)?;
+            for piece in body.chunks(piece) {
+                packer.push(piece, &mut message)?;
+            }
+            packer.finish(&mut message)
+        })
+        .expect("packed");
+        // Only the message is left, and all of it is paid for.
+        assert!(
+            buf.capacity() <= room.bytes() + 256,
+            "{} of {}",
+            room.bytes(),
+            buf.capacity()
+        );
+        assert_eq!(budget.used(), room.bytes());
+        let message = String::from_utf8(buf).expect("text");
+        let envelope = Envelope::parse(&message).expect("JSON");
+        let decode = |text: &str| base64_simd::STANDARD.decode_to_vec(text).expect("base64");
+        match FromAgent::parse(&envelope) {
+            FromAgent::ProxyResponse {
+                body: ResponseBody::Gzip(text),
+                ..
+            } => {
+                let packed = decode(&text);
+                let mut unpacked = Vec::new();
+                let mut decoder = flate2::bufread::GzDecoder::new(&packed[..]);
+                decoder.read_to_end(&mut unpacked).expect("gzip");
+                assert!(decoder.into_inner().is_empty(), "something behind it");
+                Some(unpacked)
+            }
+            FromAgent::ProxyResponse {
+                body: ResponseBody::Base64(text),
+                ..
+            } => {
+                assert_eq!(decode(&text), body);
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Across the edges of blocks, with what compresses and what doesn't.
+        #[test]
+        fn what_was_packed_can_be_unpacked(
+            seed in any::<u64>(),
+            variety in 1_u8..=255,
+            length in prop_oneof![
+                1..5000_usize,
+                BLOCK - 2..BLOCK + 2,
+                BLOCK..4 * BLOCK,
+                2 * BLOCK - 2..2 * BLOCK + 2,
+            ],
+            piece in 1_usize..100_000,
+            is_known in any::<bool>(),
+        ) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let body: Vec<u8> = (0..length).map(|_| random.u8(..variety)).collect();
+            let known = if is_known { length } else { 0 };
+            let compressors = Compressors::default();
+            for _ in 0..2 {
+                let piece = piece.max(length / 1000);
+                let unpacked = through(&compressors, &body, piece, known);
+                prop_assert_eq!(unpacked.is_some(), length >= GZIP_FROM);
+                prop_assert!(unpacked.is_none_or(|unpacked| unpacked == body));
+            }
+        }
+    }
+
+    #[test]
+    fn compressors_are_kept_for_a_while() {
+        let compressors = Compressors::default();
+        let many: Vec<Compressor> = (0..=KEPT).map(|_| compressors.take(Level::Good)).collect();
+        for one in many {
+            compressors.put(one);
+        }
+        assert_eq!(compressors.idle(), KEPT);
+        compressors.sweep();
+        assert_eq!(compressors.idle(), KEPT);
+        for one in &mut *compressors.idle.lock() {
+            one.used -= KEPT_FOR;
+        }
+        compressors.sweep();
+        assert_eq!(compressors.idle(), 0);
+    }
+}

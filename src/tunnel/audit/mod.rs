@@ -1,0 +1,281 @@
+//! One line per stream, of who reached what: to the log and, if there is one, to a
+//! file of its own.
+//!
+//! One thread writes; streams only queue. A disk that is full or a log that nobody
+//! reads costs lines, which are counted, never a stream.
+
+mod file;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::RwLock;
+use serde::Serialize;
+
+use file::RotatedFile;
+
+use super::Protocol;
+use crate::config;
+use crate::net::Deadline;
+use crate::telemetry::RateLimit;
+use crate::threads::{self, SpawnError, Stack};
+
+/// What is left of a stream.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Of the stream within its connection.
+    pub id: String,
+    /// The tunnel id of its header.
+    pub tunnel: String,
+    pub client: Option<SocketAddr>,
+    pub protocol: Protocol,
+    /// What was asked for, as far as it could be understood.
+    pub target: String,
+    /// What was dialled.
+    pub address: Option<SocketAddr>,
+    pub judged: Judged,
+    /// Why it was allowed, or refused.
+    pub reason: String,
+    /// What a policy that runs dry would have said instead.
+    pub dry_run: Option<String>,
+    /// From the stream to the target.
+    pub bytes_in: u64,
+    /// From the target to the stream.
+    pub bytes_out: u64,
+    pub duration: Duration,
+    /// Who ended it, and how.
+    pub end: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Judged {
+    Allowed,
+    Denied,
+    /// It came to no question: the header was none.
+    Invalid,
+}
+
+impl Judged {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// Why there is no audit.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("cannot open the audit file {}: {cause}", path.display())]
+    Open { path: PathBuf, cause: io::Error },
+    #[error(transparent)]
+    Thread(#[from] SpawnError),
+}
+
+/// Takes lines from streams. Shared by all of them.
+#[derive(Debug)]
+pub struct Audit {
+    /// `None` once it has ended.
+    lines: RwLock<Option<Sender<Line>>>,
+    lost: Arc<AtomicU64>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
+}
+
+impl Audit {
+    /// A file that can't be opened at the start is an error; later it costs lines.
+    pub fn start(settings: &config::Audit) -> Result<Self, AuditError> {
+        let file = settings.file.as_ref().map(|path| {
+            RotatedFile::open(path, settings.max_size, settings.keep).map_err(|cause| {
+                AuditError::Open {
+                    path: path.clone(),
+                    cause,
+                }
+            })
+        });
+        Ok(Self::begin(file.transpose()?)?)
+    }
+
+    fn begin(file: Option<RotatedFile>) -> Result<Self, SpawnError> {
+        let (lines, queue) = bounded(QUEUE);
+        let lost = Arc::new(AtomicU64::new(0));
+        let (alive, ended) = bounded::<()>(0);
+        let mut writer = Writer {
+            file,
+            lost: lost.clone(),
+            told: 0,
+        };
+        threads::spawn("tunnel-audit", Stack::Work, move || {
+            let _alive = alive;
+            for line in &queue {
+                writer.write(&line);
+                if queue.is_empty() {
+                    writer.tell_lost();
+                }
+            }
+        })?;
+        Ok(Self {
+            lines: RwLock::new(Some(lines)),
+            lost,
+            ended,
+        })
+    }
+
+    /// Queues a line. Never waits: when the queue is full the line is lost and
+    /// counted.
+    pub fn record(&self, line: Line) {
+        let queued = self
+            .lines
+            .read()
+            .as_ref()
+            .is_some_and(|lines| lines.try_send(line).is_ok());
+        if !queued {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lines that didn't get to the log, or not to the file.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Takes nothing more, and waits until all is written, until `deadline` at most.
+    pub fn finish(&self, deadline: Deadline) {
+        drop(self.lines.write().take());
+        // Nothing is ever sent there.
+        let _ = self.ended.recv_deadline(deadline.instant());
+    }
+}
+
+/// The thread's own.
+struct Writer {
+    file: Option<RotatedFile>,
+    lost: Arc<AtomicU64>,
+    /// Of the lost ones: how many the file has been told of.
+    told: u64,
+}
+
+/// A line in the file. Fields are in this order.
+#[derive(Serialize)]
+struct Record<'a> {
+    time: String,
+    id: &'a str,
+    tunnel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<SocketAddr>,
+    protocol: String,
+    target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<SocketAddr>,
+    verdict: Judged,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<&'a str>,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration_ms: u64,
+    end: &'a str,
+}
+
+impl Writer {
+    fn write(&mut self, line: &Line) {
+        log_line(line);
+        let record = Record {
+            time: now(),
+            id: &line.id,
+            tunnel: &line.tunnel,
+            client: line.client,
+            protocol: line.protocol.to_string(),
+            target: &line.target,
+            address: line.address,
+            verdict: line.judged,
+            reason: &line.reason,
+            dry_run: line.dry_run.as_deref(),
+            bytes_in: line.bytes_in,
+            bytes_out: line.bytes_out,
+            duration_ms: line.duration.as_millis().try_into().unwrap_or(u64::MAX),
+            end: &line.end,
+        };
+        if let Ok(text) = serde_json::to_vec(&record) {
+            self.append(&text);
+        }
+    }
+
+    fn append(&mut self, text: &[u8]) {
+        static FAILED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+        let Some(file) = &mut self.file else {
+            return;
+        };
+        if let Err(error) = file.write_line(text) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            if FAILED.pass().is_some() {
+                log::error!("the tunnel audit can't be written: {error}");
+            }
+        }
+    }
+
+    /// So that a gap in the file can be seen in the file, once it can be written.
+    fn tell_lost(&mut self) {
+        static LOST: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+        let lost = self.lost.load(Ordering::Relaxed);
+        if lost == self.told {
+            return;
+        }
+        if LOST.pass().is_some() {
+            log::warn!(lost = lost; "lines of the tunnel audit were lost");
+        }
+        let notice = serde_json::json!({ "time": now(), "lost": lost - self.told });
+        let told = match &mut self.file {
+            Some(file) => file.write_line(notice.to_string().as_bytes()).is_ok(),
+            None => true,
+        };
+        if told {
+            self.told = lost;
+        }
+    }
+}
+
+fn log_line(line: &Line) {
+    let level = match line.judged {
+        Judged::Allowed => log::Level::Info,
+        Judged::Denied | Judged::Invalid => log::Level::Warn,
+    };
+    let text = |address: Option<SocketAddr>| address.map_or(String::new(), |a| a.to_string());
+    log::log!(
+        level,
+        stream = line.id.as_str(),
+        tunnel = line.tunnel.as_str(),
+        client = text(line.client).as_str(),
+        protocol:% = line.protocol,
+        target = line.target.as_str(),
+        address = text(line.address).as_str(),
+        verdict = line.judged.word(),
+        reason = line.reason.as_str(),
+        dry_run = line.dry_run.as_deref().unwrap_or(""),
+        bytes_in = line.bytes_in,
+        bytes_out = line.bytes_out,
+        duration_ms = line.duration.as_millis() as u64,
+        end = line.end.as_str();
+        "tunnel stream"
+    );
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+fn now() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}
+
+/// Lines that wait. A stream's end is worth less than its traffic, and this many
+/// streams end at once only with their connection.
+const QUEUE: usize = 8_192;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! How many streams this machine can carry (decisions.md §6.6 "Limit of streams").
+//! Each takes two threads and a descriptor.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The limit of streams: `wanted` (`tunnels.max_streams`), or less where the machine
+/// grants less, which is said in one line. Raises the limit of open files to what
+/// may be had. For the start of the process.
+pub fn grant(wanted: usize) -> usize {
+    let mut bounds = threads(Path::new("/"));
+    bounds.extend(files());
+    let (streams, why) = lower(wanted, &bounds);
+    if let Some(why) = why {
+        log::warn!("tunnels.max_streams is lowered from {wanted} to {streams}: {why}");
+    }
+    streams
+}
+
+/// Something of which there is only so much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Bound {
+    what: &'static str,
+    /// What is left for us now.
+    left: u64,
+    /// What the rest of the agent may need of it.
+    reserve: u64,
+    per_stream: u64,
+}
+
+impl Bound {
+    fn threads(what: &'static str, max: u64, used: u64) -> Self {
+        Self {
+            what,
+            left: max.saturating_sub(used),
+            reserve: 128,
+            per_stream: 2,
+        }
+    }
+
+    fn streams(&self) -> u64 {
+        self.left.saturating_sub(self.reserve) / self.per_stream
+    }
+}
+
+/// The limit, and what lowered it.
+fn lower(wanted: usize, bounds: &[Bound]) -> (usize, Option<String>) {
+    let tightest = bounds.iter().min_by_key(|bound| bound.streams());
+    match tightest {
+        Some(bound) if bound.streams() < wanted as u64 => (
+            // None at all would look like a fault of the gateway's.
+            bound.streams().max(1) as usize,
+            Some(format!("{} leaves {}", bound.what, bound.left)),
+        ),
+        _ => (wanted, None),
+    }
+}
+
+/// What bounds the threads. What can't be read bounds nothing.
+fn threads(root: &Path) -> Vec<Bound> {
+    let mut bounds = Vec::new();
+    if let Some(max) = number(&root.join("proc/sys/kernel/threads-max")) {
+        let used = fs::read_to_string(root.join("proc/loadavg"))
+            .ok()
+            .and_then(|text| all_threads(&text))
+            .unwrap_or(0);
+        bounds.push(Bound::threads("kernel.threads-max", max, used));
+    }
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    for folder in pids_folders(&groups) {
+        let folder = root.join("sys/fs/cgroup").join(folder);
+        // "max" is no number, and no bound.
+        if let Some(max) = number(&folder.join("pids.max")) {
+            let used = number(&folder.join("pids.current")).unwrap_or(0);
+            bounds.push(Bound::threads("pids.max of the cgroup", max, used));
+        }
+    }
+    bounds
+}
+
+/// All threads of the machine: `0.1 0.2 0.3 1/432 17` has 432.
+fn all_threads(loadavg: &str) -> Option<u64> {
+    let (_, all) = loadavg.split_ascii_whitespace().nth(3)?.split_once('/')?;
+    all.parse().ok()
+}
+
+/// The cgroups whose limit of pids counts for us, below the mount point: our own and
+/// all above it, in either hierarchy. In a container the own path may not be there,
+/// but then the top is what is its own.
+fn pids_folders(groups: &str) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let mount = match controllers {
+            "" => "",
+            some if some.split(',').any(|name| name == "pids") => "pids",
+            _ => continue,
+        };
+        let path = path.trim_start_matches('/');
+        if Path::new(path)
+            .components()
+            .any(|part| part == std::path::Component::ParentDir)
+        {
+            // A cgroup outside of what we see.
+            folders.push(mount.into());
+            continue;
+        }
+        let own = Path::new(mount).join(path);
+        folders.extend(
+            own.ancestors()
+                .filter(|folder| folder.starts_with(mount))
+                .map(Path::to_owned),
+        );
+    }
+    folders
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Raises the soft limit of open files to the hard one; what there is then.
+fn files() -> Option<Bound> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some() && limit.current != limit.maximum {
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => limit.current = limit.maximum,
+            Err(error) => log::warn!("the limit of open files can't be raised: {error}"),
+        }
+    }
+    let used = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    Some(Bound {
+        what: "the limit of open files",
+        left: limit.current?.saturating_sub(used as u64),
+        reserve: 256,
+        per_stream: 1,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
+        fs::write(path, text).expect("written");
+    }
+
+    #[test]
+    fn tt12_the_tightest_bound_lowers_the_limit() {
+        let wide = Bound::threads("threads", 100_000, 500);
+        let files = Bound {
+            what: "files",
+            left: 1_000,
+            reserve: 256,
+            per_stream: 1,
+        };
+        assert_eq!(lower(4096, &[]), (4096, None));
+        assert_eq!(lower(4096, std::slice::from_ref(&wide)), (4096, None));
+        let (streams, why) = lower(4096, &[wide, files]);
+        assert_eq!((streams, why.as_deref()), (744, Some("files leaves 1000")));
+        let narrow = Bound::threads("threads", 100, 90);
+        assert_eq!(lower(4096, &[narrow]).0, 1);
+    }
+
+    #[test]
+    fn bounds_of_threads_are_read_where_they_are() {
+        let root = tempfile::tempdir().expect("folder");
+        let root = root.path();
+        assert_eq!(threads(root), []);
+        write(root, "proc/sys/kernel/threads-max", "1000\n");
+        write(root, "proc/loadavg", "0.00 0.01 0.05 1/400 4711\n");
+        write(root, "proc/self/cgroup", "0::/kubepods/pod7/c1\n");
+        write(root, "sys/fs/cgroup/kubepods/pod7/c1/pids.max", "max\n");
+        write(root, "sys/fs/cgroup/kubepods/pod7/pids.max", "500\n");
+        write(root, "sys/fs/cgroup/kubepods/pod7/pids.current", "20\n");
+        assert_eq!(
+            threads(root),
+            [
+                Bound::threads("kernel.threads-max", 1000, 400),
+                Bound::threads("pids.max of the cgroup", 500, 20),
+            ]
+        );
+    }
+
+    #[test]
+    fn cgroups_of_both_hierarchies() {
+        let folders = |groups| -> Vec<String> {
+            let folders = pids_folders(groups).into_iter();
+            folders.map(|path| path.display().to_string()).collect()
+        };
+        assert_eq!(folders("0::/"), [""]);
+        assert_eq!(folders("0::/a/b\n"), ["a/b", "a", ""]);
+        assert_eq!(
+            folders("12:cpu,cpuacct:/x\n8:pids:/docker/7\n1:name=systemd:/y\n"),
+            ["pids/docker/7", "pids/docker", "pids"]
+        );
+        assert_eq!(folders("0::/../../other"), [""]);
+        assert!(folders("rubbish\n\n").is_empty());
+    }
+
+    #[test]
+    fn this_machine_grants_something() {
+        let streams = grant(4);
+        assert!((1..=4).contains(&streams));
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
+}

@@ -1,0 +1,149 @@
+//! Our side of a stream: who reads it, and who sends on it.
+
+use std::time::Instant;
+
+use super::{Cut, Datagram, Input, Local, Opening, QueueError, Reset, Stream};
+use crate::yamux::MAX_PAYLOAD;
+use crate::yamux::buffer::Chunk;
+
+impl<P> Stream<P> {
+    // The reading side.
+
+    /// The next bytes. They count as read when the chunk is given back; only then
+    /// the peer may send as many again.
+    pub fn read(&mut self) -> Result<Input<Chunk>, Cut> {
+        self.alive()?;
+        let chunk = self.inbound.take();
+        Ok(chunk.map_or_else(|| self.wait_or_end(), Input::Some))
+    }
+
+    /// Takes back what [`Stream::read`] gave.
+    pub fn give_back(&mut self, chunk: Chunk, now: Instant) {
+        self.inbound.give_back(chunk, now);
+        self.was_read(now);
+    }
+
+    /// The first bytes, where they lie: all that arrived so far, as long as that is
+    /// less than [`SMALL_CHUNK`](crate::yamux::SMALL_CHUNK).
+    pub fn peek(&self) -> Result<Input<&[u8]>, Cut> {
+        self.alive()?;
+        Ok(match self.inbound.peek() {
+            [] => self.wait_or_end(),
+            bytes => Input::Some(bytes),
+        })
+    }
+
+    /// Passes over `count` bytes, or all there are.
+    pub fn skip(&mut self, count: usize, now: Instant) {
+        self.inbound.skip(count, now);
+        self.was_read(now);
+    }
+
+    /// What is left of the first Data frame, appended to `out`, if it is complete
+    /// and has at most `limit` bytes. Works until [`Stream::join_frames`].
+    pub fn read_datagram(
+        &mut self,
+        limit: usize,
+        out: &mut Vec<u8>,
+        now: Instant,
+    ) -> Result<Input<Datagram>, Cut> {
+        self.alive()?;
+        let Some(len) = self.inbound.datagram() else {
+            return Ok(self.wait_or_end());
+        };
+        let datagram = if len > limit {
+            self.inbound.skip(len, now);
+            Datagram::TooLong(len)
+        } else {
+            self.inbound.copy_to(len, out, now);
+            Datagram::Whole(len)
+        };
+        self.was_read(now);
+        Ok(Input::Some(datagram))
+    }
+
+    /// This is a byte stream: where frames end need not be remembered.
+    pub fn join_frames(&mut self) {
+        self.inbound.join_frames();
+        self.settle();
+    }
+
+    /// Nobody reads any more, but the other direction goes on: what arrives is
+    /// dropped, and window is granted for it (decisions.md §6.6, "A target that
+    /// reads no more").
+    pub fn discard(&mut self, now: Instant) {
+        self.inbound.discard();
+        self.was_read(now);
+    }
+
+    // The sending side.
+
+    /// How many bytes the next frame may carry; 0: wait. The window of UDP streams,
+    /// whose frames aren't cut, may allow more: try [`Stream::queue`].
+    pub fn room(&self) -> Result<usize, QueueError> {
+        self.sending()?;
+        Ok((self.outbound.room() as usize).min(MAX_PAYLOAD))
+    }
+
+    /// Queues one Data frame of `len` bytes. The payload comes back with the error.
+    pub fn queue(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)> {
+        if let Err(error) = self.sending() {
+            return Err((error, payload));
+        }
+        let Ok(len) = u32::try_from(len) else {
+            return Err((QueueError::NoRoom, payload));
+        };
+        let queued = self.outbound.push(payload, len);
+        self.settle();
+        queued.map_err(|payload| (QueueError::NoRoom, payload))
+    }
+
+    /// We send no more: FIN follows what is queued. A second time it does nothing.
+    pub fn finish(&mut self) {
+        if self.cut.is_none() && matches!(self.local, Local::Open) {
+            self.local = Local::Finishing;
+            self.wakes.sender = true;
+            self.settle();
+        }
+    }
+
+    /// Aborts both directions. Does nothing where there is nothing left to abort.
+    pub fn reset(&mut self, how: Reset) {
+        if self.cut.is_some() {
+            if how == Reset::AtOnce {
+                self.outbound.purge();
+                self.settle();
+            }
+            return;
+        }
+        // Nothing is to be said of a stream that the peer has seen the end of, or
+        // has never heard of.
+        self.rst = !self.is_closed() && !matches!(self.opening, Opening::Syn);
+        if how == Reset::AtOnce || !self.rst {
+            self.outbound.purge();
+        }
+        self.cut_off(Cut::ByUs);
+    }
+
+    // Private.
+
+    fn alive(&self) -> Result<(), Cut> {
+        self.cut.map_or(Ok(()), Err)
+    }
+
+    fn sending(&self) -> Result<(), QueueError> {
+        self.alive()?;
+        match self.local {
+            Local::Open => Ok(()),
+            Local::Finishing | Local::Finished(_) => Err(QueueError::Finished),
+        }
+    }
+
+    fn wait_or_end<T>(&self) -> Input<T> {
+        if self.inbound.at_end() {
+            Input::End
+        } else {
+            Input::Wait
+        }
+    }
+}

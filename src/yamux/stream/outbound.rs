@@ -1,0 +1,82 @@
+//! The sending half of a stream: the window and the slot of frames that wait for
+//! their turn (tunnels.md §2.7, design.md "Fairness").
+
+use std::collections::VecDeque;
+
+use crate::yamux::{Fatal, INITIAL_WINDOW};
+
+/// `P` is a payload; what it is made of only the shell knows.
+#[derive(Debug)]
+pub(super) struct Outbound<P> {
+    /// Bytes that may still be queued; what is queued has been taken off.
+    window: u32,
+    slots: VecDeque<(P, u32)>,
+    /// Payload bytes in the slots.
+    queued: usize,
+}
+
+impl<P> Outbound<P> {
+    pub(super) fn new() -> Self {
+        Self {
+            window: INITIAL_WINDOW,
+            slots: VecDeque::new(),
+            queued: 0,
+        }
+    }
+
+    /// A window update of the peer.
+    pub(super) fn grant(&mut self, id: u32, delta: u32) -> Result<(), Fatal> {
+        let window = self.window.checked_add(delta);
+        self.window = window.ok_or(Fatal::WindowOverflow(id))?;
+        Ok(())
+    }
+
+    /// Bytes that may be queued now.
+    pub(super) fn room(&self) -> u32 {
+        if self.slots.len() < SLOTS {
+            self.window
+        } else {
+            0
+        }
+    }
+
+    /// Queues `payload` of `len` bytes; it comes back when there is no room.
+    pub(super) fn push(&mut self, payload: P, len: u32) -> Result<(), P> {
+        if len == 0 || len > self.room() {
+            return Err(payload);
+        }
+        self.window -= len;
+        self.queued += len as usize;
+        self.slots.push_back((payload, len));
+        Ok(())
+    }
+
+    /// Length of the next payload.
+    pub(super) fn next_len(&self) -> Option<u32> {
+        self.slots.front().map(|(_, len)| *len)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(P, u32)> {
+        let (payload, len) = self.slots.pop_front()?;
+        self.queued -= len as usize;
+        Some((payload, len))
+    }
+
+    pub(super) fn purge(&mut self) {
+        self.slots = VecDeque::new();
+        self.queued = 0;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Payload bytes that wait.
+    pub(super) fn queued(&self) -> usize {
+        self.queued
+    }
+}
+
+/// Frames of one stream that may wait for their turn: the one that is written next
+/// and the one that is made meanwhile.
+pub const SLOTS: usize = 2;

@@ -1,0 +1,3 @@
+module tls-peer
+
+go 1.24
