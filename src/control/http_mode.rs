@@ -117,6 +117,8 @@ fn registered(answer: &Answer) -> Result<Registered, Failure> {
     match answer.status {
         200..=299 if answer.is_json => {
             let payload: Payload<'_> = serde_json::from_str(&answer.body).map_err(|error| {
+                // serde quotes a text that came instead of an object, all of it.
+                let error = printable(&error.to_string());
                 Failure::Unusable(format!("the registration's answer is not usable: {error}"))
             })?;
             let registered = Registered::parse(&payload);

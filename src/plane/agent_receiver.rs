@@ -36,6 +36,8 @@ impl AgentReceiver {
         let envelope = match Envelope::parse(text) {
             Ok(envelope) => envelope,
             Err(error) => {
+                // It may quote the whole of what came.
+                let error = tidy(&error.to_string());
                 log::debug!(connection = self.connection.id(); "undecodable message: {error}");
                 return;
             }

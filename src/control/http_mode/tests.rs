@@ -169,6 +169,15 @@ fn every_shape_of_an_answer() {
     }
 }
 
+/// It is the agent's last line, and goes into the log.
+#[test]
+fn an_answer_that_is_one_long_text_is_not_repeated_whole() {
+    let body = format!("\"{}\"", "a".repeat(1 << 20));
+    let failure = registered(&answer(200, true, &body)).expect_err("no object");
+    let line = failure.to_string();
+    assert!(line.len() < 500, "{} bytes", line.len());
+}
+
 #[test]
 fn redirects_are_not_followed_with_our_token() {
     let (url, server) = server(
