@@ -5,6 +5,7 @@
 //! with the stored id and closes with 1000.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
@@ -12,9 +13,9 @@ use super::connection::{Order, open};
 use super::parts::Parts;
 use crate::control::dispatch::{Dispatch, PeerMessage};
 use crate::control::late::LateAnswers;
-use crate::control::session::Failure;
+use crate::control::session::{Failure, names_unknown_cluster};
 use crate::link::{Lane, Link, Message};
-use crate::net::{Cancel, Deadline, Reason};
+use crate::net::{Cancel, Reason};
 use crate::wire::to_agent::Registered;
 
 /// Dials, sends `register`, whose `request_id` is `id`, and waits for its answer;
@@ -54,13 +55,14 @@ pub(super) fn register(
     if guard.is_err() {
         link.abort("shutting down");
     }
-    let deadline = Deadline::after(parts.session.register_limit);
+    let sent_at = Instant::now();
+    let mut until = sent_at + parts.session.register_limit;
     let sent = link.send(Lane::Control, register, &Cancel::new());
     let outcome = loop {
         if sent.is_err() {
             break Err(other("the connection was lost"));
         }
-        match told.recv_deadline(deadline.instant()) {
+        match told.recv_deadline(until) {
             Ok(PeerMessage::RegisterSuccess {
                 request_id: Some(of),
                 registered,
@@ -69,6 +71,14 @@ pub(super) fn register(
                 request_id: Some(of),
                 text,
             }) if of == id => break Err(Failure::Other(text)),
+            // An unknown cluster may be said without naming what it answers.
+            Ok(PeerMessage::Error {
+                request_id: None,
+                text,
+            }) if names_unknown_cluster(&text) => break Err(Failure::Other(text)),
+            Ok(PeerMessage::RegisterInProgress) => {
+                until = until.max(sent_at + parts.session.register_limit_in_progress);
+            }
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => break Err(other("no answer in time")),
             Err(RecvTimeoutError::Disconnected) => break Err(other("the connection was lost")),

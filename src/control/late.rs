@@ -11,6 +11,7 @@
 //! the waiting answer, silently.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ pub struct LateAnswers {
     /// There is something to send, or nobody to send it to.
     changed: Condvar,
     dropped: AtomicU64,
+    hasher: RandomState,
     /// Connections from which an answer may still come, lost ones too.
     origins: AtomicUsize,
 }
@@ -46,8 +48,9 @@ struct Live {
     generation: Generation,
     endpoint: Arc<str>,
     channel: Arc<dyn Channel>,
-    /// Ids of its own requests, kept while answers of older ones may still come.
-    used: HashSet<Box<str>>,
+    /// Ids of its own requests, hashed, kept while answers of older ones may still
+    /// come. Two ids that are alike by accident cost a late answer.
+    used: HashSet<u64>,
     /// `used` became too large: no older answer can be trusted any more.
     overflowed: bool,
     /// The answer that waits for room in its lane.
@@ -128,7 +131,7 @@ impl LateAnswers {
             live.used.clear();
             live.overflowed = false;
         } else if live.used.len() < MAX_USED {
-            live.used.insert(id.into());
+            live.used.insert(self.hasher.hash_one(id));
         } else {
             live.overflowed = true;
         }
@@ -196,7 +199,7 @@ impl LateAnswers {
             && live.generation != waiting.origin.generation
             && live.endpoint == waiting.origin.endpoint
         {
-            if live.used.contains(&*waiting.id) {
+            if live.used.contains(&self.hasher.hash_one(&*waiting.id)) {
                 return;
             }
             if live.overflowed {

@@ -110,6 +110,11 @@ impl Inbound {
     }
 
     /// When a piece last came or was taken (or the body was announced).
+    /// Nobody takes the body any more.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state.lock().stopped
+    }
+
     pub(super) fn moved(&self) -> Instant {
         self.state.lock().moved
     }

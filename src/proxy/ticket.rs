@@ -150,6 +150,10 @@ impl Ticket {
             return;
         }
         let inbound = self.inbound.as_ref();
+        if inbound.is_some_and(|inbound| inbound.is_stopped()) {
+            // Its answer is on the way; what of the body still comes is dropped.
+            return;
+        }
         let moved = inbound.map_or(self.received, |inbound| inbound.moved());
         let left = limit.saturating_sub(moved.elapsed());
         if left.is_zero() {

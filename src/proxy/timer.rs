@@ -1,6 +1,7 @@
 //! One thread that ends what takes too long.
 
 use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -113,8 +114,11 @@ impl Shared {
             }
             let due = state.due.pop_first();
             drop(state);
-            if let Some((_, what)) = due {
-                what();
+            if let Some((_, what)) = due
+                && panic::catch_unwind(AssertUnwindSafe(what)).is_err()
+            {
+                // The hook has logged it. Everybody else's limits must hold all the same.
+                log::error!("an alarm of the proxy has failed");
             }
             state = self.state.lock();
         }
@@ -135,6 +139,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn an_alarm_that_panics_stops_no_other() {
+        let timer = Timer::new();
+        let (tell, told) = mpsc::channel();
+        let now = Instant::now();
+        let _bad = timer.at(now, || panic!("for the test")).expect("set");
+        let good = move || tell.send(()).expect("heard");
+        let _good = timer.at(now + Duration::from_millis(1), good).expect("set");
+        told.recv().expect("it rang");
+    }
 
     #[test]
     fn what_is_due_is_done_in_order_and_what_is_taken_back_is_not() {

@@ -81,12 +81,24 @@ impl Conductor {
         };
         let attempt = self.attempt(cluster_id);
         let (parts, cancel) = (self.parts.clone(), self.cancel.clone());
+        let (api, token) = (self.api(parts.http_limit), self.token.clone());
         let failed = |text: String| event(Err(Failure::Other(text)));
         let panicked = Done::Event(failed("the call panicked".to_owned()));
         let spawned = self.background.spawn("register-beside", panicked, move || {
             let id = parts.registrant.request_id();
-            let message = message(&parts.registrant, &id, &attempt());
-            let outcome = beside::register(&order, &id, message, &parts, &cancel);
+            let attempt = attempt();
+            let message = message(&parts.registrant, &id, &attempt);
+            let mut outcome = beside::register(&order, &id, message, &parts, &cancel);
+            if let Err(failure) = &outcome
+                && failure.takes_no_websocket()
+                && !parts.session.websocket_only
+            {
+                // A gateway may take WebSockets while the controller takes none.
+                outcome = parts
+                    .registrant
+                    .payload(&attempt, |payload| api.register(payload, &token, &cancel))
+                    .map(Box::new);
+            }
             Done::Event(event(outcome))
         });
         if let Err(error) = spawned {

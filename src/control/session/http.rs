@@ -66,7 +66,11 @@ impl Session {
             reregister_at: None,
         };
         self.actions.push_back(match self.trial_until.take() {
-            Some(_) => Action::Resume(self.generation),
+            Some(_) => {
+                // What a try was told is not HTTP's: it goes on as who it was.
+                self.without_id = false;
+                Action::Resume(self.generation)
+            }
             None => Action::Serve(self.generation, Transport::Http),
         });
         if confirmed {

@@ -273,7 +273,9 @@ impl Session {
             Event::Renew => self.renew(),
             Event::RegisteredBeside(generation, outcome) => {
                 self.beside = false;
-                if generation == self.generation {
+                // One that is being left goes on as was decided then.
+                let serves = matches!(self.phase, Phase::Serving { .. });
+                if serves && generation == self.generation {
                     self.on_renewal(now, outcome);
                 }
             }
@@ -419,7 +421,7 @@ impl Session {
 }
 
 /// decisions.md §6.1 "Unknown cluster".
-fn names_unknown_cluster(text: &str) -> bool {
+pub(crate) fn names_unknown_cluster(text: &str) -> bool {
     let text = text.to_lowercase();
     text.contains("not registered") || text.contains("cluster not found")
 }

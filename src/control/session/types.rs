@@ -158,6 +158,17 @@ pub enum Failure {
     Other(String),
 }
 
+impl Failure {
+    /// The answer of a controller that takes no WebSocket (decisions.md §6.1 "HTTP
+    /// mode").
+    pub(crate) fn takes_no_websocket(&self) -> bool {
+        let Self::Status { code, .. } = self else {
+            return false;
+        };
+        matches!(code, 404 | 405 | 426 | 501)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -280,7 +280,7 @@ impl Session {
     fn on_controller_failed(&mut self, now: Instant, failure: &Failure) {
         let (code, retry_after) = status(failure);
         match code {
-            Some(404 | 405 | 426 | 501) if !self.settings.websocket_only => {
+            Some(_) if failure.takes_no_websocket() && !self.settings.websocket_only => {
                 if !self.http_mode {
                     log::warn!("the controller takes no WebSocket: going on over HTTP");
                 }

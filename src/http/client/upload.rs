@@ -73,6 +73,12 @@ impl Upload {
         let ends = Ends(shared.clone());
         threads::spawn(name, Stack::Work, move || {
             let sent = send(&mut write, &body);
+            if sent.is_err()
+                && let Body::Stream { source, .. } = &body
+            {
+                // Nobody will take more of it; the answer may still come.
+                source.stop();
+            }
             ends.0.end(match sent {
                 Ok(()) => Progress::Done(write),
                 Err(error) => Progress::Failed(error),

@@ -135,6 +135,10 @@ impl Incoming {
             self.message(HandshakeType::from(kind), payload, is_last, session)?;
             rest = behind;
         }
+        if !rest.is_empty() {
+            // Each piece is copied: a peer that sends a byte at a time is refused.
+            self.count(PeerMisbehaved::TooManyEmptyFragments)?;
+        }
         self.partial = rest.to_vec();
         Ok(())
     }

@@ -124,6 +124,12 @@ impl Reader {
                 Ok(Step::Closed) => self.ended = Some(Ok(())),
                 Ok(Step::Incomplete(need)) => {
                     if !self.receive_record(need, wait)? {
+                        // Between two records it may be the end of a peer without
+                        // manners; inside of one it is a cut.
+                        if !self.received.bytes().is_empty() {
+                            let text = "the connection ended inside a TLS record";
+                            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+                        }
                         self.ended = Some(Ok(()));
                     }
                 }

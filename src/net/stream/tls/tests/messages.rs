@@ -67,13 +67,24 @@ fn tickets_may_be_cut_and_joined() {
     let ticket = message(HandshakeType::NewSessionTicket, &[5; 300]);
     let read = client(V13, |peer| {
         peer.send(ContentType::Handshake, &ticket.repeat(2));
-        for piece in ticket.chunks(3) {
+        for piece in ticket.chunks(20) {
             peer.send(ContentType::Handshake, piece);
         }
         peer.data(b"x");
     });
     assert_eq!(read.asked.tickets.get(), 3);
     assert_eq!(read.data, b"x");
+}
+
+#[test]
+fn a_message_in_crumbs_ends_the_connection() {
+    let ticket = message(HandshakeType::NewSessionTicket, &[5; 300]);
+    let read = client(V13, |peer| {
+        for piece in ticket.chunks(1) {
+            peer.send(ContentType::Handshake, piece);
+        }
+    });
+    assert_eq!(read.refusal().0, Some(AlertDescription::UnexpectedMessage));
 }
 
 #[test]
