@@ -101,6 +101,7 @@ fn compare(subjects: &[(String, String)], modes: &[Mode], turns: usize) -> Resul
         },
         client_ca: None,
     })?;
+    println!("this build: TLS as two halves without a lock (src/net/stream/tls)");
     for mode in modes {
         let mut costs = vec![Vec::new(); subjects.len()];
         let mut rates = vec![Vec::new(); subjects.len()];

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::aws_lc_rs;
@@ -17,6 +18,7 @@ use rustls::{
 };
 
 use super::*;
+use crate::net::Deadline;
 use crate::net::stream::{Halves, Read as ReadLayer, Write as WriteLayer};
 use crate::net::testing::{Ca, far_deadline, tcp_pair};
 
@@ -112,6 +114,8 @@ impl Configs {
     fn connect(&self, we_are_client: bool, finishing: &[u8]) -> (Halves, Peer) {
         let (near, far) = tcp_pair();
         let socket = TcpStream::from(far);
+        // Only a broken build gets there: a test that fails shall end.
+        socket.set_read_timeout(Some(LIMIT)).expect("set");
         let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST).into());
         let session: Connection = if we_are_client {
             let session = ServerConnection::new(self.server.clone());
@@ -276,8 +280,10 @@ fn a_key_update_alone_is_answered_by_a_flush() {
     let (mut ours, mut peer) = Configs::new(v13()).connect(true, b"");
     peer.session.refresh_traffic_keys().expect("new keys");
     peer.flush().expect("flush");
+    let end = Deadline::after(LIMIT);
     while !ours.read.wants_flush() {
         assert!(ours.read.is_idle_alive());
+        assert!(end.remaining().is_some(), "nothing to answer");
     }
     ours.write.flush().expect("flush");
     ours.write.write_all(&[IoSlice::new(b"x")]).expect("write");
@@ -364,3 +370,5 @@ fn a_fatal_alert_of_the_peer_ends_both_directions() {
         .expect_err("over");
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
+
+const LIMIT: Duration = Duration::from_secs(30);
