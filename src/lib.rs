@@ -4,16 +4,17 @@
 //!
 //! * [`net`]: sockets. One dialer (resolve, TCP, CONNECT proxy, TLS, one deadline),
 //!   the two halves of a connection, and [`net::Cancel`]: work ends early by
-//!   closing what it blocks on.
-//! * [`link`]: one WebSocket as two threads, frames read in place, a control lane
-//!   that goes first and a bulk lane that waits, liveness judged by a third thread.
+//!   closing or waking what it blocks on.
+//! * [`link`]: one WebSocket as three threads: frames read in place by one, a control
+//!   lane that goes first and a bulk lane that waits, liveness judged by the third.
 //! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
 //! * [`wire`]: the messages of the control channel as pure types, both directions.
 //! * [`yamux`]: many streams in one byte stream, pure: frames, states, windows, and
 //!   the memory that they may take.
 //! * [`kube`]: which cluster, under whose identity: kubeconfigs, a pod's own
 //!   credentials, the two ways to the API server.
-//! * [`proxy`]: executes `proxy_request`s within limits; exactly one outcome each.
+//! * [`proxy`]: executes `proxy_request`s within limits; exactly one outcome each, none
+//!   only for whoever cancelled in time or is gone.
 //! * [`tunnel`]: what flows on streams: header, policy, dial, audit.
 //! * [`control`]: the protocol. A pure state machine of the life cycle, and thin
 //!   shells: registration, heartbeat, dispatch, HTTP mode, late answers.

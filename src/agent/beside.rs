@@ -10,7 +10,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::connection::{Order, open};
 use super::parts::Parts;
-use crate::control::dispatch::{Dispatch, Heard};
+use crate::control::dispatch::{Dispatch, PeerMessage};
 use crate::control::late::LateAnswers;
 use crate::control::session::Failure;
 use crate::link::{Lane, Link, Message};
@@ -61,11 +61,11 @@ pub(super) fn register(
             break Err(other("the connection was lost"));
         }
         match told.recv_deadline(deadline.instant()) {
-            Ok(Heard::RegisterSuccess {
+            Ok(PeerMessage::RegisterSuccess {
                 request_id: Some(of),
                 registered,
             }) if of == id => break Ok(registered),
-            Ok(Heard::Error {
+            Ok(PeerMessage::Error {
                 request_id: Some(of),
                 text,
             }) if of == id => break Err(Failure::Other(text)),

@@ -72,7 +72,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         callers: api.callers().clone(),
         agent: config.kubernetes.impersonate_agent.then(|| proxy::Agent {
             client: api.own().clone(),
-            identity: Arc::new(Lent(api.clone())),
+            identity: Arc::new(LentIdentity(api.clone())),
         }),
         base: api.base().to_owned(),
     };
@@ -87,9 +87,9 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
 }
 
 /// The agent's own credential, for those that it is lent to.
-struct Lent(Arc<ApiServer>);
+struct LentIdentity(Arc<ApiServer>);
 
-impl AgentIdentity for Lent {
+impl AgentIdentity for LentIdentity {
     fn authorization(&self, cancel: &Cancel) -> Result<Option<Secret>, String> {
         let value = self.0.authorization(None, cancel);
         value.map_err(|error| error.to_string())

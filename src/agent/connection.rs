@@ -1,4 +1,10 @@
-//! One connection: a thread that dials, then waits for its end.
+//! One connection: a thread that dials, upgrades, and plugs the rooms together:
+//!
+//! ```text
+//! link-reader ─► Dispatch ─► proxy::Requests … ConnectionOutlet ─► link-writer
+//! ```
+//!
+//! Then it sends the late answers of older connections, and waits for the end.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,7 +28,7 @@ use crate::url::Url;
 
 /// What a connection's thread says. The last is `Failed` or `Lost`, always.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum ConnectionEvent {
     Up(Link),
     Failed(Failure),
     Lost(Ending),
@@ -79,15 +85,18 @@ fn run(
     let panicked = Failure::Other("the connection's thread panicked".to_owned());
     let mut last = Report::new(
         sender.clone(),
-        Input::Connection(generation, News::Failed(panicked)),
+        Input::Connection(generation, ConnectionEvent::Failed(panicked)),
     );
     match connect(order, parts, late, sender, cancel) {
         Ok(link) => {
             late.serve(generation);
             let ending = link.wait();
-            last.set(Input::Connection(generation, News::Lost(ending)));
+            last.set(Input::Connection(generation, ConnectionEvent::Lost(ending)));
         }
-        Err(failure) => last.set(Input::Connection(generation, News::Failed(failure))),
+        Err(failure) => last.set(Input::Connection(
+            generation,
+            ConnectionEvent::Failed(failure),
+        )),
     }
 }
 
@@ -111,7 +120,7 @@ fn connect(
     let link = Link::start(halves, parts.link.clone(), |link| {
         // Before anything of the peer's can be heard: the first ack must not arrive
         // at a conductor that knows of no connection yet.
-        let up = Input::Connection(generation, News::Up(link.clone()));
+        let up = Input::Connection(generation, ConnectionEvent::Up(link.clone()));
         if sender.send(up).is_err() {
             link.abort("the agent has ended");
         }
@@ -124,7 +133,9 @@ fn connect(
         let requests = parts.proxy.connection(outlet);
         let sender = sender.clone();
         let hear = Box::new(move |heard| {
-            if let Err(TrySendError::Full(_)) = sender.try_send(Input::Heard(generation, heard)) {
+            if let Err(TrySendError::Full(_)) =
+                sender.try_send(Input::PeerMessage(generation, heard))
+            {
                 static FULL: RateLimit = RateLimit::new(1, Duration::from_mins(1));
                 if let Some(skipped) = FULL.pass() {
                     log::warn!(skipped; "message dropped: the peer speaks faster than we can listen");

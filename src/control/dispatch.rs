@@ -17,11 +17,11 @@ use crate::net::Cancel;
 use crate::proxy::Requests;
 use crate::telemetry::RateLimit;
 use crate::wire::to_agent::Registered;
-use crate::wire::{Envelope, EnvelopeError, ProxyRequest, ToAgent, from_agent};
+use crate::wire::{Envelope, EnvelopeError, FLOW, ProxyRequest, ToAgent, from_agent};
 
 /// What the conductor hears of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum PeerMessage {
     RegisterSuccess {
         request_id: Option<String>,
         registered: Box<Registered>,
@@ -34,8 +34,8 @@ pub enum Heard {
     },
 }
 
-/// The requests of one connection: [`Requests`], or a stand-in of a test. None of
-/// its methods may block.
+/// The requests of one connection: in production [`Requests`], made in
+/// `agent/parts.rs`; in tests a stand-in. None of its methods may block.
 pub trait RequestSink: Send {
     fn request(&mut self, id: &str, request: ProxyRequest<'_>);
     fn binary(&mut self, message: &[u8]) -> bool;
@@ -121,7 +121,7 @@ pub struct Dispatch<R> {
     channel: Arc<dyn Channel>,
     requests: R,
     /// Must not block.
-    hear: Box<dyn Fn(Heard) + Send>,
+    hear: Box<dyn Fn(PeerMessage) + Send>,
     late: Arc<LateAnswers>,
     refusals: Refusals,
     /// Unknown types, and how often each came.
@@ -137,7 +137,7 @@ impl<R: RequestSink> Dispatch<R> {
         channel: Arc<dyn Channel>,
         requests: R,
         late: Arc<LateAnswers>,
-        hear: Box<dyn Fn(Heard) + Send>,
+        hear: Box<dyn Fn(PeerMessage) + Send>,
     ) -> Self {
         let bulk = channel.clone();
         Self {
@@ -164,12 +164,12 @@ impl<R: RequestSink> Dispatch<R> {
     fn dispatch(&mut self, envelope: &Envelope<'_>, first: bool) {
         let id = envelope.request_id.as_deref();
         match ToAgent::parse(envelope) {
-            ToAgent::RegisterSuccess(registered) => (self.hear)(Heard::RegisterSuccess {
+            ToAgent::RegisterSuccess(registered) => (self.hear)(PeerMessage::RegisterSuccess {
                 request_id: id.map(str::to_owned),
                 registered: Box::new(registered),
             }),
-            ToAgent::RegisterInProgress => (self.hear)(Heard::RegisterInProgress),
-            ToAgent::HeartbeatAck => (self.hear)(Heard::HeartbeatAck),
+            ToAgent::RegisterInProgress => (self.hear)(PeerMessage::RegisterInProgress),
+            ToAgent::HeartbeatAck => (self.hear)(PeerMessage::HeartbeatAck),
             ToAgent::Ping => self.control(|buf| from_agent::pong(buf, id)),
             ToAgent::Error(text) => self.error(id, &text),
             ToAgent::GatewayHello(hello) => {
@@ -256,7 +256,7 @@ impl<R: RequestSink> Dispatch<R> {
         if let Some(skipped) = ERRORS.pass() {
             log::warn!(skipped; "the control plane reports an error: {text}");
         }
-        (self.hear)(Heard::Error {
+        (self.hear)(PeerMessage::Error {
             request_id: id.map(str::to_owned),
             text,
         });
@@ -374,9 +374,6 @@ fn known<'a>(kind: &str, id: Option<&'a str>) -> Option<&'a str> {
 /// Ids of requests are kept as long as these, and repeated in each message: a longer
 /// one is nobody's.
 const MAX_ID: usize = 4096;
-
-/// Credit for streamed bodies (decisions.md §6.2).
-const FLOW: &str = "flow";
 
 /// The features of `plane_hello` that we know.
 const FEATURES: &[&str] = &[FLOW];

@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::channel::Channel;
+use super::outlet::ConnectionOutlet;
 use super::session::Generation;
 use crate::link::{Lane, Message, SendError};
 use crate::net::{Cancel, Reason};
-use crate::proxy::Outlet;
 
 /// The waiting answers of the process, and the connection that is live now. Its
 /// lock is taken with locks of a link held, when one gives its messages back: under
@@ -65,7 +65,7 @@ struct Waiting {
 
 /// A connection as the source of answers: there until nothing comes from it any
 /// more.
-struct Origin {
+pub(super) struct Origin {
     late: Weak<LateAnswers>,
     generation: Generation,
     endpoint: Arc<str>,
@@ -102,7 +102,7 @@ impl LateAnswers {
             generation,
             endpoint,
         });
-        Arc::new(ConnectionOutlet { origin, channel })
+        Arc::new(ConnectionOutlet::new(origin, channel))
     }
 
     /// The connection is gone; answers wait from now on.
@@ -234,7 +234,12 @@ impl State {
 impl Origin {
     /// Has an answer wait for the next connection if it isn't sent on this one.
     /// `since`: it has waited already.
-    fn keep(self: Arc<Self>, id: Arc<str>, message: Message, since: Option<Instant>) -> Message {
+    pub(super) fn keep(
+        self: Arc<Self>,
+        id: Arc<str>,
+        message: Message,
+        since: Option<Instant>,
+    ) -> Message {
         message.or_back_to(move |message| {
             if let Some(late) = self.late.upgrade() {
                 late.put(Waiting {
@@ -253,37 +258,6 @@ impl Drop for Origin {
         if let Some(late) = self.late.upgrade() {
             late.origins.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// The way back for the requests of one connection.
-pub struct ConnectionOutlet {
-    origin: Arc<Origin>,
-    channel: Arc<dyn Channel>,
-}
-
-impl Outlet for ConnectionOutlet {
-    fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
-        self.channel.send(Lane::Bulk, message, cancel)
-    }
-
-    fn send_late(
-        &self,
-        request_id: &str,
-        message: Message,
-        cancel: &Cancel,
-    ) -> Result<(), SendError> {
-        let origin = self.origin.clone();
-        let message = origin.keep(request_id.into(), message, None);
-        match self.channel.send(Lane::Bulk, message, cancel) {
-            // It came back and waits for the next connection.
-            Err(SendError::Closed) => Ok(()),
-            done => done,
-        }
-    }
-
-    fn abort(&self, why: &str) {
-        self.channel.abort(why);
     }
 }
 

@@ -1,4 +1,4 @@
-//! One WebSocket as two threads: `link-reader` reads it, `link-writer` alone
+//! One WebSocket as three threads: `link-reader` reads it, `link-writer` alone
 //! writes it; `link-clock` watches both (control-channel.md §2, decisions.md §6.3).
 //!
 //! ```text
@@ -92,6 +92,9 @@ impl Settings {
 ///
 /// It is dropped when nothing more will be delivered: its `Drop` is where work
 /// that hangs on the connection can be ended.
+///
+/// On the agent's side it is `control::dispatch::Dispatch`, on the plane's
+/// `AgentReceiver`.
 pub trait Receiver: Send {
     fn text(&mut self, message: &str);
     fn binary(&mut self, message: &[u8]);

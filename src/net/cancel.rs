@@ -1,4 +1,4 @@
-//! Cancellation is closing.
+//! Work is ended early by closing or waking what it blocks on.
 //!
 //! A piece of work that may have to end early owns a [`Cancel`]. Whatever the
 //! work blocks on is registered there for as long as it blocks: a socket, which

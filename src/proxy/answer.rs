@@ -1,4 +1,5 @@
-//! The way back: exactly one outcome for each request.
+//! The way back: exactly one outcome for each request, unless the peer cancelled it
+//! before anything was sent, or is gone: then none.
 
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use crate::wire::BodyText;
 use crate::wire::from_agent::{self, Encoding};
 
 /// The answer to one request. Whatever happens to its owner, the peer hears of
-/// one end: dropped without one, it sends the bad one (decisions.md §6.2
-/// "Outcomes").
+/// one end, where it is owed one: dropped without one, it sends the bad one
+/// (decisions.md §6.2 "Outcomes").
 pub(super) struct Answer {
     ticket: Arc<Ticket>,
     /// The head of a form S answer is on its way.

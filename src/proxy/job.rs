@@ -1,5 +1,5 @@
-//! One request being executed, on a thread of its own: the call, then the answer
-//! in the form that was asked for.
+//! One request being executed, on a worker thread: the call, then the answer in the
+//! form that was asked for.
 
 use std::sync::Arc;
 use std::time::Duration;

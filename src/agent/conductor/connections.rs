@@ -1,7 +1,7 @@
 //! The conductor's connections: dialling, and what they say of themselves.
 
 use super::{CLOSE_NORMAL, Conductor};
-use crate::agent::connection::{Connection, News, Order};
+use crate::agent::connection::{Connection, ConnectionEvent, Order};
 use crate::control::session::{ConnectionState, Event, Failure, Generation, Target};
 use crate::control::urls::{self, GatewayQuery};
 use crate::link::EndedBy;
@@ -64,9 +64,9 @@ impl Conductor {
         Ok(())
     }
 
-    pub(super) fn on_connection(&mut self, generation: Generation, news: News) {
-        let event = match news {
-            News::Up(link) => {
+    pub(super) fn on_connection(&mut self, generation: Generation, event: ConnectionEvent) {
+        let event = match event {
+            ConnectionEvent::Up(link) => {
                 if let Some(connection) = self.connections.get_mut(&generation) {
                     connection.link = Some(link);
                 }
@@ -79,12 +79,12 @@ impl Conductor {
                 }
                 Event::Connected(generation)
             }
-            News::Failed(failure) => match self.remove(generation) {
+            ConnectionEvent::Failed(failure) => match self.remove(generation) {
                 // Its thread panicked behind the dial.
                 Some(connection) if connection.link.is_some() => Event::Lost(generation, None),
                 _ => Event::DialFailed(generation, failure),
             },
-            News::Lost(ending) => {
+            ConnectionEvent::Lost(ending) => {
                 if let Some(connection) = self.remove(generation) {
                     let url = &connection.url;
                     if ending.by == EndedBy::Us {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{CLOSE_NORMAL, Conductor, Input};
-use crate::agent::connection::News;
+use crate::agent::connection::ConnectionEvent;
 use crate::agent::error::AgentError;
 use crate::control::session::End;
 use crate::net::Reason;
@@ -35,7 +35,7 @@ impl Conductor {
                 limit.min(Instant::now() + CLOSE_PATIENCE)
             };
             match self.inbox.recv_deadline(until) {
-                Ok(Input::Connection(generation, News::Up(link))) => {
+                Ok(Input::Connection(generation, ConnectionEvent::Up(link))) => {
                     link.close(CLOSE_NORMAL, "");
                     if let Some(connection) = self.connections.get_mut(&generation) {
                         connection.link = Some(link);

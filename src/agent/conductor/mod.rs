@@ -15,13 +15,13 @@ use crossbeam_channel::{Receiver, Sender};
 use fastrand::Rng;
 
 use super::background::{Background, Done};
-use super::connection::{Connection, News};
+use super::connection::{Connection, ConnectionEvent};
 use super::error::AgentError;
 use super::handover::Handover;
 use super::parts::Parts;
 use super::status::Watch;
 use crate::config::Secret;
-use crate::control::dispatch::Heard;
+use crate::control::dispatch::PeerMessage;
 use crate::control::facts::Gatherer;
 use crate::control::heartbeat::{Due, Pace, Reporter};
 use crate::control::late::LateAnswers;
@@ -36,8 +36,8 @@ use crate::url::Url;
 #[derive(Debug)]
 pub(super) enum Input {
     Stop,
-    Connection(Generation, News),
-    Heard(Generation, Heard),
+    Connection(Generation, ConnectionEvent),
+    PeerMessage(Generation, PeerMessage),
     /// New facts about the cluster.
     Facts,
     Done(Done),
@@ -165,8 +165,8 @@ impl Conductor {
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Stop => self.on_stop(),
-            Input::Connection(generation, news) => self.on_connection(generation, news),
-            Input::Heard(generation, heard) => self.on_heard(generation, heard),
+            Input::Connection(generation, event) => self.on_connection(generation, event),
+            Input::PeerMessage(generation, message) => self.on_peer_message(generation, message),
             Input::Facts => {
                 if self.heartbeat_until.take().is_some() {
                     self.send_heartbeat();
@@ -299,14 +299,14 @@ impl Conductor {
         }
     }
 
-    fn on_heard(&mut self, generation: Generation, heard: Heard) {
+    fn on_peer_message(&mut self, generation: Generation, message: PeerMessage) {
         let pending = self
             .register
             .as_ref()
             .filter(|(of, _)| *of == generation)
             .map(|(_, id)| id.as_str());
-        let event = match heard {
-            Heard::RegisterSuccess {
+        let event = match message {
+            PeerMessage::RegisterSuccess {
                 request_id,
                 registered,
             } => {
@@ -317,8 +317,8 @@ impl Conductor {
                 self.register = None;
                 Event::RegisterSuccess(generation, registered)
             }
-            Heard::RegisterInProgress => Event::RegisterInProgress(generation),
-            Heard::HeartbeatAck => {
+            PeerMessage::RegisterInProgress => Event::RegisterInProgress(generation),
+            PeerMessage::HeartbeatAck => {
                 if generation == self.session.generation() {
                     self.pace.acknowledged();
                     self.parts.health.heartbeat();
@@ -326,7 +326,7 @@ impl Conductor {
                 }
                 Event::HeartbeatAck(generation)
             }
-            Heard::Error { request_id, text } => Event::PeerError {
+            PeerMessage::Error { request_id, text } => Event::PeerError {
                 generation,
                 answers: match request_id {
                     None => Answers::Nobody,

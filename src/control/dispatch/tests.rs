@@ -57,7 +57,7 @@ struct Bench {
     dispatch: Dispatch<Sink>,
     channel: Arc<Recorder>,
     calls: Arc<Mutex<Vec<String>>>,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    heard: Arc<Mutex<Vec<PeerMessage>>>,
 }
 
 impl Bench {
@@ -86,7 +86,7 @@ impl Bench {
         std::mem::take(&mut self.calls.lock())
     }
 
-    fn heard(&self) -> Vec<Heard> {
+    fn heard(&self) -> Vec<PeerMessage> {
         std::mem::take(&mut self.heard.lock())
     }
 
@@ -171,13 +171,13 @@ fn what_concerns_the_life_cycle_is_heard() {
         ..Registered::default()
     };
     let want = [
-        Heard::RegisterSuccess {
+        PeerMessage::RegisterSuccess {
             request_id: Some("q".into()),
             registered: Box::new(registered),
         },
-        Heard::RegisterInProgress,
-        Heard::HeartbeatAck,
-        Heard::Error {
+        PeerMessage::RegisterInProgress,
+        PeerMessage::HeartbeatAck,
+        PeerMessage::Error {
             request_id: None,
             text: "Cluster not registered".into(),
         },

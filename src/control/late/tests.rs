@@ -4,6 +4,7 @@ use std::thread::{self, JoinHandle};
 
 use super::super::channel::tests::Recorder;
 use super::*;
+use crate::proxy::Outlet;
 
 const URL: &str = "wss://g/ws?cluster_uuid=1";
 

@@ -1,7 +1,7 @@
 //! The two forms of an answer, and as whom a request is made.
 
 use std::io::Read;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 

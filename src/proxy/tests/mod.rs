@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::testing::{FAR, Upstream};
 use crate::link::Kind as MessageKind;
+use crate::net::Deadline;
 use crate::wire::{Envelope, ProxyRequest};
 
 /// The peer's end.

@@ -82,9 +82,14 @@ impl Inbound {
         self.ended = true;
     }
 
-    /// Everything that was sent before the FIN has been read.
+    /// Everything that was sent before the FIN has arrived.
+    pub(super) fn is_complete(&self) -> bool {
+        self.ended && self.announced == 0
+    }
+
+    /// And has been read.
     pub(super) fn at_end(&self) -> bool {
-        self.ended && self.announced == 0 && self.buffer.len() == 0
+        self.is_complete() && self.buffer.len() == 0
     }
 
     pub(super) fn has_ended(&self) -> bool {

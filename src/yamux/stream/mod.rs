@@ -257,9 +257,9 @@ impl<P> Stream<P> {
         !matches!(self.opening, Opening::Syn | Opening::Ack)
     }
 
-    /// FIN has gone both ways.
+    /// FIN has gone both ways, and all that was sent before it.
     fn is_closed(&self) -> bool {
-        matches!(self.local, Local::Finished(_)) && self.inbound.has_ended()
+        matches!(self.local, Local::Finished(_)) && self.inbound.is_complete()
     }
 
     /// After every change: who has to be told.

@@ -80,6 +80,22 @@ fn a_fin_on_a_data_frame_comes_after_its_payload() {
     assert_eq!(ours.read(&stream), Ok(Input::End));
 }
 
+/// Found by fuzzing: forgotten at the second FIN, nobody told it that its payload
+/// would never come.
+#[test]
+fn a_session_that_ends_inside_the_last_payload_cuts_its_stream() {
+    let mut ours = Ours::agent();
+    let stream = ours.accepted(2);
+    ours.finish(&stream);
+    ours.written();
+    let mut frame = Header::data(2, 5);
+    frame.flags = Flags::FIN;
+    ours.peer(frame).expect("allowed");
+    assert_eq!(ours.streams(), 1);
+    ours.end.end(None);
+    assert_eq!(ours.read(&stream), Err(Cut::SessionLost));
+}
+
 #[test]
 fn a_fin_wakes_who_reads_also_behind_payload_that_is_dropped() {
     let mut ours = Ours::agent();

@@ -10,6 +10,7 @@ use super::*;
 use crate::link::{Link, Receiver, Role, Settings};
 use crate::net::Halves;
 use crate::net::testing::tcp_pair;
+use crate::proxy::Outlet;
 
 /// Sends on what it hears.
 struct Ear(crossbeam_channel::Sender<String>);

@@ -140,6 +140,7 @@ pub(super) enum End {
     /// Within a record, or right behind one.
     More,
     Closed,
+    #[cfg_attr(not(test), allow(dead_code))] // seen through Debug
     Refused(Refusal),
 }
 

@@ -1,0 +1,281 @@
+//! Who runs: each job gets a place, waits for one or is refused (`places`); a thread
+//! of `workers` executes it and then whoever gets its place. Also looks after what
+//! is idle, and after form B requests that outlived their connection.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::gzip::Compressors;
+use super::job::Job;
+use super::memory::Budget;
+use super::places::{Admission, Places, Refused};
+use super::requests::Requests;
+use super::ticket::{TOO_LATE, Ticket};
+use super::timer::{Alarm, Timer};
+use super::workers::Workers;
+use super::{Outlet, Settings, Upstreams};
+use crate::allocator;
+use crate::http::Client;
+use crate::net::{Cancel, Deadline, Reason};
+
+/// Executes requests, within limits that hold for the whole process.
+pub struct Executor {
+    pub(super) settings: Settings,
+    pub(super) upstreams: Option<Upstreams>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) compressors: Compressors,
+    pub(super) places: Places<Job>,
+    workers: Workers,
+    pub(super) timer: Timer,
+    /// Form B requests that outlived their connection, by id.
+    pub(super) orphans: Mutex<HashMap<Arc<str>, (u64, Cancel)>>,
+    serial: AtomicU64,
+    sweep: Mutex<Option<Alarm>>,
+    me: Weak<Self>,
+}
+
+/// What an executor does now, for metrics and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    pub short: usize,
+    pub long: usize,
+    pub waiting: usize,
+    /// Requests received so far, refused ones not counted.
+    pub requests: u64,
+    /// Bytes of buffered bodies.
+    pub memory: usize,
+    pub threads: usize,
+}
+
+impl Executor {
+    /// Without `upstreams` every request is refused: no cluster is known.
+    pub fn new(settings: Settings, upstreams: Option<Upstreams>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            budget: Budget::new(settings.memory_limit),
+            compressors: Compressors::default(),
+            places: Places::new(settings.places),
+            workers: Workers::new(settings.worker_idle),
+            timer: Timer::new(),
+            orphans: Mutex::default(),
+            serial: AtomicU64::new(0),
+            sweep: Mutex::default(),
+            me: me.clone(),
+            settings,
+            upstreams,
+        })
+    }
+
+    /// The requests of one connection, answered through `outlet`.
+    pub fn connection(self: &Arc<Self>, outlet: Arc<dyn Outlet>) -> Requests {
+        Requests::new(self.clone(), outlet)
+    }
+
+    /// Takes nothing new, ends watches and followed logs, and waits for what else
+    /// runs, until `deadline` at most.
+    pub fn drain(&self, deadline: Deadline) {
+        let (waiting, long) = self.places.close();
+        for job in waiting {
+            job.refuse(&Refused::Closed.to_string());
+        }
+        for cancel in long {
+            cancel.cancel(Reason::Shutdown);
+        }
+        self.places.wait_until_empty(deadline.instant());
+    }
+
+    pub fn load(&self) -> Load {
+        let (short, long, waiting) = self.places.counts();
+        Load {
+            short,
+            long,
+            waiting,
+            requests: self.serial.load(Ordering::Relaxed),
+            memory: self.budget.used(),
+            threads: self.workers.count(),
+        }
+    }
+
+    /// Runs the job, now or later, or refuses it. Never waits.
+    pub(super) fn admit(&self, job: Job) {
+        let (serial, cancel) = (job.ticket.serial, job.ticket.cancel.clone());
+        match self.places.apply(job) {
+            Admission::Run(job) => self.start(job),
+            Admission::Waits => {
+                // Its end may have come before it began to wait.
+                if cancel.reason().is_some() {
+                    self.refuse_waiting(serial, TOO_LATE);
+                }
+            }
+            Admission::Refused(job, refused) => job.refuse(&refused.to_string()),
+        }
+    }
+
+    /// Keeps a job until its body is there.
+    pub(super) fn park(&self, job: Job) {
+        let (serial, cancel) = (job.ticket.serial, job.ticket.cancel.clone());
+        if let Err((job, refused)) = self.places.park(job) {
+            job.refuse(&refused.to_string());
+        } else if cancel.reason().is_some() {
+            // Its end came before.
+            self.refuse_waiting(serial, TOO_LATE);
+        }
+    }
+
+    /// Has a job that has a place executed.
+    fn start(&self, job: Job) {
+        let mut next = Some(job);
+        while let (Some(job), Some(me)) = (next.take(), self.me.upgrade()) {
+            let serial = job.ticket.serial;
+            // Outside the task, to be had back when there is no thread for it.
+            let slot = Arc::new(Mutex::new(Some(job)));
+            let given = slot.clone();
+            let task = move || {
+                if let Some(job) = given.lock().take() {
+                    me.work(job);
+                }
+            };
+            if self.workers.run(Box::new(task)).is_ok() {
+                return;
+            }
+            if let Some(job) = slot.lock().take() {
+                job.refuse("agent busy: no thread can be started");
+            }
+            next = self.places.leave(serial);
+        }
+    }
+
+    /// On a worker: executes the job, and those that get its place.
+    fn work(&self, job: Job) {
+        let mut next = Some(job);
+        while let Some(job) = next.take() {
+            let place = Place {
+                executor: self,
+                serial: Some(job.ticket.serial),
+            };
+            job.execute(self);
+            next = place.leave();
+        }
+        self.sweep_later();
+    }
+
+    /// Ends a job that waits for a place or for its body; one that runs is ended by its `cancel`.
+    pub(super) fn refuse_waiting(&self, serial: u64, text: &str) {
+        if let Some(job) = self.places.give_up(serial) {
+            job.refuse(text);
+        }
+    }
+
+    pub(super) fn move_over(&self, serial: u64) {
+        if let Some(next) = self.places.move_over(serial) {
+            self.start(next);
+        }
+    }
+
+    pub(super) fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Its connection is gone, and it may finish.
+    pub(super) fn adopt(&self, ticket: &Ticket) {
+        let entry = (ticket.serial, ticket.cancel.clone());
+        let mut orphans = self.orphans.lock();
+        // It may have come to its end since its connection let go of it: then
+        // nobody would forget it.
+        if !ticket.is_retired() {
+            orphans.insert(ticket.id.clone(), entry);
+        }
+    }
+
+    /// The id is used again: an answer to the old request would be taken for the
+    /// new one's.
+    pub(super) fn disown(&self, id: &str) {
+        let orphan = self.orphans.lock().remove(id);
+        if let Some((serial, cancel)) = orphan {
+            cancel.cancel(Reason::Cancelled);
+            self.refuse_waiting(serial, "cancelled");
+        }
+    }
+
+    pub(super) fn forget_orphan(&self, id: &str, serial: u64) {
+        let mut orphans = self.orphans.lock();
+        if orphans.get(id).is_some_and(|(known, _)| *known == serial) {
+            orphans.remove(id);
+        }
+    }
+
+    /// Looks after what is idle while there is any.
+    fn sweep_later(&self) {
+        let Some(upstreams) = &self.upstreams else {
+            return;
+        };
+        let mut sweep = self.sweep.lock();
+        if sweep.is_some() || upstreams.idle() + self.compressors.idle() == 0 {
+            return;
+        }
+        let me = self.me.clone();
+        let when = Instant::now() + SWEEP_EVERY;
+        let alarm = self.timer.at(when, move || {
+            if let Some(executor) = me.upgrade() {
+                executor.sweep_now();
+            }
+        });
+        *sweep = alarm.ok();
+    }
+
+    fn sweep_now(&self) {
+        *self.sweep.lock() = None;
+        self.compressors.sweep();
+        if let Some(upstreams) = &self.upstreams {
+            for client in upstreams.clients() {
+                client.sweep();
+            }
+        }
+        if let (0, _, 0) = self.places.counts() {
+            allocator::give_back();
+        }
+        self.sweep_later();
+    }
+}
+
+impl Upstreams {
+    fn clients(&self) -> impl Iterator<Item = &Client> {
+        let agent = self.agent.as_ref().map(|agent| &agent.client);
+        std::iter::once(&self.callers).chain(agent)
+    }
+
+    fn idle(&self) -> usize {
+        self.clients().map(Client::idle).sum()
+    }
+}
+
+/// A place that is taken; given back when dropped, by a panic too.
+struct Place<'a> {
+    executor: &'a Executor,
+    serial: Option<u64>,
+}
+
+impl Place<'_> {
+    /// Gives it back; whoever gets it must run.
+    fn leave(mut self) -> Option<Job> {
+        self.executor.places.leave(self.serial.take()?)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let next = self
+            .serial
+            .take()
+            .and_then(|serial| self.executor.places.leave(serial));
+        if let Some(next) = next {
+            self.executor.start(next);
+        }
+    }
+}
+
+/// How often what is idle is looked after.
+const SWEEP_EVERY: Duration = Duration::from_secs(15);
