@@ -34,6 +34,13 @@ impl Mounted {
     }
 }
 
+/// What was handed over has been stored: the answer to a `register` is dealt with.
+fn wait_until_known(agent: &Agent, store: &MemoryStore, token: &str) {
+    let hash = crate::identity::token_hash(&Secret::new(token));
+    let known = |_: &_| store.identity().service_token_hash.as_ref() == Some(&hash);
+    agent.wait_until(far(), known).expect("stored");
+}
+
 fn parts_with(peer: &Peer, facts: &Mounted, store: &Arc<MemoryStore>) -> Parts {
     let mut parts = parts(peer.api_url(), store.clone());
     parts.facts = Arc::new(facts.clone());
@@ -92,6 +99,7 @@ fn beside_a_gateway_the_controller_hears_of_a_new_token() {
     assert_eq!(status.state, ConnectionState::Connected);
     assert_eq!(status.connections, 1);
     assert!(health.snapshot().registered && health.snapshot().connected);
+    wait_until_known(&agent, &store, "two");
     stop(agent, gateway);
 
     // It is known what was handed over, also after a restart.
@@ -131,12 +139,7 @@ fn a_controller_hears_of_it_on_the_live_connection() {
         }));
         facts.replace("two");
     }
-    agent
-        .wait_until(far(), |_| {
-            let held = store.identity().service_token_hash;
-            held == Some(crate::identity::token_hash(&Secret::new("two")))
-        })
-        .expect("stored");
+    wait_until_known(&agent, &store, "two");
     assert_eq!(agent.status().connections, 1);
     stop(agent, controller);
 }
