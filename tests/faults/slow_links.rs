@@ -54,7 +54,7 @@ fn heartbeats_and_short_requests_go_on_beside_bulk_on_a_narrow_line() {
     config.pipeops.api_url = Url::parse(&format!("https://{}", proxy.address())).expect("a URL");
     config.agent.heartbeat_interval_connected = Duration::from_millis(100);
     config.timeouts.websocket_ping = Duration::from_millis(300);
-    config.timeouts.websocket_read = Duration::from_millis(1500);
+    config.timeouts.websocket_read = Duration::from_secs(5);
     let agent = start(&config, Some(upstream.credentials()));
     acknowledged(&agent);
     house.attached("edge");
