@@ -21,10 +21,12 @@
 //! * [`agent`]: the conductor. It knows every room, and no room knows it.
 //! * `plane`, `demo` (feature `plane`): our own control plane, and the demo on it.
 //!
-//! Used by all of them: [`config`] (one table of keys), [`identity`] (what is
-//! remembered), [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
+//! * [`identity`]: what is remembered. [`server`]: the local `/health` and `/ready`.
+//!   [`cli`]: the command line, on top of all.
+//!
+//! Used by any of them: [`config`] (one table of keys), [`telemetry`] (logs),
 //! [`threads`] (the one way to start a thread), [`duration`], [`url`] and
-//! [`percent`] (their texts), and [`cli`] on top.
+//! [`percent`] (their texts).
 
 pub mod agent;
 pub mod cli;
@@ -42,6 +44,8 @@ pub mod percent;
 #[cfg(feature = "plane")]
 pub mod plane;
 pub mod proxy;
+#[cfg(test)]
+mod rooms;
 pub mod server;
 pub mod telemetry;
 #[cfg(test)]
