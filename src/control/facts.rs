@@ -25,6 +25,12 @@ pub trait ClusterFacts: Send + Sync {
     /// The token that `register` hands over, if any (config-and-state.md §9.3).
     fn service_token(&self, deadline: Deadline, cancel: &Cancel) -> Option<Secret>;
 
+    /// The certificates (PEM) that the cluster's API server is trusted by; `None`
+    /// where it isn't the cluster's own authority. Reads a file at most.
+    fn ca_certificates(&self) -> Option<Vec<u8>> {
+        None
+    }
+
     /// The tokens among which [`service_token`](Self::service_token) chooses now;
     /// reads files at most.
     fn service_tokens(&self) -> Vec<Secret> {
@@ -173,6 +179,10 @@ impl FactsHandle {
 
     pub fn service_token(&self, deadline: Deadline) -> Option<Secret> {
         self.0.source.service_token(deadline, &self.0.cancel)
+    }
+
+    pub fn ca_certificates(&self) -> Option<Vec<u8>> {
+        self.0.source.ca_certificates()
     }
 }
 

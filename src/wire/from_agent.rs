@@ -39,6 +39,28 @@ pub struct Register<'a> {
     pub tunnel_port_config: TunnelPortConfig,
 }
 
+/// The body of HTTP mode's registration (control-channel.md §12.8): what WebSocket
+/// registration has, flat, and what it leaves out (T17). Two fields of that section
+/// are never sent: those of monitoring, which isn't built, and `cluster_url`, because
+/// an agent behind a firewall has no URL at which others could reach its cluster.
+#[derive(Clone, Debug, Serialize)]
+pub struct HttpRegister<'a> {
+    #[serde(flatten)]
+    pub register: &'a Register<'a>,
+    /// Base64 of the cluster's CA certificates (PEM); empty where there is none.
+    pub cluster_cert_data: &'a str,
+    /// As `name`.
+    pub cluster_name: &'a str,
+    /// Now.
+    pub last_seen: String,
+    /// Which image registry is near: `us` or `eu`.
+    pub registry_region: &'a str,
+    /// As `server_ip`.
+    pub server_code: &'a str,
+    /// Of the agent.
+    pub status: &'a str,
+}
+
 /// What this agent can do; all true, as the original says.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Features {

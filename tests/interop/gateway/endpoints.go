@@ -278,7 +278,7 @@ func (g *gateway) checkGatewayURL(r *http.Request, s settings, known session) (p
 func (g *gateway) register(w http.ResponseWriter, r *http.Request) {
 	body, problems := g.readCall(r, object(httpRegisterFields...))
 	if len(problems) == 0 {
-		if err := checkRegistration(body); err != nil {
+		if err := checkHTTPRegistration(body); err != nil {
 			problems = append(problems, err.Error())
 		}
 	}
