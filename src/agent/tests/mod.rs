@@ -1,5 +1,6 @@
 //! The whole life cycle against a scripted peer.
 
+mod beside;
 mod handover;
 mod peer;
 mod work;
