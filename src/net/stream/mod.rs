@@ -133,7 +133,7 @@ impl ReadHalf {
     /// Errors: [`io::ErrorKind::TimedOut`] when the deadline has passed (reading
     /// may go on after a new one was set); [`io::ErrorKind::InvalidData`] with a
     /// [`rustls::Error`] inside when the peer broke the TLS protocol (the write
-    /// half then has an alert to flush); others as the system has them. A broken
+    /// half then has an alert to send); others as the system has them. A broken
     /// connection stays broken: it never turns into a clean end.
     pub fn fill(&mut self) -> io::Result<&mut [u8]> {
         self.fill_waiting(Wait::Ever)?;
@@ -225,8 +225,12 @@ impl fmt::Debug for ReadHalf {
     }
 }
 
-/// The half that writes. Its buffers are the caller's; TLS keeps nothing between
-/// two calls.
+/// The half that writes. Its buffers are the caller's. TLS keeps no bytes between two
+/// calls, but the room for some: up to 66 KiB, which [`shrink`](Self::shrink) gives back.
+///
+/// A half that is dropped says no goodbye; [`close`](Self::close) does. But if its
+/// read half has met something that breaks TLS, and nobody has flushed since, the
+/// alert goes out then, unless the peer would have to be waited for.
 pub struct WriteHalf(Write);
 
 enum Write {
@@ -260,6 +264,31 @@ impl WriteHalf {
         match &mut self.0 {
             Write::Tcp(writer) => writer.close(),
             Write::Tls(writer) => writer.close(),
+        }
+    }
+
+    /// Gives the buffers back: for a connection that will be idle.
+    pub fn shrink(&mut self) {
+        match &mut self.0 {
+            Write::Tcp(_) => {}
+            Write::Tls(writer) => writer.shrink(),
+        }
+    }
+
+    /// The last bytes before the end, as far as they go without waiting.
+    fn send_now(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Write::Tcp(writer) => writer.send_now(bytes),
+            Write::Tls(writer) => writer.send_now(bytes),
+        }
+    }
+
+    /// Bytes held by the buffers of all layers.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        match &self.0 {
+            Write::Tcp(_) => 0,
+            Write::Tls(writer) => writer.memory(),
         }
     }
 
