@@ -24,7 +24,8 @@
 //!  client ◄─ ResponseWriter ◄─ relay, and credit back to the agent        front/proxied.rs
 //! ```
 //!
-//! and its cancellation: the client leaves → `ClientWatcher` (thread `plane-watch`) fires the exchange's `Cancel` → `Exchange::end_when_cancelled` ends the exchange, the
+//! and its cancellation: the client leaves → `ClientWatcher` (thread `plane-watch`)
+//! fires the exchange's `Cancel` → `Exchange::end_when_cancelled` ends the exchange, the
 //! client's socket is shut down → `relay` and `upload` stop waiting and return →
 //! `InFlight` is dropped → `proxy_cancel`. What else ends an exchange stands at
 //! `Exchange`.
