@@ -79,15 +79,17 @@ impl Answer {
         // What JSON escapes: of an id anything, of a field value quotes, backslashes
         // and tabs.
         let fields = headers.iter().map(|(n, v)| n.len() + 2 * v.len() + 8);
-        let around = 256 + 6 * id.len() + fields.sum::<usize>();
-        let mut room = budget.reserve(around + expected)?;
+        let before = 128 + 6 * id.len();
+        let behind = 160 + fields.sum::<usize>();
+        let size = before + expected + behind;
+        let mut room = budget.reserve(size)?;
         let mut written = Ok(());
-        let message = Message::text(around + expected, |buf| {
+        let message = Message::text(size, |buf| {
             written = from_agent::proxy_response(buf, id, status, headers, |text| {
                 body(&mut BodyWriter {
                     text,
                     room: &mut room,
-                    around,
+                    behind,
                 })
             });
         });
@@ -154,15 +156,15 @@ impl Answer {
 pub(super) struct BodyWriter<'a, 'b> {
     pub(super) text: &'a mut BodyText<'b>,
     pub(super) room: &'a mut Reservation,
-    /// What the message has beside its body, at most.
-    pub(super) around: usize,
+    /// What follows the body in the message, at most.
+    pub(super) behind: usize,
 }
 
 impl BodyWriter<'_, '_> {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), OverBudget> {
-        let (room, around) = (&mut *self.room, self.around);
+        let (room, behind) = (&mut *self.room, self.behind);
         self.text
-            .make_room(bytes.len(), |buf, more| room.extend(buf, more + around))?;
+            .make_room(bytes.len(), |buf, more| room.extend(buf, more + behind))?;
         self.text.push(bytes);
         Ok(())
     }

@@ -257,7 +257,7 @@ mod tests {
             let mut message = BodyWriter {
                 text,
                 room: &mut room,
-                around: 256,
+                behind: 256,
             };
             let mut packer = Packer::new(compressors, &budget, true, known)?;
             for piece in body.chunks(piece) {
