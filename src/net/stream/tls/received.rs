@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::record::{MAX_CONTENT, MAX_OVERHEAD};
 use crate::net::stream::tcp::SMALL;
 use crate::net::stream::{ReadHalf, Wait};
 
@@ -94,5 +95,6 @@ impl Received {
     }
 }
 
-/// Buffer of a reader that is kept busy: nearly four full records a call.
-const LARGE: usize = 64 * 1024;
+/// Buffer of a reader that is kept busy: four full records a call, and a little more,
+/// so that what is left of a fifth, and is moved to the front, is little too.
+const LARGE: usize = 4 * (MAX_CONTENT + MAX_OVERHEAD);
