@@ -1,7 +1,7 @@
-//! Buffers that are used again, for bulk data: pieces of answers on their way into the
-//! tunnel, bodies that are held. One pool for the process, so that what one thread
-//! fills and another one drops neither has to be had from the allocator nor from the
-//! system each time, and so that many threads hold no more than what is in flight.
+//! Buffers that are used again, for bulk data on its way into the tunnel. One pool for
+//! the process, because one thread fills them and another one drops them: an allocator
+//! that has a part for each thread keeps in all parts what only one of them needs at a
+//! time (with 128 streams 11 MiB more, and with the pool too small none less).
 //!
 //! [`Buffer`] is a `Vec` in all but its end: dropped, it goes back. Small ones and very
 //! large ones come from the allocator and go there.
@@ -129,16 +129,15 @@ impl Idle {
 
 /// The sizes, in bytes: 32 KiB with what goes around it, and 32 KiB as base64 in a
 /// message.
-const CLASSES: [usize; 2] = [36 * 1024, LARGEST];
-
-/// The largest size, in bytes.
-pub(crate) const LARGEST: usize = 48 * 1024;
+const CLASSES: [usize; 2] = [36 * 1024, 48 * 1024];
 
 /// Smaller ones the allocator has at hand.
 const WORTH_IT: usize = 12 * 1024;
 
-/// Bytes that wait at most.
-const KEPT: usize = 2 << 20;
+/// Bytes that wait at most: as many as 128 streams have in flight, one each, and the
+/// lane. If it were less, each of as many threads would in turn get new ones from its
+/// own part of the allocator, which keeps what it once had.
+const KEPT: usize = 8 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -18,9 +18,9 @@ use super::ticket::{TOO_LATE, Ticket};
 use super::timer::{Alarm, Timer};
 use super::workers::Workers;
 use super::{Outlet, Settings, Upstreams};
-use crate::{allocator, buffers};
 use crate::http::Client;
 use crate::net::{Cancel, Deadline, Reason};
+use crate::{allocator, buffers};
 
 /// Executes requests, within limits that hold for the whole process.
 pub struct Executor {

@@ -111,7 +111,7 @@ pub struct Settings {
     /// All that is held of requests and buffered answers together, in bytes
     /// (`proxy.memory_limit`): heads and bodies, and the messages that answers become,
     /// until they are written. Beside it are the buffers of connections, a chunk for
-    /// each streamed answer, what the link is just reading, and 2 MiB of buffers that
+    /// each streamed answer, what the link is just reading, and 8 MiB of buffers that
     /// wait to be used again.
     pub memory_limit: usize,
     /// One buffered body or answer, decoded, in bytes.

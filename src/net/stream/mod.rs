@@ -9,8 +9,8 @@
 //! The two halves share nothing on the way of the data, with TLS neither: rustls
 //! makes the handshake, then each half has the keys of its direction (`tls/`).
 //!
-//! Memory, all of it taken lazily: an idle read half holds 4 KiB, a busy one 32
-//! KiB, with TLS 64 KiB. A second without traffic gives the difference back.
+//! Memory, all of it taken lazily: an idle read half holds 4 KiB, a busy one 32 KiB.
+//! A second without traffic gives the difference back.
 
 mod tcp;
 mod tls;
