@@ -57,6 +57,7 @@ pub mod wire;
 pub mod yamux;
 
 mod allocator;
+mod buffers;
 
 // Tested wherever it can run; only the static build links it.
 #[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]

@@ -90,21 +90,43 @@ impl Incoming {
 
     /// Finds the next bytes of the body, `max` at most; waits for some.
     pub(super) fn advance(&mut self, max: usize) -> Result<(), ReadError> {
+        if !self.find(max, ReadHalf::fill)? && !self.decoder.is_done() {
+            self.decoder.at_end()?;
+        }
+        Ok(())
+    }
+
+    /// As [`advance`](Self::advance), but among what has been received already. When
+    /// it finds nothing that needn't be the end.
+    pub(super) fn advance_received(&mut self, max: usize) -> Result<(), ReadError> {
+        self.find(max, ReadHalf::fill_received).map(drop)
+    }
+
+    /// Bytes that have been received and not been handed out, about; lent ones count.
+    pub(super) fn received(&mut self) -> usize {
+        self.read.received()
+    }
+
+    /// False when `fill` has nothing more, or the body is done.
+    fn find(
+        &mut self,
+        max: usize,
+        fill: fn(&mut ReadHalf) -> io::Result<&mut [u8]>,
+    ) -> Result<bool, ReadError> {
         self.read.consume(std::mem::take(&mut self.lent));
         while !self.decoder.is_done() {
-            let input = self.read.fill()?;
+            let input = fill(&mut self.read)?;
             if input.is_empty() {
-                self.decoder.at_end()?;
                 break;
             }
             let step = self.decoder.decode(input, max)?;
             self.read.consume(step.skip);
             if step.data > 0 {
                 self.lent = step.data;
-                break;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The last byte of the body has been handed out.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::mem;
 
 use super::frame::MAX_HEADER;
+use crate::buffers::Buffer;
 
 /// What the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub enum Kind {
 /// the buffer that goes out, behind the room for its header: no copy is made
 /// between the encoder and the encryption.
 pub struct Message {
-    buf: Vec<u8>,
+    buf: Buffer,
     kind: Kind,
     held: Option<Box<dyn Any + Send>>,
     owner: Option<Owner>,
@@ -38,7 +39,7 @@ impl Message {
     }
 
     fn new(kind: Kind, expected: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut buf = Vec::with_capacity(HEADROOM + expected);
+        let mut buf = Buffer::with_capacity(HEADROOM + expected);
         buf.resize(HEADROOM, 0);
         encode(&mut buf);
         debug_assert!(buf.len() >= HEADROOM, "the encoder only appends");

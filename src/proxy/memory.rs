@@ -71,11 +71,29 @@ impl Reservation {
             return Ok(());
         }
         // Twice as much, so that it isn't moved often; or as much as there is.
-        let mut capacity = needed.max(had.saturating_mul(2));
-        if self.grow(capacity).is_err() {
-            capacity = needed;
-            self.grow(capacity)?;
+        let capacity = needed.max(had.saturating_mul(2));
+        match self.enlarge(bytes, capacity) {
+            Err(_) if capacity > needed => self.enlarge(bytes, needed),
+            done => done,
         }
+    }
+
+    /// As [`extend`](Self::extend), but no more than needed: the last time.
+    pub(super) fn extend_exact(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        more: usize,
+    ) -> Result<(), OverBudget> {
+        let needed = bytes.len() + more;
+        if needed <= bytes.capacity() {
+            return Ok(());
+        }
+        self.enlarge(bytes, needed)
+    }
+
+    fn enlarge(&mut self, bytes: &mut Vec<u8>, capacity: usize) -> Result<(), OverBudget> {
+        let had = bytes.capacity();
+        self.grow(capacity)?;
         bytes.reserve_exact(capacity - bytes.len());
         self.shrink(had);
         Ok(())

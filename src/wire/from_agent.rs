@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::body::BodyText;
-use super::encode::{base64, empty, headers, message, number, serialized, string};
+use super::encode::{empty, headers, message, number, serialized, string};
 use super::to_agent::features_message;
 use crate::http::Headers;
 
@@ -279,14 +279,18 @@ fn status_and_headers(buf: &mut Vec<u8>, status: u16, fields: &Headers) {
     number(buf, status);
 }
 
-/// Form S, a piece of the body; never empty, at most [`MAX_CHUNK`](super::MAX_CHUNK) bytes.
-pub fn proxy_response_chunk(buf: &mut Vec<u8>, id: &str, data: &[u8]) {
-    debug_assert!(!data.is_empty() && data.len() <= super::MAX_CHUNK);
+/// Form S, a piece of the body, which `data` writes: never empty, at most
+/// [`MAX_CHUNK`](super::MAX_CHUNK) bytes.
+pub fn proxy_response_chunk(buf: &mut Vec<u8>, id: &str, data: impl FnOnce(&mut BodyText<'_>)) {
     message(buf, "proxy_response_chunk", Some(id), |buf| {
-        buf.extend_from_slice(b"{\"data\":");
-        base64(buf, data);
-        buf.extend_from_slice(b",\"encoding\":\"base64\",\"size\":");
-        number(buf, data.len() as u64);
+        buf.extend_from_slice(b"{\"data\":\"");
+        let mut text = BodyText::new(buf);
+        data(&mut text);
+        let length = text.length();
+        debug_assert!((1..=super::MAX_CHUNK).contains(&length));
+        text.end();
+        buf.extend_from_slice(b"\",\"encoding\":\"base64\",\"size\":");
+        number(buf, length as u64);
         buf.push(b'}');
     });
 }

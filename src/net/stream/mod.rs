@@ -9,8 +9,8 @@
 //! The two halves share nothing on the way of the data, with TLS neither: rustls
 //! makes the handshake, then each half has the keys of its direction (`tls/`).
 //!
-//! Memory, all of it taken lazily: an idle read half holds 4 KiB, a busy one 32
-//! KiB, with TLS 64 KiB. A second without traffic gives the difference back.
+//! Memory, all of it taken lazily: an idle read half holds 4 KiB, a busy one 32 KiB.
+//! A second without traffic gives the difference back.
 
 mod tcp;
 mod tls;
@@ -117,6 +117,9 @@ enum Read {
 /// How long a layer waits for the layer below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
+    /// Not even for the system: only what this layer has received already.
+    /// [`io::ErrorKind::WouldBlock`] when there is nothing.
+    Received,
     /// Not at all: [`io::ErrorKind::WouldBlock`] when there is nothing.
     No,
     /// A moment; then `WouldBlock`, so that buffers can be given back.
@@ -138,6 +141,25 @@ impl ReadHalf {
     pub fn fill(&mut self) -> io::Result<&mut [u8]> {
         self.fill_waiting(Wait::Ever)?;
         Ok(self.buffered())
+    }
+
+    /// As [`fill`](Self::fill), but of what has been received already: asks the
+    /// system for nothing, and is empty when there is no more.
+    pub fn fill_received(&mut self) -> io::Result<&mut [u8]> {
+        match self.fill_waiting(Wait::Received) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(self.buffered()),
+        }
+    }
+
+    /// Bytes that have been received and are unread, about: with TLS they may be
+    /// encrypted still, so there are some more than [`fill_received`](Self::fill_received)
+    /// brings.
+    pub fn received(&mut self) -> usize {
+        match &mut self.0 {
+            Read::Tcp(reader) => reader.buffered().len(),
+            Read::Tls(reader) => reader.unread(),
+        }
     }
 
     /// What is unread now, without waiting.

@@ -59,6 +59,9 @@ impl Reader {
         if self.start < self.end {
             return Ok(());
         }
+        if wait == Wait::Received {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let filled = self.end == self.buf.len();
         (self.start, self.end) = (0, 0);
         if filled && self.buf.len() < LARGE {

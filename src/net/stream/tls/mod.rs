@@ -85,6 +85,11 @@ impl Reader {
         self.plain.start = self.plain.start.saturating_add(count).min(self.plain.end);
     }
 
+    /// Bytes of all that is unread, encrypted or not.
+    pub(super) fn unread(&mut self) -> usize {
+        self.plain.len() + self.received.bytes().len()
+    }
+
     pub(super) fn lower(&mut self) -> &mut ReadHalf {
         &mut self.lower
     }
@@ -113,6 +118,9 @@ impl Reader {
                     self.received.advance(used);
                 }
                 Ok(Step::Closed) => self.ended = Some(Ok(())),
+                Ok(Step::Incomplete(_)) if wait == Wait::Received => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 Ok(Step::Incomplete(need)) => {
                     if !self.receive_record(need, wait)? {
                         // Between two records it may be the end of a peer without
