@@ -27,6 +27,7 @@ type settings struct {
 
 	ControllerGreeting string // message in the same write as the 101
 	GatewayGreeting    string
+	Hello              *hello // sent to each new gateway connection
 	ControllerQuery    string // query that the agent's api_url has
 
 	CloseCode    int  // code of the agent's own close frames
@@ -81,6 +82,7 @@ func (s *settings) set(key string, value json.RawMessage) error {
 		"http_heartbeat":      &s.HTTPHeartbeat,
 		"controller_greeting": &s.ControllerGreeting,
 		"gateway_greeting":    &s.GatewayGreeting,
+		"hello":               &s.Hello,
 		"controller_query":    &s.ControllerQuery,
 		"close_code":          &s.CloseCode,
 		"allow_abrupt":        &s.AllowAbrupt,
@@ -99,8 +101,11 @@ func (s *settings) set(key string, value json.RawMessage) error {
 	decoder := json.NewDecoder(strings.NewReader(string(value)))
 	decoder.DisallowUnknownFields()
 	decoder.UseNumber()
-	if r, ok := target.(**refusal); ok {
-		*r = nil // likewise
+	switch r := target.(type) { // likewise
+	case **refusal:
+		*r = nil
+	case **hello:
+		*r = nil
 	}
 	if err := decoder.Decode(target); err != nil {
 		return fmt.Errorf("setting %q: %w", key, err)
