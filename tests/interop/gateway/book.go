@@ -11,6 +11,7 @@ import (
 // only, and what our library would forgive too.
 type book struct {
 	mu      sync.Mutex
+	lenient bool   // hashicorp/yamux 0.1.2 sends no ACK for a stream that was finished before it was accepted
 	largest uint64 // window that the agent may grant a stream at most
 	streams map[uint32]*account
 	pings   map[uint32][]uint32 // ours without their pong: the streams that must be silent after it
@@ -101,6 +102,7 @@ func (b *book) judge(f frame) error {
 		return fmt.Errorf("the stream was reset, and a ping after that answered")
 	case a.agentReset:
 		return fmt.Errorf("the agent has reset the stream")
+	case !a.acked && b.lenient && a.weFinished:
 	case !a.acked && f.flags != flagACK && f.flags != flagRST:
 		return fmt.Errorf("the SYN must be answered first, by ACK alone")
 	case !a.acked && f.kind != frameWindow:
@@ -112,7 +114,7 @@ func (b *book) judge(f frame) error {
 	case f.flags&flagFIN != 0 && f.length > 0:
 		return fmt.Errorf("FIN on a frame with data or window")
 	}
-	a.acked = a.acked || f.flags&flagACK != 0
+	a.acked = true // or refused
 	if f.kind == frameData {
 		switch {
 		case f.length > 0 && a.agentFinished:

@@ -34,6 +34,7 @@ type settings struct {
 	AllowAbrupt  bool // connections may end without a close frame
 	AllowWorker  bool // heartbeats may carry worker_join
 	AllowHTTP    bool // HTTP mode without a refused upgrade (pipeops.transport: http)
+	AllowNoACK   bool // streams that were finished early may go without their ACK (hashicorp/yamux)
 	AllowOverlap bool // a new connection may be opened while an old one is alive
 }
 
@@ -88,6 +89,7 @@ func (s *settings) set(key string, value json.RawMessage) error {
 		"allow_abrupt":        &s.AllowAbrupt,
 		"allow_worker_join":   &s.AllowWorker,
 		"allow_http":          &s.AllowHTTP,
+		"allow_no_ack":        &s.AllowNoACK,
 		"allow_overlap":       &s.AllowOverlap,
 	}
 	if key == "cluster" { // replaced, not merged as Unmarshal would

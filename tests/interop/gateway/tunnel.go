@@ -91,6 +91,9 @@ type tunnel struct {
 // startTunnel is called by the reader, between the ack and the message behind it.
 func startTunnel(k *link, h *hello) (*tunnel, error) {
 	t := &tunnel{link: k, hello: h, book: newBook(h.offeredWindow())}
+	k.g.mu.Lock()
+	t.book.lenient = k.g.settings.AllowNoACK
+	k.g.mu.Unlock()
 	if h.Raw {
 		t.in.keep, t.frames = true, newMailbox()
 		return t, nil
