@@ -17,7 +17,8 @@ type plan struct {
 	Pieces   bool          `json:"pieces"` // the header in nine writes, as the original's encoder does
 	Count    int           `json:"count"`  // streams; default 1; -1: until stopped
 	Parallel int           `json:"parallel"`
-	Bulk     bool          `json:"bulk"` // no checksums, no event for each stream
+	AtOnce   int           `json:"at_once"` // streams that may be before their gate; 0: all
+	Bulk     bool          `json:"bulk"`    // no checksums, no event for each stream
 	Steps    []step        `json:"steps"`
 }
 
@@ -45,6 +46,8 @@ type job struct {
 	begun   time.Time
 	next    atomic.Int64 // streams begun
 	in, out atomic.Int64 // bytes
+	waiting atomic.Int64 // streams at a gate
+	places  chan struct{}
 	stopped chan struct{}
 	done    chan struct{}
 
@@ -75,6 +78,10 @@ func (g *gateway) startJob(t *tunnel, p plan) (*job, error) {
 	if other != nil && !other.isDone() {
 		return nil, fmt.Errorf("job %q is running", p.Job)
 	}
+	if p.AtOnce == 0 {
+		p.AtOnce = p.Parallel
+	}
+	j.places = make(chan struct{}, p.AtOnce)
 	var workers sync.WaitGroup
 	for range p.Parallel {
 		workers.Add(1)
@@ -102,9 +109,11 @@ func (g *gateway) startJob(t *tunnel, p plan) (*job, error) {
 
 // one runs one stream from its SYN to its end.
 func (j *job) one(number int) {
+	j.places <- struct{}{}
 	begun := time.Now()
 	stream, err := j.tunnel.session.OpenStream()
 	if err != nil {
+		<-j.places
 		j.note("open", err, 0, 0)
 		j.emit(event{"number": number, "end": "open", "error": err.Error()})
 		if !j.isStopped() {
@@ -119,6 +128,7 @@ func (j *job) one(number int) {
 		err = run.steps(j.Steps)
 	}
 	end := run.close(err)
+	run.leavePlace()
 	j.leave(stream)
 	j.note(end, err, time.Since(begun), run.trips)
 	shown := event{"number": number, "stream": stream.StreamID(), "end": end, "sent": run.sent, "received": run.received}
@@ -202,7 +212,7 @@ func (j *job) progress() event {
 	j.mu.Lock()
 	live := len(j.live)
 	j.mu.Unlock()
-	return event{"job": j.Job, "in": j.in.Load(), "out": j.out.Load(), "live": live,
+	return event{"job": j.Job, "in": j.in.Load(), "out": j.out.Load(), "live": live, "waiting": j.waiting.Load(),
 		"us": time.Since(j.begun).Microseconds()}
 }
 

@@ -30,6 +30,7 @@ type course struct {
 	trips           int
 	finished        bool
 	wasReset        bool
+	leftPlace       bool
 }
 
 func newCourse(j *job, stream *yamux.Stream, number int) *course {
@@ -92,6 +93,9 @@ func (r *course) step(s step) error {
 		r.wasReset = true
 		return r.job.tunnel.reset(r.stream.StreamID())
 	case s.Gate != "":
+		r.leavePlace()
+		r.job.waiting.Add(1)
+		defer r.job.waiting.Add(-1)
 		select {
 		case <-r.job.g.gate(s.Gate):
 		case <-r.job.stopped:
@@ -265,6 +269,14 @@ func (r *course) close(err error) string {
 		return r.ended
 	}
 	return "done"
+}
+
+// leavePlace lets the next stream begin.
+func (r *course) leavePlace() {
+	if !r.leftPlace {
+		r.leftPlace = true
+		<-r.job.places
+	}
 }
 
 func (r *course) sums() (sent, received string) {
