@@ -93,6 +93,7 @@ func (r *course) step(s step) error {
 		r.wasReset = true
 		return r.job.tunnel.reset(r.stream.StreamID())
 	case s.Gate != "":
+		r.stream.Shrink() // thousands wait at gates
 		r.leavePlace()
 		r.job.waiting.Add(1)
 		defer r.job.waiting.Add(-1)

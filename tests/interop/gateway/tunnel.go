@@ -134,7 +134,7 @@ func (t *tunnel) onFrame(f frame) {
 			return
 		}
 	}
-	if t.hello.Show || f.kind == frameGoAway || len(problems) > 0 {
+	if t.hello.Raw || t.hello.Show || f.kind == frameGoAway || len(problems) > 0 {
 		t.link.g.events.emit("frame", shown, problems...)
 	}
 	if t.frames != nil {
