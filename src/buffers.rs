@@ -42,6 +42,12 @@ impl DerefMut for Buffer {
     }
 }
 
+impl From<Vec<u8>> for Buffer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
         let capacity = self.0.capacity();

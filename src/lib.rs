@@ -6,7 +6,7 @@
 //!   the two halves of a connection, and [`net::Cancel`]: work ends early by
 //!   closing or waking what it blocks on.
 //! * [`link`]: one WebSocket as three threads: frames read in place by one, a control
-//!   lane that goes first and a bulk lane that waits, liveness judged by the third.
+//!   lane that goes first, turns for everything else, liveness judged by the third.
 //! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
 //! * [`wire`]: the messages of the control channel as pure types, both directions.
 //! * [`yamux`]: many streams in one byte stream, pure: frames, states, windows, and
@@ -25,8 +25,8 @@
 //!   [`cli`]: the command line, on top of all.
 //!
 //! Used by any of them: [`config`] (one table of keys), [`telemetry`] (logs),
-//! [`threads`] (the one way to start a thread), [`duration`], [`url`] and
-//! [`percent`] (their texts).
+//! [`threads`] (the one way to start a thread), [`turns`] (whose turn it is to write),
+//! [`duration`], [`url`] and [`percent`] (their texts).
 
 pub mod agent;
 pub mod cli;
@@ -52,6 +52,7 @@ pub mod telemetry;
 mod testing;
 pub mod threads;
 pub mod tunnel;
+pub mod turns;
 pub mod url;
 pub mod wire;
 pub mod yamux;
