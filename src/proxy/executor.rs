@@ -20,7 +20,8 @@ use super::workers::Workers;
 use super::{Outlet, Settings, Upstreams};
 use crate::http::Client;
 use crate::net::{Cancel, Deadline, Reason};
-use crate::{allocator, buffers};
+use crate::allocator;
+use crate::buffers;
 
 /// Executes requests, within limits that hold for the whole process.
 pub struct Executor {
