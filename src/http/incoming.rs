@@ -66,6 +66,37 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
+/// A body that is read piece by piece.
+pub(super) trait Chunks {
+    type Error;
+
+    /// The length, if it was said.
+    fn length(&self) -> Option<u64>;
+
+    /// The next bytes, `max` at most; empty at the end.
+    fn chunk(&mut self, max: usize) -> Result<&[u8], Self::Error>;
+
+    /// The whole body; `None` if it has more than `limit` bytes.
+    fn read_all(&mut self, limit: usize) -> Result<Option<Vec<u8>>, Self::Error> {
+        let said = self.length().unwrap_or(0);
+        if said > limit as u64 {
+            return Ok(None);
+        }
+        // What was said may not come.
+        let mut all = Vec::with_capacity((said as usize).min(64 * 1024));
+        loop {
+            let chunk = self.chunk(usize::MAX)?;
+            if chunk.is_empty() {
+                return Ok(Some(all));
+            }
+            if chunk.len() > limit - all.len() {
+                return Ok(None);
+            }
+            all.extend_from_slice(chunk);
+        }
+    }
+}
+
 /// A body on its way in.
 pub(super) struct Incoming {
     read: ReadHalf,

@@ -209,7 +209,7 @@ fn t5_t43_after_a_thousand_cuts_the_agent_holds_what_it_held_after_ten() {
         // In the binary of a plain `cargo test`, the system's allocator keeps an arena
         // for each thread that ever had one.
         environment: &[("MALLOC_ARENA_MAX", "2")],
-        ..house.settings(proxy.address())
+        ..house.settings(&proxy.address())
     });
     house.attached("edge");
     let front = house.front("edge");

@@ -32,7 +32,7 @@ impl Scene {
         let proxy = FaultProxy::start(house.address());
         let agent = AgentProcess::ready_with(&AgentSettings {
             more,
-            ..house.settings(proxy.address())
+            ..house.settings(&proxy.address())
         });
         house.attached("edge");
         Self {
@@ -263,7 +263,7 @@ fn t16_a_frozen_peer_is_noticed_and_readiness_says_so() {
             ("timeouts.websocket_reconnect", "50ms"),
             ("timeouts.websocket_reconnect_max", "200ms"),
         ],
-        ..house.settings(proxy.address())
+        ..house.settings(&proxy.address())
     });
     house.attached("edge");
     let front = house.front("edge");

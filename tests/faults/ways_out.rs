@@ -28,7 +28,7 @@ fn https_proxy_with_a_password_carries_the_control_channel_and_nothing_else() {
     let agent = AgentProcess::ready_with(&AgentSettings {
         upstream: Some(&upstream),
         environment: &[("HTTPS_PROXY", &https_proxy)],
-        ..house.settings(named(&house))
+        ..house.settings(&named(&house))
     });
     house.attached("edge");
     assert_eq!(house.front("edge").get("/api/v1/pods").status, 200);
@@ -47,7 +47,7 @@ fn a_proxy_that_wants_another_password_is_named_and_tried_again() {
     let mut agent = AgentProcess::start(&AgentSettings {
         more: &[("timeouts.websocket_reconnect", "20ms")],
         environment: &[("HTTPS_PROXY", &https_proxy)],
-        ..house.settings(named(&house))
+        ..house.settings(&named(&house))
     });
     let line = agent
         .process
@@ -75,7 +75,7 @@ fn a_proxy_that_hangs_is_given_up_and_tried_again() {
             ("timeouts.websocket_reconnect_max", "50ms"),
         ],
         environment: &[("HTTPS_PROXY", &https_proxy)],
-        ..house.settings(named(&house))
+        ..house.settings(&named(&house))
     });
     until("it was tried twice", || proxy.held() >= 2);
     let address = proxy.address().to_string();
@@ -123,7 +123,7 @@ fn proxy_url_of_the_kubeconfig_is_the_way_to_the_api_server_and_to_nothing_else(
     let agent = AgentProcess::ready_with(&AgentSettings {
         more: &[("kubernetes.kubeconfig", &kubeconfig.display().to_string())],
         environment: &[("HTTPS_PROXY", &https_proxy)],
-        ..house.settings(named(&house))
+        ..house.settings(&named(&house))
     });
     house.attached("edge");
     // Somebody's call, and the agent's own ones.
@@ -174,7 +174,7 @@ fn an_agent_without_a_certificate_is_told_so() {
     let plane = FakePlane::start_mtls(&clients);
     let mut agent = AgentProcess::start(&AgentSettings {
         more: &[("timeouts.websocket_reconnect", "20ms")],
-        ..AgentSettings::new(plane.address(), &plane.ca_file(), "t-1")
+        ..AgentSettings::new(&plane.address(), &plane.ca_file(), "t-1")
     });
     let line = agent.process.logged("what is missing", |line| {
         line.contains("it asks for a client certificate")

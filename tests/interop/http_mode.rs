@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeops_agent::agent::{Agent, AgentError, Parts};
-use pipeops_agent::config::Secret;
-use pipeops_agent::control::facts::{ClusterFacts, Facts};
+use pipeops_agent::control::facts::ClusterFacts;
 use pipeops_agent::identity::Store;
-use pipeops_agent::net::{Cancel, Deadline};
 use serde_json::json;
 
 use crate::registering::shapes;
@@ -60,14 +58,6 @@ fn registers_and_beats_over_http_where_there_is_no_websocket() {
 struct Trusted(Vec<u8>);
 
 impl ClusterFacts for Trusted {
-    fn read(&self, _: Deadline, _: &Cancel) -> Facts {
-        Facts::default()
-    }
-
-    fn service_token(&self, _: Deadline, _: &Cancel) -> Option<Secret> {
-        None
-    }
-
     fn ca_certificates(&self) -> Option<Vec<u8>> {
         Some(self.0.clone())
     }

@@ -95,7 +95,7 @@ impl House {
 
     /// What an agent of the cluster `edge`, as a process, is started with; it dials
     /// `address`.
-    pub(crate) fn settings(&self, address: impl ToString) -> AgentSettings<'static> {
+    pub(crate) fn settings(&self, address: &impl ToString) -> AgentSettings<'static> {
         AgentSettings::new(
             address,
             self.plane.certificate_path(),

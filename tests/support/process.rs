@@ -246,7 +246,7 @@ impl PlaneProcess {
     /// What an agent of the cluster `edge` is started with.
     pub(crate) fn settings(&self) -> AgentSettings<'static> {
         let token = self.token(&["--role", "agent", "--cluster", "edge"]);
-        AgentSettings::new(self.address, &self.certificate(), token)
+        AgentSettings::new(&self.address, &self.certificate(), token)
     }
 
     /// Somebody who may do everything, at this cluster's door.
@@ -279,7 +279,7 @@ pub(crate) struct AgentSettings<'a> {
 
 impl AgentSettings<'_> {
     /// The defaults, without an API server.
-    pub(crate) fn new(address: impl ToString, ca: &Path, token: impl Into<String>) -> Self {
+    pub(crate) fn new(address: &impl ToString, ca: &Path, token: impl Into<String>) -> Self {
         Self {
             address: address.to_string(),
             ca: ca.to_owned(),

@@ -3,22 +3,13 @@
 use parking_lot::Mutex;
 
 use super::*;
-use crate::control::facts::{ClusterFacts, Facts};
-use crate::net::Cancel;
+use crate::control::facts::ClusterFacts;
 
 /// The token that there is now.
 #[derive(Clone)]
 pub(super) struct Mounted(Arc<Mutex<&'static str>>);
 
 impl ClusterFacts for Mounted {
-    fn read(&self, _: Deadline, _: &Cancel) -> Facts {
-        Facts::default()
-    }
-
-    fn service_token(&self, _: Deadline, _: &Cancel) -> Option<Secret> {
-        self.service_tokens().pop()
-    }
-
     fn service_tokens(&self) -> Vec<Secret> {
         vec![Secret::new(*self.0.lock())]
     }

@@ -9,7 +9,7 @@ use super::upload::Upload;
 use super::{CallError, Inner};
 use crate::http::Headers;
 use crate::http::body::Framing;
-use crate::http::incoming::{Incoming, ReadError};
+use crate::http::incoming::{Chunks, Incoming, ReadError};
 use crate::net::{Cancel, Guard, Halves, WriteHalf};
 
 /// An answer of which the head has come.
@@ -127,21 +127,7 @@ impl ResponseBody {
 
     /// The whole body, if it has at most `limit` bytes.
     pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, CallError> {
-        let said = self.length().unwrap_or(0);
-        if said > limit as u64 {
-            return Err(CallError::TooLarge(limit));
-        }
-        let mut all = Vec::with_capacity((said as usize).min(64 * 1024));
-        loop {
-            let chunk = self.chunk(usize::MAX)?;
-            if chunk.is_empty() {
-                return Ok(all);
-            }
-            if chunk.len() > limit - all.len() {
-                return Err(CallError::TooLarge(limit));
-            }
-            all.extend_from_slice(chunk);
-        }
+        Chunks::read_all(self, limit)?.ok_or(CallError::TooLarge(limit))
     }
 
     /// What became of the body; there is no more of it.
@@ -170,6 +156,18 @@ impl ResponseBody {
             return;
         };
         self.client.pool.put(halves);
+    }
+}
+
+impl Chunks for ResponseBody {
+    type Error = CallError;
+
+    fn length(&self) -> Option<u64> {
+        self.length()
+    }
+
+    fn chunk(&mut self, max: usize) -> Result<&[u8], CallError> {
+        self.chunk(max)
     }
 }
 
