@@ -5,6 +5,7 @@ mod flow;
 mod liveness;
 mod returning;
 mod speaking;
+mod throttled;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
