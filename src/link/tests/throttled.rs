@@ -100,18 +100,22 @@ fn silent_ones_go_first(near: Halves, far: Halves) {
         far.read(&mut |bytes| warm += bytes.len());
     }
     for _ in 0..5 {
-        // Less than a moment would do for the order, but then the kernel may have room.
+        // For a moment at least: the kernel should be full, too.
         let mut last = usize::MAX;
         until("everybody waits", || {
             let before = std::mem::replace(&mut last, unsent(&socket));
             link.waiting() == BULK_SENDERS && before == last
         });
         link.enter(Arc::new(Echo));
-        let echo = Lane::Bulk(Slot::of("echo"));
-        let sent = link.send(echo, frame(b'E', 64), &Cancel::new());
-        if sent.is_err() {
-            panic!("{}", link.wait());
-        }
+        // Its message is queued at once, whether there is room or not.
+        let sender = link.clone();
+        let echo = thread::spawn(move || {
+            let lane = Lane::Bulk(Slot::of("echo"));
+            sender.send(lane, frame(b'E', 64), &Cancel::new())
+        });
+        until("it is queued", || {
+            echo.is_finished() || link.waiting() > BULK_SENDERS
+        });
         let unsent = unsent(&socket);
         let unread = rustix::io::ioctl_fionread(&far.halves.socket).expect("a TCP socket");
         assert!(unsent <= UNSENT, "{unsent} bytes wait in the kernel");
@@ -129,6 +133,7 @@ fn silent_ones_go_first(near: Halves, far: Halves) {
                 }
             });
         }
+        assert_eq!(echo.join().expect("no panic"), Ok(()));
     }
     link.abort("for the test");
     for sender in senders {
