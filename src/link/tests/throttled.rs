@@ -65,11 +65,11 @@ impl Slow {
         let bytes = self.halves.read.fill().expect("it goes on");
         let count = bytes.len();
         assert!(count > 0, "the end");
-        let mut on = |event: Event<'_>| {
+        let mut on = whole(|event| {
             if let Event::Binary(bytes) = event {
                 on(bytes);
             }
-        };
+        });
         self.frames.read(bytes, &mut on).expect("valid");
         self.halves.read.consume(count);
     }
