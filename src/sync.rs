@@ -1,0 +1,4 @@
+//! The locks of what is proven with loom: `tests/loom` compiles those rooms with
+//! its own `sync`, which has the same names.
+
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
