@@ -3,9 +3,9 @@
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::core::Core;
-use super::line::{Line, Speaker};
+use super::line::{Speaker, Voice};
 use super::payload::Payload;
+use super::shared::Shared;
 use super::stream::SendError;
 use crate::link::Message;
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -20,9 +20,9 @@ type OnCut = Box<dyn FnOnce(Cut) + Send>;
 pub(super) struct Entry {
     me: Weak<Entry>,
     id: u32,
-    line: Arc<dyn Line>,
+    voice: Arc<Voice>,
     /// Not the other way round: the session's table owns entries.
-    core: Weak<Core>,
+    shared: Weak<Shared>,
     state: Mutex<State>,
     reader: Condvar,
     sender: Condvar,
@@ -45,12 +45,12 @@ pub(super) struct Sight {
 
 impl Entry {
     /// Its wakes come with the first [`with`](Self::with).
-    pub(super) fn new(stream: Inner, core: &Core) -> Arc<Self> {
+    pub(super) fn new(stream: Inner, shared: &Shared) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             id: stream.id(),
-            line: core.line().clone(),
-            core: core.me(),
+            voice: shared.voice().clone(),
+            shared: shared.me(),
             state: Mutex::new(State {
                 stream,
                 on_cut: None,
@@ -167,18 +167,18 @@ impl Entry {
         }
         // Before `turn` returns, and its frames are written.
         if wakes.concern_session()
-            && let Some(core) = self.core.upgrade()
+            && let Some(shared) = self.shared.upgrade()
         {
-            core.note(self.id, wakes);
+            shared.note(self.id, wakes);
         }
         if (wakes.control || wakes.turn)
             && let Some(me) = self.me.upgrade()
         {
             if wakes.control {
-                self.line.enter_control(me.clone());
+                self.voice.line().enter_control(me.clone());
             }
             if wakes.turn {
-                self.line.enter(me);
+                self.voice.line().enter(me);
             }
         }
         if let Some((cut, tell)) = told {
@@ -189,6 +189,9 @@ impl Entry {
 
 impl Speaker for Entry {
     fn control(&self, out: &mut Vec<u8>) {
+        if self.voice.is_silent() {
+            return;
+        }
         let now = Instant::now();
         self.with(|stream| {
             while let Some(header) = stream.next_control(now) {
@@ -198,6 +201,9 @@ impl Speaker for Entry {
     }
 
     fn turn(&self, out: &mut Vec<Message>) -> bool {
+        if self.voice.is_silent() {
+            return false;
+        }
         let now = Instant::now();
         self.with(|stream| {
             stream.turn(now, |header, payload| {

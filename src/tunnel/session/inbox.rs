@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::core::Core;
 use super::entry::Entry;
 use super::payload::Payload;
+use super::shared::Shared;
 use super::stream::Stream;
 use crate::yamux::{self, Host, Receiver, Session};
 
@@ -26,7 +26,7 @@ impl<F: FnMut(Stream) + Send> Acceptor for F {
 /// The receiving end of a session. It never waits. When it is dropped the session
 /// is lost ([`Session::lose`](super::Session::lose)), if it hasn't ended before.
 pub struct Inbox {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     receiver: Receiver<Arc<Entry>>,
     acceptor: Box<dyn Acceptor>,
     /// What comes after a mistake has no meaning.
@@ -34,9 +34,9 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(core: Arc<Core>, acceptor: Box<dyn Acceptor>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, acceptor: Box<dyn Acceptor>) -> Self {
         Self {
-            core,
+            shared,
             receiver: Receiver::new(),
             acceptor,
             over: false,
@@ -50,20 +50,20 @@ impl Inbox {
             return;
         }
         let mut desk = Desk {
-            core: &self.core,
+            shared: &self.shared,
             acceptor: &mut *self.acceptor,
             fresh: None,
         };
         if let Err(fatal) = self.receiver.receive(bytes, Instant::now(), &mut desk) {
             self.over = true;
-            self.core.end(Some(fatal));
+            self.shared.end(Some(fatal));
         }
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.core.end(None);
+        self.shared.end(None);
     }
 }
 
@@ -74,7 +74,7 @@ impl fmt::Debug for Inbox {
 }
 
 struct Desk<'a> {
-    core: &'a Core,
+    shared: &'a Shared,
     acceptor: &'a mut dyn Acceptor,
     /// A stream that isn't in the table yet: who gets it could end it before.
     fresh: Option<Arc<Entry>>,
@@ -85,7 +85,7 @@ impl Host for Desk<'_> {
     type Payload = Payload;
 
     fn session<R>(&mut self, f: impl FnOnce(&mut Session<Arc<Entry>>) -> R) -> R {
-        self.core.with(f)
+        self.shared.with(f)
     }
 
     fn stream<R>(
@@ -101,7 +101,7 @@ impl Host for Desk<'_> {
     }
 
     fn accept(&mut self, stream: yamux::Stream<Payload>) -> Option<Arc<Entry>> {
-        let entry = Entry::new(stream, self.core);
+        let entry = Entry::new(stream, self.shared);
         self.fresh = Some(entry.clone());
         Some(entry)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::link::Message;
+use crate::sync::{AtomicBool, Ordering};
 use crate::yamux::Fatal;
 
 /// Who has something to be written. Called by the thread that writes, with no lock
@@ -29,4 +30,33 @@ pub trait Line: Send + Sync {
     /// The session is over, and the connection can't carry another one. What
     /// speakers have said until now is still to be written; then the line ends.
     fn dead(&self, why: Fatal);
+}
+
+/// The line of one session. When the session has ended none of its streams says a
+/// word any more, whichever thread tries.
+pub(super) struct Voice {
+    line: Arc<dyn Line>,
+    silent: AtomicBool,
+}
+
+impl Voice {
+    pub(super) fn new(line: Arc<dyn Line>) -> Self {
+        Self {
+            line,
+            silent: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn line(&self) -> &Arc<dyn Line> {
+        &self.line
+    }
+
+    /// From now on streams are silent.
+    pub(super) fn silence(&self) {
+        self.silent.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Acquire)
+    }
 }

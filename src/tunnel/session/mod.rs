@@ -26,12 +26,12 @@
 //! that tells why), and all that hangs on it is cut: there is nothing to be
 //! forgotten in a second one.
 
-mod core;
 mod entry;
 mod inbox;
 mod line;
 mod memory;
 mod payload;
+mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -40,20 +40,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use self::core::Figures;
 pub use inbox::{Acceptor, Inbox};
 pub use line::{Line, Speaker};
 pub use memory::{Memory, Shelf};
 pub use payload::Payload;
+pub use shared::Figures;
 pub use stream::{SendError, Stream};
 
-use self::core::Core;
 use crate::yamux::{Config, OpenError};
+use shared::Shared;
 
 /// A handle to one session. Clones are handles to the same one, which ends with
 /// its [`Inbox`], or by one of the calls here.
 #[derive(Clone)]
-pub struct Session(Arc<Core>);
+pub struct Session(Arc<Shared>);
 
 impl Session {
     /// A session on `line`. `memory` is shared by all sessions of the process.
@@ -64,9 +64,9 @@ impl Session {
         line: Arc<dyn Line>,
         acceptor: impl Acceptor + 'static,
     ) -> (Self, Inbox) {
-        let core = Core::new(config, memory, line);
-        let inbox = Inbox::new(core.clone(), Box::new(acceptor));
-        (Self(core), inbox)
+        let shared = Shared::new(config, memory, line);
+        let inbox = Inbox::new(shared.clone(), Box::new(acceptor));
+        (Self(shared), inbox)
     }
 
     /// Opens a stream; what is sent on it may follow at once. Waits until `until`

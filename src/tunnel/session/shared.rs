@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::entry::Entry;
-use super::line::{Line, Speaker};
+use super::line::{Line, Speaker, Voice};
 use super::memory::{Memory, Tenant};
 use crate::link::Message;
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -30,9 +30,9 @@ pub struct Figures {
     pub ignored: u64,
 }
 
-pub(super) struct Core {
-    me: Weak<Core>,
-    line: Arc<dyn Line>,
+pub(super) struct Shared {
+    me: Weak<Shared>,
+    voice: Arc<Voice>,
     budget: Arc<Budget>,
     table: Mutex<Table>,
     /// A stream was answered or has gone, or the session is over.
@@ -44,30 +44,24 @@ struct Table {
     session: Session<Arc<Entry>>,
     /// In the line, for control frames.
     listed: bool,
-    life: Life,
+    live: bool,
+    /// The line is to be told that, behind the Go Away.
+    why: Option<Fatal>,
 }
 
-enum Life {
-    Live,
-    /// Streams are being told that it is over. Nothing is said meanwhile, because
-    /// nothing of theirs may follow a Go Away.
-    Ending,
-    /// The line is to be told why, behind the Go Away.
-    Ended(Option<Fatal>),
-}
-
-impl Core {
+impl Shared {
     pub(super) fn new(config: Config, memory: &Memory, line: Arc<dyn Line>) -> Arc<Self> {
         let tenant = memory.tenant();
         let common = Common::new(config, memory.budget().clone(), tenant.shelf().clone());
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            line,
+            voice: Arc::new(Voice::new(line)),
             budget: memory.budget().clone(),
             table: Mutex::new(Table {
                 session: Session::new(Arc::new(common)),
                 listed: false,
-                life: Life::Live,
+                live: true,
+                why: None,
             }),
             changed: Condvar::new(),
             tenant,
@@ -78,8 +72,8 @@ impl Core {
         self.me.clone()
     }
 
-    pub(super) fn line(&self) -> &Arc<dyn Line> {
-        &self.line
+    pub(super) fn voice(&self) -> &Arc<Voice> {
+        &self.voice
     }
 
     /// Calls `f` with the session; what it has to say then gets in line.
@@ -135,25 +129,25 @@ impl Core {
     /// Ends it: by a mistake of the peer, or without a word. Only the first call
     /// counts.
     pub(super) fn end(&self, why: Option<Fatal>) {
+        // Before there is a Go Away: nothing of a stream may follow it.
+        self.voice.silence();
         let mut table = self.table.lock();
-        if !matches!(table.life, Life::Live) {
+        if !mem::take(&mut table.live) {
             return;
         }
-        table.life = Life::Ending;
         let streams = table.session.end(why);
+        let goes_away = table.session.has_frames();
+        table.why = why.filter(|_| goes_away);
         drop(table);
         for entry in &streams {
             entry.with(Stream::lose);
         }
-        let told_later = why.is_some_and(|why| why.go_away().is_some());
-        let mut table = self.table.lock();
-        table.life = Life::Ended(why.filter(|_| told_later));
-        self.settle(table);
         self.changed.notify_all();
+        self.settle(self.table.lock());
         if let Some(why) = why
-            && !told_later
+            && !goes_away
         {
-            self.line.dead(why);
+            self.voice.line().dead(why);
         }
     }
 
@@ -188,7 +182,7 @@ impl Core {
     }
 
     pub(super) fn is_live(&self) -> bool {
-        matches!(self.table.lock().life, Life::Live)
+        self.table.lock().live
     }
 
     // Private.
@@ -231,37 +225,30 @@ impl Core {
 
     /// Lets go of the lock, and gets in line if there is something to be said.
     fn settle(&self, mut table: MutexGuard<'_, Table>) {
-        let speaks = table.session.has_frames()
-            && !matches!(table.life, Life::Ending)
-            && !mem::replace(&mut table.listed, true);
+        let speaks = table.session.has_frames() && !mem::replace(&mut table.listed, true);
         drop(table);
         if speaks && let Some(me) = self.me.upgrade() {
-            self.line.enter_control(me);
+            self.voice.line().enter_control(me);
         }
     }
 }
 
-impl Speaker for Core {
+impl Speaker for Shared {
     fn control(&self, out: &mut Vec<u8>) {
         let now = Instant::now();
         let mut table = self.table.lock();
         table.listed = false;
-        if !matches!(table.life, Life::Ending) {
-            for _ in 0..FRAMES {
-                let Some(header) = table.session.next_frame(now) else {
-                    break;
-                };
-                out.extend_from_slice(&header.encode());
-            }
+        for _ in 0..FRAMES {
+            let Some(header) = table.session.next_frame(now) else {
+                break;
+            };
+            out.extend_from_slice(&header.encode());
         }
-        let why = match &mut table.life {
-            // The Go Away is the first that was said.
-            Life::Ended(why) => why.take(),
-            Life::Live | Life::Ending => None,
-        };
+        // A Go Away is the first that is said.
+        let why = table.why.take();
         self.settle(table);
         if let Some(why) = why {
-            self.line.dead(why);
+            self.voice.line().dead(why);
         }
     }
 
