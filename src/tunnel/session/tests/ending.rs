@@ -11,6 +11,8 @@ fn rst(id: u32) -> Header {
     Header::window(id, Flags::RST, 0)
 }
 
+fn drop_input<T>(_: Input<T>) {}
+
 fn fin(id: u32) -> Header {
     Header::window(id, Flags::FIN, 0)
 }
@@ -20,7 +22,7 @@ fn who_drops_a_stream_refuses_it() {
     let pair = Pair::new(drop);
     let stream = pair.plane.open(soon()).expect("opened");
     let read = stream.read(Some(soon()));
-    assert_eq!(read.map(|_| ()), Err(Cut::ByPeer));
+    assert_eq!(read.map(drop_input), Err(Cut::ByPeer));
     pair.plane.drain(soon());
     drop(stream);
     pair.end().assert_none();
@@ -141,40 +143,48 @@ fn a_stream_that_came_to_its_end_before_the_session_stays_readable() {
     );
 }
 
+/// Reads to the end and finishes then.
+fn take_all(stream: Stream) {
+    start("agent", move || {
+        while let Ok(Input::Some(chunk)) = stream.read(Some(soon())) {
+            stream.give_back(chunk);
+        }
+        stream.finish();
+    });
+}
+
 #[test]
-fn draining_waits_for_streams_and_resets_the_rest() {
-    let pair = Pair::new(|stream: Stream| {
-        start("agent", move || {
-            while let Ok(Input::Some(chunk)) = stream.read(Some(soon())) {
-                stream.give_back(chunk);
-            }
-            stream.finish();
-        });
-    });
-    let good = pair.plane.open(soon()).expect("opened");
-    let hung = pair.plane.open(soon()).expect("opened");
-    hung.send(Payload::from(&b"x"[..]), None).expect("room");
-    let agent = pair.agent.clone();
-    let drained = start("drain", move || {
-        // Waits for both as long as they live, then a moment for the second.
-        assert_eq!(agent.drain(Instant::now() + Duration::from_millis(300)), 1);
-    });
-    let leaving = || match pair.plane.open(Instant::now()) {
-        Err(OpenError::PeerLeaving) => true,
-        // Refused, if it came after the Go Away.
-        Ok(_) | Err(_) => false,
-    };
-    while !leaving() {
+fn draining_refuses_new_streams_and_waits_for_the_others() {
+    let pair = Pair::new(take_all);
+    let stream = pair.plane.open(soon()).expect("opened");
+    while pair.agent.figures().streams == 0 {
         std::thread::yield_now();
     }
-    good.finish();
-    let end = good.read(Some(soon()));
+    let agent = pair.agent.clone();
+    let drained = start("drain", move || assert_eq!(agent.drain(soon()), 0));
+    // Refused, when they come after the Go Away and before it is known.
+    while pair.plane.open(soon()).map(drop) != Err(OpenError::PeerLeaving) {
+        std::thread::yield_now();
+    }
+    stream.finish();
+    let end = stream.read(Some(soon()));
     assert_eq!(end.map(|input| matches!(input, Input::End)), Ok(true));
-    let cut = hung.read(Some(soon()));
-    assert_eq!(cut.map(|_| ()), Err(Cut::ByPeer));
     drained.join().expect("caught").expect("no panic");
+    drop(stream);
+    pair.end().assert_none();
+}
+
+#[test]
+fn what_is_left_after_draining_is_reset() {
+    let pair = Pair::new(take_all);
+    let stream = pair.plane.open(soon()).expect("opened");
+    while pair.agent.figures().streams == 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(pair.agent.drain(Instant::now()), 1);
+    assert_eq!(stream.read(Some(soon())).map(drop_input), Err(Cut::ByPeer));
     assert_eq!(pair.agent.figures().streams, 0);
-    drop((good, hung));
+    drop(stream);
     pair.end().assert_none();
 }
 
@@ -208,7 +218,7 @@ fn a_cut_connection_leaves_nothing_behind() {
     for stream in streams {
         assert_eq!(stream.cut(), Some(Cut::SessionLost));
     }
-    leftover.wait();
+    leftover.assert_none();
 }
 
 #[test]
