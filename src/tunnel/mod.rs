@@ -8,8 +8,8 @@
 //!                                (no waiting)       (on the stream's thread)
 //! ```
 //!
-//! This room knows sockets of targets only; where streams come from (yamux, JSON
-//! messages) is told to it.
+//! Where streams come from is in [`session`]: yamux with locks, on a link. The rest
+//! knows sockets of targets only.
 
 use std::fmt;
 
@@ -18,6 +18,7 @@ pub mod header;
 pub mod limits;
 pub mod policy;
 pub mod proxy_protocol;
+pub mod session;
 pub mod target;
 
 /// What a stream carries.

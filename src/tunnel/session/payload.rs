@@ -1,0 +1,83 @@
+//! Bytes on their way out.
+
+use std::fmt;
+
+use crate::link::{HEADROOM, Kind, Message};
+use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
+
+/// What one Data frame carries, with room in front for all headers: what is read
+/// from a socket into it goes out from where it lies.
+pub struct Payload {
+    /// [`ROOM`] bytes, then the payload.
+    buf: Vec<u8>,
+}
+
+impl Payload {
+    /// An empty one with room for [`MAX_PAYLOAD`] bytes.
+    pub fn new() -> Self {
+        Self::with_capacity(MAX_PAYLOAD)
+    }
+
+    /// With room for `bytes`: datagrams may be larger.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut buf = Vec::with_capacity(ROOM + bytes);
+        buf.resize(ROOM, 0);
+        Self { buf }
+    }
+
+    /// Gives `fill` the buffer, to which it may only append (a read into its spare
+    /// capacity, say).
+    pub fn fill<R>(&mut self, fill: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let before = self.buf.len();
+        let result = fill(&mut self.buf);
+        assert!(self.buf.len() >= before, "a payload only grows");
+        result
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf[ROOM..]
+    }
+
+    pub fn len(&self) -> usize {
+        self.buf.len() - ROOM
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets the bytes.
+    pub fn clear(&mut self) {
+        self.buf.truncate(ROOM);
+    }
+
+    /// With its header in front, ready to be sent.
+    pub(super) fn into_message(mut self, header: &Header) -> Message {
+        self.buf[HEADROOM..ROOM].copy_from_slice(&header.encode());
+        Message::from_buffer(Kind::Binary, self.buf)
+    }
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<&[u8]> for Payload {
+    fn from(bytes: &[u8]) -> Self {
+        let mut payload = Self::with_capacity(bytes.len());
+        payload.fill(|buf| buf.extend_from_slice(bytes));
+        payload
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.len())
+    }
+}
+
+/// In front: the WebSocket's header, then that of yamux.
+const ROOM: usize = HEADROOM + HEADER;
