@@ -59,7 +59,7 @@ impl<'a, 'b> BodyWriter<'a, 'b> {
         let (room, behind) = (self.room, self.behind);
         let held = self.pieces.iter().map(Vec::len).sum();
         self.text
-            .make_room(held, |buf, more| room.extend_exact(buf, more + behind))?;
+            .make_room(held, |buf, more| room.extend(buf, more + behind))?;
         for piece in self.pieces {
             self.text.push(&piece);
             drop(piece);

@@ -78,19 +78,6 @@ impl Reservation {
         }
     }
 
-    /// As [`extend`](Self::extend), but no more than needed: the last time.
-    pub(super) fn extend_exact(
-        &mut self,
-        bytes: &mut Vec<u8>,
-        more: usize,
-    ) -> Result<(), OverBudget> {
-        let needed = bytes.len() + more;
-        if needed <= bytes.capacity() {
-            return Ok(());
-        }
-        self.enlarge(bytes, needed)
-    }
-
     fn enlarge(&mut self, bytes: &mut Vec<u8>, capacity: usize) -> Result<(), OverBudget> {
         let had = bytes.capacity();
         self.grow(capacity)?;
