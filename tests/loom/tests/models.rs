@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use loom::model;
+use loom::model::Builder;
 use loom::thread;
 use rooms::link::Speaker;
 use rooms::session::{Inbox, Line, Memory, Payload, SendError, Session, Stream};
@@ -387,7 +388,10 @@ fn who_gets_a_stream_may_end_it_at_once() {
 
 #[test]
 fn nothing_follows_a_go_away_and_the_line_is_told_once() {
-    model(|| {
+    // Three threads with much to do: all orders would take hours.
+    let mut few_switches = Builder::new();
+    few_switches.preemption_bound = Some(2);
+    few_switches.check(|| {
         let mut ours = Ours::new();
         send(&ours.stream).expect("room");
         // So it is in line when it ends.
