@@ -2,6 +2,8 @@
 //! piece of a streamed answer too, passes here into the bulk lane of the connection
 //! that the request came on, and waits there for room (decisions.md §6.2).
 //!
+//! JSON tunnels have theirs, [`TunnelOutlet`].
+//!
 //! Only a whole answer (form B) outlives its connection: one that could not be written
 //! waits in `late` for the next connection.
 
@@ -12,6 +14,7 @@ use super::late::Origin;
 use crate::link::{Lane, Message, SendError};
 use crate::net::Cancel;
 use crate::proxy::Outlet;
+use crate::tunnel::json;
 
 /// The way back for the requests of one connection; made by
 /// [`LateAnswers::connected`](super::late::LateAnswers::connected).
@@ -48,5 +51,29 @@ impl Outlet for ConnectionOutlet {
 
     fn abort(&self, why: &str) {
         self.channel.abort(why);
+    }
+}
+
+/// The way back for the JSON tunnels of one connection.
+pub struct TunnelOutlet(Arc<dyn Channel>);
+
+impl TunnelOutlet {
+    pub fn new(channel: Arc<dyn Channel>) -> Self {
+        Self(channel)
+    }
+}
+
+impl json::Outlet for TunnelOutlet {
+    fn lane(&self) -> Box<dyn json::Lane> {
+        Box::new(TunnelLane(self.0.clone()))
+    }
+}
+
+/// Of one tunnel.
+struct TunnelLane(Arc<dyn Channel>);
+
+impl json::Lane for TunnelLane {
+    fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+        self.0.send(Lane::Bulk, message, cancel)
     }
 }

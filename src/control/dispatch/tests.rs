@@ -71,7 +71,7 @@ impl Bench {
         let hear = Box::new(move |said| hears.lock().push(said));
         let late = LateAnswers::new();
         Self {
-            dispatch: Dispatch::new(1, channel.clone(), sink, late, hear),
+            dispatch: Dispatch::new(1, channel.clone(), sink, None, late, hear),
             channel,
             calls,
             heard,
