@@ -43,8 +43,11 @@ impl Budget {
     /// Takes so many bytes for what isn't a stream of yamux and has no window that the
     /// peer may fill; `None` when they are not left.
     pub fn take(self: &Arc<Self>, bytes: usize) -> Option<Taken> {
-        let fits = |charged: usize| Some(charged.checked_add(bytes)?).filter(|sum| *sum <= self.limit);
-        let taken = self.charged.try_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        let fits =
+            |charged: usize| Some(charged.checked_add(bytes)?).filter(|sum| *sum <= self.limit);
+        let taken = self
+            .charged
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         taken.ok().map(|_| Taken {
             budget: self.clone(),
             bytes,

@@ -357,6 +357,7 @@ fn a_flood_of_refusals_ends_the_connection_and_never_waits() {
         1,
         channel.clone(),
         Sink::default(),
+        None,
         LateAnswers::new(),
         Box::new(|_| {}),
     );

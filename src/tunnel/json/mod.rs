@@ -135,8 +135,7 @@ impl JsonTunnels {
             })
         };
         let local = || self.targets.admit_local(protocol, target.gateway_port);
-        let named =
-            !target.service.is_empty() && !target.namespace.is_empty() && target.port != 0;
+        let named = !target.service.is_empty() && !target.namespace.is_empty() && target.port != 0;
         match self.settings.prefer {
             Preference::Service if named => match service() {
                 Err(refusal) if refusal.kind == RefusalKind::Denied => Err(refusal),

@@ -132,7 +132,10 @@ mod tests {
         assert_eq!(budget.charged(), 0);
         let small = Arc::new(Budget::new(10_000));
         let first = chunk(&[1; 9_000], &small).expect("room");
-        assert_eq!(chunk(b"x", &small).expect_err("full"), PushError::OverBudget);
+        assert_eq!(
+            chunk(b"x", &small).expect_err("full"),
+            PushError::OverBudget
+        );
         drop(first);
         chunk(b"x", &small).expect("room again");
         let huge = "A".repeat((MAX_QUEUED / 3 + 1) * 4);
@@ -147,7 +150,9 @@ mod tests {
         let budget = Arc::new(Budget::new(1 << 20));
         let mut queue = Queue::default();
         for _ in 0..100_000 {
-            queue.push(chunk(b"x", &budget).expect("room")).expect("room");
+            queue
+                .push(chunk(b"x", &budget).expect("room"))
+                .expect("room");
         }
         assert!(budget.charged() < 150_000, "{}", budget.charged());
     }

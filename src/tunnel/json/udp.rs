@@ -382,7 +382,10 @@ impl Drop for Running {
             None => {
                 let mut table = self.table.lock();
                 let key = &session.key;
-                if table.get(key).is_some_and(|other| Arc::ptr_eq(other, session)) {
+                if table
+                    .get(key)
+                    .is_some_and(|other| Arc::ptr_eq(other, session))
+                {
                     table.remove(key);
                 }
             }

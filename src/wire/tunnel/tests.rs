@@ -93,7 +93,13 @@ fn the_specifications_examples_are_read() {
 /// tunnels.md §4: wrong-typed fields are ignored.
 #[test]
 fn what_is_wrong_counts_as_absent() {
-    for port in [json!("80"), json!(-1), json!(65_536), json!(null), json!([])] {
+    for port in [
+        json!("80"),
+        json!(-1),
+        json!(65_536),
+        json!(null),
+        json!([]),
+    ] {
         let payload = json!({"service_name": 7, "service_port": port, "gateway_port": 9.9});
         let want = Target {
             gateway_port: 9,
