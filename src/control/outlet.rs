@@ -64,16 +64,7 @@ impl TunnelOutlet {
 }
 
 impl json::Outlet for TunnelOutlet {
-    fn lane(&self) -> Box<dyn json::Lane> {
-        Box::new(TunnelLane(self.0.clone()))
-    }
-}
-
-/// Of one tunnel.
-struct TunnelLane(Arc<dyn Channel>);
-
-impl json::Lane for TunnelLane {
-    fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+    fn send(&self, _tunnel: &str, message: Message, cancel: &Cancel) -> Result<(), SendError> {
         self.0.send(Lane::Bulk, message, cancel)
     }
 }

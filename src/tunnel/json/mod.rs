@@ -47,15 +47,9 @@ use tcp::Connection;
 
 /// The way back to the peer.
 pub trait Outlet: Send + Sync {
-    /// The way of one tunnel: its messages keep their order.
-    fn lane(&self) -> Box<dyn Lane>;
-}
-
-/// The way back for one tunnel.
-pub trait Lane: Send + Sync {
-    /// Queues a message; waits for room until there is some, the connection ends or
-    /// `cancel` fires.
-    fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError>;
+    /// Queues a message of this tunnel, behind what it has queued before; waits for
+    /// room until there is some, the connection ends or `cancel` fires.
+    fn send(&self, tunnel: &str, message: Message, cancel: &Cancel) -> Result<(), SendError>;
 }
 
 /// The JSON tunnels of this agent, on whatever connection.
@@ -197,7 +191,7 @@ impl Tunnels {
             }
         };
         let id: Arc<str> = id.into();
-        let connection = Connection::new(id.clone(), start, &self.shared, self.outlet.lane());
+        let connection = Connection::new(id.clone(), start, &self.shared, self.outlet.clone());
         match connection.spawn(admitted, self.table.clone(), place) {
             Ok(()) => {
                 table.live.insert(id, connection);

@@ -17,7 +17,7 @@ use socket2::Socket;
 
 use super::ending::End;
 use super::queue::{Chunk, Queue};
-use super::{JsonTunnels, Lane, Place, Settings, Table};
+use super::{JsonTunnels, Outlet, Place, Settings, Table};
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline, abort};
 use crate::telemetry::metrics::{
@@ -43,7 +43,10 @@ pub(super) struct Connection {
     state: Mutex<State>,
     /// Something to write, or an end.
     changed: Condvar,
-    speech: Mutex<Speech>,
+    outlet: Arc<dyn Outlet>,
+    /// The close is said, or nobody is there to hear it. Held while a message is
+    /// sent, so that none follows the close.
+    silent: Mutex<bool>,
     began: Instant,
     /// Milliseconds from `began` to the last byte in either direction.
     active: AtomicU64,
@@ -65,13 +68,6 @@ struct State {
     reading: bool,
 }
 
-/// The way to the gateway. Held while a message is sent, so that none follows the
-/// close.
-struct Speech {
-    lane: Box<dyn Lane>,
-    closed: bool,
-}
-
 /// What the writing thread does next.
 enum Next {
     Write(Chunk),
@@ -83,7 +79,7 @@ impl Connection {
         id: Arc<str>,
         start: &TcpStart<'_>,
         shared: &JsonTunnels,
-        lane: Box<dyn Lane>,
+        outlet: Arc<dyn Outlet>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
@@ -94,10 +90,8 @@ impl Connection {
             cancel: Cancel::new(),
             state: Mutex::default(),
             changed: Condvar::new(),
-            speech: Mutex::new(Speech {
-                lane,
-                closed: false,
-            }),
+            outlet,
+            silent: Mutex::new(false),
             began: Instant::now(),
             active: AtomicU64::new(0),
             bytes_sent: AtomicU64::new(0),
@@ -275,14 +269,14 @@ impl Connection {
     /// makes the target wait. Dropped, once there is an end.
     fn deliver(&self, bytes: &[u8]) {
         self.touch();
-        let speech = self.speech.lock();
-        if speech.closed || self.cancel.reason().is_some() {
+        let silent = self.silent.lock();
+        if *silent || self.cancel.reason().is_some() {
             return;
         }
         let message = Message::text(bytes.len() / 3 * 4 + self.id.len() + 160, |buf| {
             from_agent::tcp_tunnel_data(buf, &self.id, bytes);
         });
-        match speech.lane.send(message, &self.cancel) {
+        match self.outlet.send(&self.id, message, &self.cancel) {
             Ok(()) => {
                 let count = bytes.len() as u64;
                 self.bytes_received.fetch_add(count, Ordering::Relaxed);
@@ -292,7 +286,7 @@ impl Connection {
             }
             Err(SendError::Cancelled(_)) => {}
             Err(SendError::Closed) => {
-                drop(speech);
+                drop(silent);
                 self.end(End::Lost);
             }
         }
@@ -317,8 +311,8 @@ impl Connection {
 
     /// Says the end, behind everything else.
     fn say(&self, end: &End) {
-        let mut speech = self.speech.lock();
-        speech.closed = true;
+        let mut silent = self.silent.lock();
+        *silent = true;
         let Some((reason, error)) = end.close() else {
             return;
         };
@@ -331,7 +325,7 @@ impl Connection {
             from_agent::tcp_tunnel_close(buf, &self.id, &close);
         });
         // The connection may be gone: then nobody waits for it.
-        let _ = speech.lane.send(message, &Cancel::new());
+        let _ = self.outlet.send(&self.id, message, &Cancel::new());
     }
 
     fn totals(&self) -> Totals {

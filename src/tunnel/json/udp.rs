@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 
-use super::{JsonTunnels, Lane, Outlet, Place, asked_for};
+use super::{JsonTunnels, Outlet, Place, asked_for};
 use crate::link::Message;
 use crate::net::{Cancel, Deadline, Reason, abort};
 use crate::telemetry::RateLimit;
@@ -52,7 +52,7 @@ struct Key {
 /// One client of one tunnel.
 struct Session {
     shared: Arc<JsonTunnels>,
-    lane: Box<dyn Lane>,
+    outlet: Arc<dyn Outlet>,
     key: Key,
     state: Mutex<State>,
     /// Fires when it ends early.
@@ -122,7 +122,7 @@ impl Sessions {
         let place = Place::take(&self.shared.sessions, max)?;
         let session = Arc::new(Session {
             shared: self.shared.clone(),
-            lane: self.outlet.lane(),
+            outlet: self.outlet.clone(),
             key: key.clone(),
             state: Mutex::new(State::Dialling(VecDeque::new())),
             cancel: Cancel::new(),
@@ -272,7 +272,7 @@ impl Session {
         let message = Message::text(expected, |buf| {
             from_agent::udp_tunnel_data(buf, tunnel, (address, *port), bytes);
         });
-        if self.lane.send(message, &self.cancel).is_ok() {
+        if self.outlet.send(tunnel, message, &self.cancel).is_ok() {
             UDP_PACKETS_RECEIVED.increment();
             let count = bytes.len() as u64;
             self.bytes_received.fetch_add(count, Ordering::Relaxed);

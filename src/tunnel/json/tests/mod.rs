@@ -34,17 +34,9 @@ struct Said {
     lost: bool,
 }
 
-struct WireLane(Arc<Wire>);
-
 impl Outlet for Arc<Wire> {
-    fn lane(&self) -> Box<dyn Lane> {
-        Box::new(WireLane(self.clone()))
-    }
-}
-
-impl Lane for WireLane {
-    fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
-        let wire = self.0.clone();
+    fn send(&self, _tunnel: &str, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+        let wire = self.clone();
         let waker = wire.clone();
         let _guard = cancel
             .on_wake(Arc::new(move || {
