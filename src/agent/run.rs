@@ -56,7 +56,7 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     // It follows the status, which has come to its end.
     let _ = follower.join();
     if let Some(tunnels) = tunnels {
-        tunnels.finish(Deadline::after(AUDIT_GRACE));
+        tunnels.finish(Deadline::after(TUNNELS_GRACE));
     }
     server.stop(SERVER_GRACE);
     if matches!(outcome, Err(AgentError::Panicked)) {
@@ -201,8 +201,8 @@ const HTTP_LIMIT: Duration = Duration::from_secs(30);
 /// For local requests that are being answered when everything else has ended.
 const SERVER_GRACE: Duration = Duration::from_secs(1);
 
-/// For the audit's last lines.
-const AUDIT_GRACE: Duration = Duration::from_secs(1);
+/// For the last tunnels and the audit's last lines.
+const TUNNELS_GRACE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

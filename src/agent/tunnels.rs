@@ -59,8 +59,10 @@ impl Tunnelling {
         self.json.clone()
     }
 
-    /// Waits until the audit is written, until `deadline` at most.
+    /// Waits until all tunnels have ended and the audit is written, until `deadline`
+    /// at most. The agent has ended before.
     pub fn finish(self, deadline: Deadline) {
+        self.json.finish(deadline);
         self.audit.finish(deadline);
     }
 }

@@ -34,15 +34,12 @@ pub(super) fn json_tunnel(
             None
         }
         ToAgent::UdpTunnelData(datagram) => {
-            match tunnels {
-                Some(tunnels) => tunnels.datagram(datagram),
-                None => {
-                    // There is no negative answer to a datagram.
-                    static UDP: RateLimit = RateLimit::new(1, Duration::from_mins(10));
-                    if let Some(skipped) = UDP.pass() {
-                        log::warn!(skipped; "udp_tunnel_data dropped: {DISABLED}");
-                    }
-                }
+            // There is no negative answer to a datagram.
+            static UDP: RateLimit = RateLimit::new(1, Duration::from_mins(10));
+            if let Some(tunnels) = tunnels {
+                tunnels.datagram(datagram);
+            } else if let Some(skipped) = UDP.pass() {
+                log::warn!(skipped; "udp_tunnel_data dropped: {DISABLED}");
             }
             None
         }

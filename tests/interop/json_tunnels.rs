@@ -3,7 +3,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
 
 use base64_simd::STANDARD as BASE64;
 use pipeops_agent::agent::{Agent, Tunnelling};
@@ -33,10 +32,8 @@ impl Tunnels {
     fn end(self, stage: Stage, conn: &str) {
         let json = self.tunnels.json();
         stage.end(self.agent, conn);
-        while json.live() != (0, 0) {
-            assert!(far().remaining().is_some());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.tunnels.finish(far());
+        assert_eq!(json.live(), (0, 0));
     }
 }
 

@@ -144,7 +144,7 @@ fn seconds(micros: u64) -> f64 {
 
 /// A gauge for each of some things that come and go, under a name of each. The lock
 /// is taken when one comes, goes or is shown, never to count.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct GaugeEach(Mutex<Vec<(String, Weak<Gauge>)>>);
 
 impl GaugeEach {
@@ -230,7 +230,9 @@ mod tests {
         drop((a, again));
         assert_eq!(each.values(), [("b".into(), 5)].into());
         let many: Vec<_> = (0..2000).map(|i| each.begin(format!("m{i:04}"))).collect();
-        many.iter().for_each(|gauge| gauge.set(1));
+        for gauge in &many {
+            gauge.set(1);
+        }
         let values = each.values();
         assert_eq!(values.len(), MAX_SHOWN + 1);
         assert_eq!(values["other"], 2000 - (MAX_SHOWN as i64 - 1));

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 pub use settings::{Preference, Settings};
@@ -33,7 +34,7 @@ use super::audit::{Audit, Judged, Line};
 use super::header::Header;
 use super::target::{Admitted, Refusal, RefusalKind, Targets};
 use crate::link::{Message, SendError};
-use crate::net::Cancel;
+use crate::net::{Cancel, Deadline};
 use crate::telemetry::RateLimit;
 use crate::telemetry::metrics::{TCP_CONNECTION_FAILED, TCP_DENIED};
 use crate::wire::from_agent;
@@ -60,22 +61,21 @@ pub struct JsonTunnels {
     budget: Arc<Budget>,
     connections: Arc<AtomicUsize>,
     sessions: Arc<AtomicUsize>,
+    /// Held by whatever lives; `None` when nothing may begin any more.
+    alive: Mutex<Option<Sender<()>>>,
+    /// Disconnected when nothing lives.
+    ended: Receiver<()>,
 }
 
 /// One of so many; given back when it is dropped.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(of: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        let order = Ordering::Relaxed;
-        let taken = of.try_update(order, order, |used| (used < limit).then_some(used + 1));
-        taken.ok().map(|_| Self(of.clone()))
-    }
+struct Place {
+    of: Arc<AtomicUsize>,
+    _alive: Sender<()>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.of.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -87,6 +87,7 @@ impl JsonTunnels {
         audit: Arc<Audit>,
         budget: Arc<Budget>,
     ) -> Arc<Self> {
+        let (alive, ended) = bounded(0);
         Arc::new(Self {
             settings,
             targets,
@@ -94,6 +95,8 @@ impl JsonTunnels {
             budget,
             connections: Arc::default(),
             sessions: Arc::default(),
+            alive: Mutex::new(Some(alive)),
+            ended,
         })
     }
 
@@ -113,6 +116,24 @@ impl JsonTunnels {
     pub fn live(&self) -> (usize, usize) {
         let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
         (count(&self.connections), count(&self.sessions))
+    }
+
+    /// Begins nothing more, and waits until nothing is left of what there was, until
+    /// `deadline` at most. Their connections have to be gone.
+    pub fn finish(&self, deadline: Deadline) {
+        drop(self.alive.lock().take());
+        // Nothing is ever sent there.
+        let _ = self.ended.recv_deadline(deadline.instant());
+    }
+
+    fn place(&self, of: &Arc<AtomicUsize>, limit: usize) -> Option<Place> {
+        let alive = self.alive.lock().clone()?;
+        let order = Ordering::Relaxed;
+        let taken = of.try_update(order, order, |used| (used < limit).then_some(used + 1));
+        taken.ok().map(|_| Place {
+            of: of.clone(),
+            _alive: alive,
+        })
     }
 
     /// T23: the Service, where one is named, or the port of this machine; the other
@@ -175,7 +196,7 @@ impl Tunnels {
         }
         table.ended.remove(id);
         let max = self.shared.settings.max_connections;
-        let Some(place) = Place::take(&self.shared.connections, max) else {
+        let Some(place) = self.shared.place(&self.shared.connections, max) else {
             let error = format!("max TCP connections reached: {max}");
             return Some(refusal(id, CloseReason::RegistrationFailed, &error));
         };
@@ -252,15 +273,12 @@ impl Tunnels {
     }
 
     fn note_refused(&self, id: &str, start: &TcpStart<'_>, refused: &Refusal) {
-        let judged = match refused.kind {
-            RefusalKind::Denied => {
-                TCP_DENIED.increment();
-                Judged::Denied
-            }
-            _ => {
-                TCP_CONNECTION_FAILED.increment();
-                Judged::Invalid
-            }
+        let judged = if refused.kind == RefusalKind::Denied {
+            TCP_DENIED.increment();
+            Judged::Denied
+        } else {
+            TCP_CONNECTION_FAILED.increment();
+            Judged::Invalid
         };
         self.shared.audit.record(Line {
             id: id.to_owned(),

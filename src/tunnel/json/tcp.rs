@@ -247,18 +247,18 @@ impl Connection {
 
     /// The reading thread: to the end of the target, whatever is done with its bytes.
     fn read(&self, target: &Socket) {
-        let mut buffer = Vec::new();
+        let mut buffer = vec![0; self.settings.tcp_buffer];
         loop {
-            buffer.resize(self.settings.tcp_buffer, 0);
             match recv(target, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return self.target_ended(None),
                 Ok((_, count)) => self.deliver(&buffer[..count]),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
                     // Who waits holds no memory.
-                    buffer = Vec::new();
+                    drop(std::mem::take(&mut buffer));
                     let mut fds = [PollFd::new(target, PollFlags::IN)];
                     let _ = poll(&mut fds, None);
+                    buffer = vec![0; self.settings.tcp_buffer];
                 }
                 Err(error) => return self.target_ended(Some(error.into())),
             }

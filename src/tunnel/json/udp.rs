@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use crate::telemetry::metrics::{
 use crate::threads::{self, Stack};
 use crate::tunnel::Protocol;
 use crate::tunnel::audit::{Judged, Line};
+use crate::tunnel::policy::Verdict;
 use crate::tunnel::target::{Admitted, Connected, Refusal, RefusalKind};
 use crate::wire::from_agent;
 use crate::wire::tunnel::Datagram;
@@ -119,7 +120,7 @@ impl Sessions {
         if table.len() >= max {
             return None;
         }
-        let place = Place::take(&self.shared.sessions, max)?;
+        let place = self.shared.place(&self.shared.sessions, max)?;
         let session = Arc::new(Session {
             shared: self.shared.clone(),
             outlet: self.outlet.clone(),
@@ -151,8 +152,16 @@ impl Sessions {
             }
             Err(refusal) => {
                 session.refuse(&refusal);
+                let judged = match refusal.kind {
+                    RefusalKind::Denied => Judged::Denied,
+                    _ => Judged::Invalid,
+                };
                 let target = asked_for(&datagram.target);
-                session.record(target, None, Some(&refusal), "refused".to_owned());
+                let verdict = Verdict {
+                    reason: refusal.to_string(),
+                    ..Verdict::default()
+                };
+                session.record(target, judged, verdict, None, "refused".to_owned());
             }
         }
         Some(session)
@@ -177,13 +186,12 @@ impl Session {
         let mut state = self.state.lock();
         match &mut *state {
             State::Dialling(waiting) if waiting.len() < MAX_WAITING => waiting.push_back(bytes),
-            State::Dialling(_) => UDP_DROPPED.increment(),
             State::Open(socket) => {
                 let socket = socket.clone();
                 drop(state);
                 self.send_to(&socket, &bytes);
             }
-            State::Refused(_) => UDP_DROPPED.increment(),
+            State::Dialling(_) | State::Refused(_) => UDP_DROPPED.increment(),
         }
     }
 
@@ -226,7 +234,8 @@ impl Session {
 
     /// Hears the target until the end; says what that was.
     fn listen(&self, socket: &Socket) -> String {
-        let mut buffer = Vec::new();
+        let size = self.shared.settings.udp_buffer;
+        let mut buffer = vec![0; size];
         loop {
             if let Some(reason) = self.cancel.reason() {
                 return reason.to_string();
@@ -235,7 +244,6 @@ impl Session {
             if left.is_zero() {
                 return format!("idle for {} s", self.shared.settings.udp_idle.as_secs());
             }
-            buffer.resize(self.shared.settings.udp_buffer, 0);
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
             match recv(socket, &mut buffer[..], flags) {
                 // Half a datagram is none.
@@ -244,8 +252,9 @@ impl Session {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     // Who waits holds no memory.
-                    buffer = Vec::new();
+                    drop(std::mem::take(&mut buffer));
                     wait_for(socket, left);
+                    buffer = vec![0; size];
                 }
                 // ICMP: the target may come back, the client may try again.
                 Err(Errno::CONNREFUSED) => UDP_REFUSED.increment(),
@@ -310,25 +319,21 @@ impl Session {
     fn record(
         &self,
         target: String,
-        connected: Option<&Connected>,
-        refused: Option<&Refusal>,
+        judged: Judged,
+        verdict: Verdict,
+        address: Option<SocketAddr>,
         end: String,
     ) {
         let client: Option<IpAddr> = self.key.address.parse().ok();
-        let verdict = connected.map(|to| to.verdict.clone()).unwrap_or_default();
         self.shared.audit.record(Line {
             id: format!("{}:{}", self.key.address, self.key.port),
             tunnel: self.key.tunnel.clone(),
             client: client.map(|ip| (ip, self.key.port).into()),
             protocol: Protocol::Udp,
             target,
-            address: connected.and_then(|to| to.address),
-            judged: match refused.map(|refusal| refusal.kind) {
-                None => Judged::Allowed,
-                Some(RefusalKind::Denied) => Judged::Denied,
-                Some(_) => Judged::Invalid,
-            },
-            reason: refused.map_or(verdict.reason, ToString::to_string),
+            address,
+            judged,
+            reason: verdict.reason,
             dry_run: verdict.dry_run,
             bytes_in: self.bytes_sent.load(Ordering::Relaxed),
             bytes_out: self.bytes_received.load(Ordering::Relaxed),
@@ -356,7 +361,7 @@ impl Running {
         let connected = match self.admitted.dial(deadline, &session.cancel) {
             Ok(connected) => connected,
             Err(refusal) => {
-                self.end = "no target".to_owned();
+                self.end = refusal.to_string();
                 self.refused = Some(refusal);
                 return;
             }
@@ -377,23 +382,31 @@ impl Drop for Running {
     fn drop(&mut self) {
         let session = &self.session;
         // A refused one stays for a while, without a thread.
-        match &self.refused {
-            Some(refusal) => session.refuse(refusal),
-            None => {
-                let mut table = self.table.lock();
-                let key = &session.key;
-                if table
-                    .get(key)
-                    .is_some_and(|other| Arc::ptr_eq(other, session))
-                {
-                    table.remove(key);
-                }
+        if let Some(refusal) = &self.refused {
+            session.refuse(refusal);
+        } else {
+            let mut table = self.table.lock();
+            let ours = table.get(&session.key);
+            if ours.is_some_and(|ours| Arc::ptr_eq(ours, session)) {
+                table.remove(&session.key);
             }
         }
+        let verdict = match (&self.connected, &self.refused) {
+            (Some(connected), _) => connected.verdict.clone(),
+            (None, Some(refusal)) if refusal.kind == RefusalKind::Denied => Verdict {
+                reason: refusal.to_string(),
+                ..Verdict::default()
+            },
+            _ => self.admitted.verdict().clone(),
+        };
+        let judged = if verdict.allowed {
+            Judged::Allowed
+        } else {
+            Judged::Denied
+        };
+        let address = self.connected.as_ref().and_then(|to| to.address);
         let end = std::mem::take(&mut self.end);
-        let target = self.admitted.to_string();
-        let (connected, refused) = (self.connected.as_ref(), self.refused.as_ref());
-        session.record(target, connected, refused, end);
+        session.record(self.admitted.to_string(), judged, verdict, address, end);
     }
 }
 

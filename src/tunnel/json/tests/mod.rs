@@ -1,10 +1,12 @@
 //! JSON tunnels with real targets on loopback; the way to the gateway is a list.
 
+#![allow(clippy::needless_pass_by_value)] // literals read better without `&`
+
 mod tcp;
 mod udp;
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use base64_simd::STANDARD;
@@ -258,6 +260,13 @@ fn eventually(fits: impl Fn() -> bool) {
         assert!(Instant::now() < until, "never");
         std::thread::yield_now();
     }
+}
+
+/// The target of a connection. What never comes fails a test instead of hanging it.
+fn accept(listener: &TcpListener) -> TcpStream {
+    let (target, _) = listener.accept().expect("connection");
+    target.set_read_timeout(Some(FAR)).expect("set");
+    target
 }
 
 fn read_exactly(stream: &mut TcpStream, count: usize) -> Vec<u8> {

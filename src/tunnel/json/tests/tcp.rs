@@ -1,5 +1,4 @@
 use std::io::{ErrorKind, Write};
-use std::net::TcpListener;
 use std::sync::mpsc;
 
 use serde_json::json as value;
@@ -16,7 +15,7 @@ impl Stage {
     fn connect(&mut self, id: &str, listener: &TcpListener) -> TcpStream {
         let address = listener.local_addr().expect("address");
         self.open(id, address.port());
-        let (mut target, _) = listener.accept().expect("connection");
+        let mut target = accept(listener);
         self.data(id, b"x");
         read_exactly(&mut target, 1);
         target
@@ -24,7 +23,7 @@ impl Stage {
 }
 
 fn assert_reset(stream: &mut TcpStream) {
-    let mut bytes = [0; 64 * 1024];
+    let mut bytes = vec![0; 64 * 1024];
     let error = loop {
         match stream.read(&mut bytes) {
             Ok(0) => panic!("a clean end"),
@@ -64,7 +63,7 @@ fn tt22_what_comes_before_the_target_answers_is_kept_in_order() {
     for piece in rest.chunks(10_000) {
         assert_eq!(stage.data("c", piece), None);
     }
-    let (mut target, _) = listener.accept().expect("connection");
+    let mut target = accept(&listener);
     assert!(read_exactly(&mut target, bytes.len()) == bytes, "mixed up");
     // Behind the close comes an end, not before.
     stage.data("c", b"last words");
@@ -84,7 +83,7 @@ fn bytes_travel_both_ways_and_the_targets_end_is_said_once_behind_them() {
     let (listener, address) = listen();
     let mut stage = Stage::new();
     stage.open("c-1", address.port());
-    let (mut target, _) = listener.accept().expect("connection");
+    let mut target = accept(&listener);
     stage.data("c-1", b"hello");
     assert_eq!(read_exactly(&mut target, 5), b"hello");
     let bytes = pattern(300_000);
@@ -182,7 +181,7 @@ fn tt26_a_second_start_under_a_live_id_changes_nothing() {
     let (listener, address) = listen();
     let mut stage = Stage::new();
     stage.open("c", address.port());
-    let (mut target, _) = listener.accept().expect("connection");
+    let mut target = accept(&listener);
     stage.open("c", 1);
     stage.data("c", b"still there");
     assert_eq!(read_exactly(&mut target, 11), b"still there");
@@ -190,7 +189,7 @@ fn tt26_a_second_start_under_a_live_id_changes_nothing() {
     stage.wire.close("c");
     // It is free again as soon as the gateway can know.
     stage.open("c", address.port());
-    let (mut target, _) = listener.accept().expect("connection");
+    let mut target = accept(&listener);
     stage.data("c", b"again");
     assert_eq!(read_exactly(&mut target, 5), b"again");
 }
@@ -226,7 +225,7 @@ fn only_so_many_connections_at_once() {
     });
     stage.open("a", address.port());
     stage.open("b", address.port());
-    let targets = [(); 2].map(|()| listener.accept().expect("connection").0);
+    let targets = [(); 2].map(|()| accept(&listener));
     let close = stage
         .start("c", gateway_port(address.port()))
         .expect("refused");
@@ -293,7 +292,7 @@ fn a_full_lane_makes_the_target_wait_and_loses_nothing() {
     let mut stage = Stage::new();
     stage.wire.set(|said| said.full = true);
     stage.open("c", address.port());
-    let (target, _) = listener.accept().expect("connection");
+    let target = accept(&listener);
     let bytes = Arc::new(pattern(20 << 20));
     let writer = {
         let (mut target, bytes) = (target, bytes.clone());
@@ -322,7 +321,7 @@ fn a_target_that_reads_no_more_is_heard_to_its_end() {
     let (listener, address) = listen();
     let mut stage = Stage::new();
     stage.open("c", address.port());
-    let (mut target, _) = listener.accept().expect("connection");
+    let mut target = accept(&listener);
     stage.data("c", b"POST");
     assert_eq!(read_exactly(&mut target, 4), b"POST");
     target.write_all(b"413 too large").expect("written");
@@ -409,7 +408,7 @@ fn the_agents_own_ports_are_never_reached() {
 }
 
 #[test]
-fn what_the_policy_denies_is_refused_before_any_dial_and_recorded() {
+fn tt23_what_the_policy_denies_is_refused_before_any_dial_and_recorded() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("audit");
     let rules = "rules:\n- {action: deny, namespaces: [shop], name: no-shop}\n- {action: allow}\n";
@@ -431,7 +430,7 @@ fn what_the_policy_denies_is_refused_before_any_dial_and_recorded() {
     assert_eq!(close["payload"]["reason"], "connection_failed");
     let (listener, address) = listen();
     stage.open("good", address.port());
-    let (mut target, _) = listener.accept().expect("connection");
+    let mut target = accept(&listener);
     stage.data("good", b"12345");
     assert_eq!(read_exactly(&mut target, 5), b"12345");
     target.write_all(b"123").expect("written");
@@ -528,7 +527,7 @@ fn tt23_a_named_service_comes_first_and_the_gateways_port_where_it_cannot_be_mea
         let id = number.to_string();
         assert_eq!(stages[stage].start(&id, target), None);
         let listener = if to_service { &named } else { &local };
-        let (mut target, _) = listener.accept().expect("connection");
+        let mut target = accept(listener);
         stages[stage].data(&id, id.as_bytes());
         assert_eq!(read_exactly(&mut target, 1), id.as_bytes());
     }
