@@ -1,6 +1,6 @@
 //! What is counted while the agent runs (local-server.md §10, tunnels.md §8.5).
 //!
-//! Each metric is a static that is counted where the thing happens; [`FAMILIES`] gives
+//! Each metric is a static that is counted where the thing happens; `FAMILIES` gives
 //! it its name, and [`snapshot`] reads them all: for a test, for the demo's closing
 //! table, and later for `/metrics`. They belong to the process: a test that runs
 //! beside others can only say that one has grown.
