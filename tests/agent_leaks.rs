@@ -53,6 +53,7 @@ fn parts(address: &str, token: &str) -> Parts {
         shutdown_limit: Duration::from_secs(25),
         dialer: Dialer::new(Arc::new(tls)),
         proxy: Arc::new(Executor::new(proxy::Settings::default(), None)),
+        json_tunnels: None,
         facts: Arc::new(NoCluster),
         store: Arc::new(MemoryStore::new(Identity {
             cluster_id: Some("c-1".into()),

@@ -15,7 +15,7 @@ use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
 use crate::telemetry::{self, RateLimit};
 
 /// Where a pod's own credentials are (config-and-state.md §9.1).
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(super) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Finds the cluster (config-and-state.md §9.4): a kubeconfig that was named, the
 /// pod's own credentials, then the kubeconfigs of the environment and the home
@@ -117,7 +117,7 @@ struct KubeFacts {
 
 /// The mounted token, where it is this cluster's: in a pod with a kubeconfig of
 /// another cluster it must neither be shown to that one nor be handed over for it.
-fn mounted_token(credentials: &Credentials, folder: &Path) -> Option<PathBuf> {
+pub(super) fn mounted_token(credentials: &Credentials, folder: &Path) -> Option<PathBuf> {
     match &credentials.auth {
         Auth::TokenFile(path) if path.starts_with(folder) => Some(path.clone()),
         _ => None,

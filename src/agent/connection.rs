@@ -131,6 +131,7 @@ fn connect(
         let channel = Arc::new(link.clone());
         let outlet = late.connected(generation, &endpoint, channel.clone());
         let requests = parts.proxy.connection(outlet);
+        let tunnels = parts.tunnels(channel.clone());
         let sender = sender.clone();
         let hear = Box::new(move |heard| {
             if let Err(TrySendError::Full(_)) =
@@ -142,7 +143,7 @@ fn connect(
                 }
             }
         });
-        Dispatch::new(generation, channel, requests, late.clone(), hear)
+        Dispatch::new(generation, channel, requests, tunnels, late.clone(), hear)
     });
     link.map_err(|error| Failure::Other(error.to_string()))
 }

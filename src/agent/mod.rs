@@ -20,6 +20,7 @@ mod identify;
 mod parts;
 mod run;
 mod status;
+mod tunnels;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,6 +33,7 @@ pub use identify::{agent_id, open_store};
 pub use parts::{Parts, Proxying};
 pub use run::{parts, run};
 pub use status::{Status, Watch};
+pub use tunnels::Tunnelling;
 
 use crate::net::Deadline;
 use crate::threads::{self, Stack};

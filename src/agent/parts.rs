@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::TokenSource;
+use crate::control::channel::Channel;
 use crate::control::dispatch::RequestSink;
 use crate::control::facts::ClusterFacts;
+use crate::control::outlet::TunnelOutlet;
 use crate::control::registration::Registrant;
 use crate::control::{heartbeat, session};
 use crate::identity::Store;
@@ -14,6 +16,7 @@ use crate::link;
 use crate::net::{Deadline, Dialer};
 use crate::proxy::{Executor, Outlet};
 use crate::server::HealthState;
+use crate::tunnel::json::{JsonTunnels, Tunnels};
 use crate::url::Url;
 
 /// Everything that the conductor needs; `run` makes it from the configuration, demo
@@ -41,9 +44,19 @@ pub struct Parts {
     pub shutdown_limit: Duration,
     pub dialer: Dialer,
     pub proxy: Arc<dyn Proxying>,
+    /// TCP and UDP in JSON messages; `None` where `tunnels.enabled` is off.
+    pub json_tunnels: Option<Arc<JsonTunnels>>,
     pub facts: Arc<dyn ClusterFacts>,
     pub store: Arc<dyn Store>,
     pub health: Arc<HealthState>,
+}
+
+impl Parts {
+    /// The JSON tunnels of a new connection, if there are any.
+    pub(super) fn tunnels(&self, channel: Arc<dyn Channel>) -> Option<Tunnels> {
+        let tunnels = self.json_tunnels.as_ref()?;
+        Some(tunnels.connection(Arc::new(TunnelOutlet::new(channel))))
+    }
 }
 
 /// Executes the requests of connections: the proxy's executor, or a stand-in.

@@ -28,7 +28,7 @@ pub use token::{TokenError, TokenSource};
 pub use types::{
     Agent, Audit, ClientCertificate, Config, Daemon, DialFailure, Forward, Kubernetes, LogFormat,
     LogOutput, Logging, OutboundProxy, PipeOps, Proxy, ProxyProtocol, Reconnect, Registration,
-    State, StateBackend, Timeouts, Tls, Transport, Tunnels,
+    State, StateBackend, TcpTunnels, Timeouts, Tls, Transport, Tunnels, UdpTunnels,
 };
 
 #[cfg(test)]

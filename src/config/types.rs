@@ -268,6 +268,31 @@ pub struct Tunnels {
     /// case.
     pub proxy_protocol: BTreeMap<String, ProxyProtocol>,
     pub forwards: Vec<Forward>,
+    /// JSON tunnels go to 127.0.0.1 even where they name a Service (tunnels.md T23).
+    pub prefer_gateway_port: bool,
+    pub tcp: TcpTunnels,
+    pub udp: UdpTunnels,
+}
+
+/// `tunnels.tcp`: TCP in JSON messages, and what all targets have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TcpTunnels {
+    /// Bytes that are read from a target at once.
+    pub buffer_size: usize,
+    pub keepalive: bool,
+    pub keepalive_period: Duration,
+    pub connection_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_connections: usize,
+}
+
+/// `tunnels.udp`: UDP in JSON messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UdpTunnels {
+    /// The longest datagram.
+    pub buffer_size: usize,
+    pub session_timeout: Duration,
+    pub max_sessions: usize,
 }
 
 /// How a stream ends whose target can't be reached (decisions.md §6.6).

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::channel::{Channel, printable};
+use super::json_tunnels::json_tunnel;
 use super::late::LateAnswers;
 use super::refusals::Refusals;
 use super::session::Generation;
@@ -16,6 +17,7 @@ use crate::link::{Lane, Message, Receiver, Slot};
 use crate::net::Cancel;
 use crate::proxy::Requests;
 use crate::telemetry::RateLimit;
+use crate::tunnel::json::Tunnels;
 use crate::wire::to_agent::Registered;
 use crate::wire::{Envelope, EnvelopeError, FLOW, ProxyRequest, ToAgent, from_agent};
 
@@ -120,6 +122,8 @@ pub struct Dispatch<R> {
     generation: Generation,
     channel: Arc<dyn Channel>,
     requests: R,
+    /// `None` where `tunnels.enabled` is off.
+    tunnels: Option<Tunnels>,
     /// Must not block.
     hear: Box<dyn Fn(PeerMessage) + Send>,
     late: Arc<LateAnswers>,
@@ -136,6 +140,7 @@ impl<R: RequestSink> Dispatch<R> {
         generation: Generation,
         channel: Arc<dyn Channel>,
         requests: R,
+        tunnels: Option<Tunnels>,
         late: Arc<LateAnswers>,
         hear: Box<dyn Fn(PeerMessage) + Send>,
     ) -> Self {
@@ -147,6 +152,7 @@ impl<R: RequestSink> Dispatch<R> {
             }),
             channel,
             requests,
+            tunnels,
             hear,
             late,
             unknown: HashMap::new(),
@@ -212,27 +218,16 @@ impl<R: RequestSink> Dispatch<R> {
             ToAgent::WebSocketStart { stream_id } => {
                 self.refuse_stream(id, stream_id.as_deref());
             }
-            ToAgent::TcpTunnelStart => {
-                if let Some(id) = known("tcp_tunnel_start", id) {
-                    self.refuse(id, |buf| {
-                        let text = "TCP tunnels are not supported by this agent";
-                        from_agent::tcp_tunnel_close(buf, id, "registration_failed", text);
-                    });
-                }
-            }
-            ToAgent::UdpTunnelData => {
-                // There is no negative answer to a datagram.
-                static UDP: RateLimit = RateLimit::new(1, Duration::from_mins(10));
-                if let Some(skipped) = UDP.pass() {
-                    log::warn!(skipped; "datagram dropped: UDP tunnels are not supported");
+            message @ (ToAgent::TcpTunnelStart(_)
+            | ToAgent::TcpTunnelData { .. }
+            | ToAgent::TcpTunnelClose { .. }
+            | ToAgent::UdpTunnelData(_)) => {
+                if let Some(answer) = json_tunnel(self.tunnels.as_mut(), id, &message) {
+                    self.refuse_by(id.unwrap_or_default(), answer);
                 }
             }
             // Nobody asked, or they belong to streams that were refused.
-            ToAgent::Pong
-            | ToAgent::WebSocketData
-            | ToAgent::WebSocketClose
-            | ToAgent::TcpTunnelData
-            | ToAgent::TcpTunnelClose => {}
+            ToAgent::Pong | ToAgent::WebSocketData | ToAgent::WebSocketClose => {}
             ToAgent::Unknown => self.unknown(&envelope.kind, id),
         }
     }
@@ -321,7 +316,10 @@ impl<R: RequestSink> Dispatch<R> {
 
     /// What belongs to the request of this id.
     fn refuse(&mut self, id: &str, encode: impl FnOnce(&mut Vec<u8>)) {
-        let message = Message::text(SMALL, encode);
+        self.refuse_by(id, Message::text(SMALL, encode));
+    }
+
+    fn refuse_by(&mut self, id: &str, message: Message) {
         if !self.refusals.send(Slot::of(id), message) {
             let why = "the peer provokes refusals and does not take them";
             self.channel.abort(why);
@@ -364,7 +362,7 @@ impl<R> Drop for Dispatch<R> {
 }
 
 /// The id of what is kept under it.
-fn known<'a>(kind: &str, id: Option<&'a str>) -> Option<&'a str> {
+pub(super) fn known<'a>(kind: &str, id: Option<&'a str>) -> Option<&'a str> {
     let usable = id.filter(|id| id.len() <= MAX_ID);
     if usable.is_none() {
         static NO_ID: RateLimit = RateLimit::new(5, Duration::from_mins(1));

@@ -1,7 +1,7 @@
 //! The protocol of the control channel.
 //!
 //! * A request: `dispatch` hears it on the `link-reader` thread and hands it to
-//!   `proxy`; `refusals` says no to what isn't built.
+//!   `proxy`; `refusals` says no to what isn't built. `json_tunnels` does the same for tunnels.
 //! * Its way back: `outlet`, over a `channel` (a link); `late` when that is gone.
 //! * The life cycle: `session` decides, a pure state machine; `registration`,
 //!   `heartbeat`, `http_mode` and `backoff` are what it is about, `urls` where to.
@@ -14,6 +14,7 @@ pub mod facts;
 pub mod heartbeat;
 pub mod host;
 pub mod http_mode;
+mod json_tunnels;
 pub mod late;
 pub mod outlet;
 pub(crate) mod refusals;

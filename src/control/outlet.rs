@@ -2,6 +2,8 @@
 //! piece of a streamed answer too, passes here into its request's slot of the
 //! connection that the request came on, and waits there for room (decisions.md §6.2).
 //!
+//! JSON tunnels have theirs, [`TunnelOutlet`].
+//!
 //! Only a whole answer (form B) outlives its connection: one that could not be written
 //! waits in `late` for the next connection.
 
@@ -12,6 +14,7 @@ use super::late::Origin;
 use crate::link::{Lane, Message, SendError, Slot};
 use crate::net::Cancel;
 use crate::proxy::Outlet;
+use crate::tunnel::json;
 
 /// The way back for the requests of one connection; made by
 /// [`LateAnswers::connected`](super::late::LateAnswers::connected).
@@ -50,5 +53,20 @@ impl Outlet for ConnectionOutlet {
 
     fn abort(&self, why: &str) {
         self.channel.abort(why);
+    }
+}
+
+/// The way back for the JSON tunnels of one connection.
+pub struct TunnelOutlet(Arc<dyn Channel>);
+
+impl TunnelOutlet {
+    pub fn new(channel: Arc<dyn Channel>) -> Self {
+        Self(channel)
+    }
+}
+
+impl json::Outlet for TunnelOutlet {
+    fn send(&self, tunnel: &str, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+        self.0.send(Lane::Bulk(Slot::of(tunnel)), message, cancel)
     }
 }

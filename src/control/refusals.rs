@@ -1,6 +1,7 @@
 //! Refusals that belong to a request travel in its slot, like everything of one id
-//! (decisions.md §6.2), and there may be no room, which the reader must never wait for. So a small thread of the connection does it; it exists
-//! only once there is something to refuse.
+//! (decisions.md §6.2), and there may be no room, which the reader must never wait
+//! for. So a small thread of the connection does it; it exists only once there is
+//! something to refuse.
 
 use std::sync::Arc;
 

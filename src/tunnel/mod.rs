@@ -15,6 +15,7 @@ use std::fmt;
 
 pub mod audit;
 pub mod header;
+pub mod json;
 pub mod limits;
 pub mod policy;
 pub mod proxy_protocol;

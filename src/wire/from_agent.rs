@@ -217,6 +217,7 @@ pub fn plane_hello_ack(buf: &mut Vec<u8>, features: &[&str]) {
 }
 
 pub use super::to_agent::proxy_flow;
+pub use super::tunnel::{tcp_tunnel_close, tcp_tunnel_data, udp_tunnel_data};
 
 /// How the body of a buffered answer is written (control-channel.md §8.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,16 +334,6 @@ pub fn proxy_websocket_close(buf: &mut Vec<u8>, stream_id: &str) {
     message(buf, "proxy_websocket_close", Some(stream_id), |buf| {
         buf.extend_from_slice(b"{\"stream_id\":");
         string(buf, stream_id);
-        buf.push(b'}');
-    });
-}
-
-pub fn tcp_tunnel_close(buf: &mut Vec<u8>, id: &str, reason: &str, error: &str) {
-    message(buf, "tcp_tunnel_close", Some(id), |buf| {
-        buf.extend_from_slice(b"{\"error\":");
-        string(buf, error);
-        buf.extend_from_slice(b",\"reason\":");
-        string(buf, reason);
         buf.push(b'}');
     });
 }

@@ -13,6 +13,7 @@ pub mod from_agent;
 mod header_map;
 mod request;
 pub mod to_agent;
+pub mod tunnel;
 
 pub use binary::{BinaryBody, BinaryBodyError, parse_binary_body};
 pub use body::BodyText;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::encode::{base64, empty, headers, message, number, serialized, string};
 use super::envelope::{Envelope, Payload};
 use super::request::ProxyRequest;
+use super::tunnel::{Datagram, TcpStart};
 use crate::config::Secret;
 use crate::http::Headers;
 
@@ -44,10 +45,15 @@ pub enum ToAgent<'a> {
     WebSocketData,
     /// `proxy_websocket_close`, `ws_close`.
     WebSocketClose,
-    TcpTunnelStart,
-    TcpTunnelData,
-    TcpTunnelClose,
-    UdpTunnelData,
+    TcpTunnelStart(Box<TcpStart<'a>>),
+    /// Base64; `None` when the message had no text there.
+    TcpTunnelData {
+        data: Option<Cow<'a, str>>,
+    },
+    TcpTunnelClose {
+        reason: Option<Cow<'a, str>>,
+    },
+    UdpTunnelData(Box<Datagram<'a>>),
     Unknown,
 }
 
@@ -81,10 +87,14 @@ impl<'a> ToAgent<'a> {
             },
             "proxy_websocket_data" | "ws_data" | "proxy_stream_data" => Self::WebSocketData,
             "proxy_websocket_close" | "ws_close" => Self::WebSocketClose,
-            "tcp_tunnel_start" => Self::TcpTunnelStart,
-            "tcp_tunnel_data" => Self::TcpTunnelData,
-            "tcp_tunnel_close" => Self::TcpTunnelClose,
-            "udp_tunnel_data" => Self::UdpTunnelData,
+            "tcp_tunnel_start" => Self::TcpTunnelStart(Box::new(TcpStart::parse(payload))),
+            "tcp_tunnel_data" => Self::TcpTunnelData {
+                data: payload.str("data"),
+            },
+            "tcp_tunnel_close" => Self::TcpTunnelClose {
+                reason: payload.text("reason"),
+            },
+            "udp_tunnel_data" => Self::UdpTunnelData(Box::new(Datagram::parse(payload))),
             _ => Self::Unknown,
         }
     }

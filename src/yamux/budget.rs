@@ -40,6 +40,20 @@ impl Budget {
         self.charged() >= self.limit
     }
 
+    /// Takes so many bytes for what isn't a stream of yamux and has no window that the
+    /// peer may fill; `None` when they are not left.
+    pub fn take(self: &Arc<Self>, bytes: usize) -> Option<Taken> {
+        let fits =
+            |charged: usize| Some(charged.checked_add(bytes)?).filter(|sum| *sum <= self.limit);
+        let taken = self
+            .charged
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        taken.ok().map(|_| Taken {
+            budget: self.clone(),
+            bytes,
+        })
+    }
+
     /// Takes `more` bytes for a window, if that leaves as much for others.
     fn reserve(&self, more: usize) -> bool {
         let near = self.near();
@@ -55,6 +69,19 @@ impl Budget {
     /// Where the space for bytes of initial windows begins.
     fn near(&self) -> usize {
         self.limit / 4 * 3
+    }
+}
+
+/// Bytes that were taken; given back when it is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.budget.charged.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -122,6 +149,17 @@ mod tests {
         assert!(budget.is_full());
         assert!(!accounts[0].reserve(1));
         drop(accounts);
+        assert_eq!(budget.charged(), 0);
+    }
+
+    #[test]
+    fn what_was_taken_is_given_back_and_never_exceeds_the_limit() {
+        let budget = Arc::new(Budget::new(64));
+        let first = budget.take(60).expect("room");
+        assert!(budget.take(5).is_none() && budget.take(usize::MAX).is_none());
+        let second = budget.take(4).expect("room");
+        assert!(budget.is_full());
+        drop((first, second));
         assert_eq!(budget.charged(), 0);
     }
 }

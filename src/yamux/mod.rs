@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub use budget::Budget;
+pub use budget::{Budget, Taken};
 pub use buffer::{CHUNK, Chunk, Pool, SMALL_CHUNK, Unpooled};
 pub use decoder::{Decoder, Event};
 pub use header::{Flags, HEADER, Header, Kind};

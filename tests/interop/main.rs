@@ -12,6 +12,7 @@
 
 mod driver;
 mod http_mode;
+mod json_tunnels;
 mod log_lines;
 mod losing;
 mod messages;

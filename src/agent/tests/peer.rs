@@ -239,6 +239,7 @@ pub(super) fn parts(api_url: Url, store: Arc<dyn Store>) -> Parts {
         shutdown_limit: Duration::from_secs(25),
         dialer: Dialer::new(Arc::new(tls)),
         proxy: Arc::new(no_cluster()),
+        json_tunnels: None,
         facts: Arc::new(NoCluster),
         store,
         health: Arc::new(HealthState::new(Duration::from_secs(30))),

@@ -6,6 +6,7 @@
 
 mod agent;
 mod control;
+mod json_tunnels;
 mod later;
 mod tunnels;
 
@@ -39,6 +40,7 @@ pub(super) const KEYS: &[&[Key]] = &[
     agent::STATE,
     control::PROXY,
     tunnels::TUNNELS,
+    json_tunnels::JSON_TUNNELS,
     later::GATEWAY,
     tunnels::DAEMON,
     later::REST,

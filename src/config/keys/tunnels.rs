@@ -47,10 +47,9 @@ pub(super) const TUNNELS: &[Key] = &[
     Key::new(
         "tunnels.enabled",
         Kind::Bool(|c, v| c.tunnels.enabled = v),
-        "Tunnels of Gateway API listeners, and TCP and UDP in JSON messages",
+        "TCP and UDP tunnels in JSON messages, which may reach 127.0.0.1; Gateway API listeners (not yet)",
     )
-    .default("false")
-    .not_yet(),
+    .default("false"),
     Key::new(
         "tunnels.max_streams",
         Kind::Int {
@@ -70,8 +69,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "All queues and enlarged windows of streams together",
     )
-    .default("64MiB")
-    .not_yet(),
+    .default("64MiB"),
     Key::new(
         "tunnels.half_close_timeout",
         Kind::Duration {
@@ -103,15 +101,13 @@ pub(super) const TUNNELS: &[Key] = &[
         "Rules of what streams may reach (docs/tunnel-policy.md)",
     )
     .env(&["PIPEOPS_TUNNEL_POLICY_FILE"])
-    .default_note("Services of the cluster, configured origins")
-    .not_yet(),
+    .default_note("Services of the cluster, configured origins"),
     Key::new(
         "tunnels.audit_file",
         Kind::Path(|c, v| c.tunnels.audit.file = Some(v)),
         "A line of JSON per stream goes to this file, besides the log",
     )
-    .env(&["PIPEOPS_TUNNEL_AUDIT_FILE"])
-    .not_yet(),
+    .env(&["PIPEOPS_TUNNEL_AUDIT_FILE"]),
     Key::new(
         "tunnels.audit_max_size",
         Kind::Size {
@@ -120,8 +116,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Size at which the audit file is rotated",
     )
-    .default("10MiB")
-    .not_yet(),
+    .default("10MiB"),
     Key::new(
         "tunnels.audit_keep",
         Kind::Int {
@@ -131,8 +126,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Rotated audit files to keep",
     )
-    .default("5")
-    .not_yet(),
+    .default("5"),
     Key::new(
         "tunnels.proxy_protocol",
         Kind::Map(proxy_protocol),
@@ -153,8 +147,6 @@ pub(super) const TUNNELS: &[Key] = &[
     .default("false")
     .not_yet(),
     opaque("tunnels.discovery", "Which Gateways to watch"),
-    opaque("tunnels.tcp", "Limits of TCP tunnels"),
-    opaque("tunnels.udp", "Limits of UDP tunnels"),
 ];
 
 /// config-and-state.md §12.1.

@@ -256,3 +256,39 @@ fn settings_of_tunnels() {
     let forwards = load(&world).0.tunnels.forwards;
     assert_eq!((forwards.len(), forwards[0].name.as_str()), (1, "a"));
 }
+
+#[test]
+fn tt28_tt29_each_setting_of_json_tunnels_has_its_own_default() {
+    let default = load(&world()).0.tunnels;
+    assert_eq!(default.tcp.buffer_size, 32 << 10);
+    assert!(default.tcp.keepalive);
+    assert_eq!(default.tcp.keepalive_period, Duration::from_secs(30));
+    assert_eq!(default.tcp.connection_timeout, Duration::from_secs(30));
+    assert_eq!(default.tcp.idle_timeout, Duration::from_mins(5));
+    assert_eq!(default.tcp.max_connections, 1000);
+    assert_eq!(default.udp.buffer_size, 65_507);
+    assert_eq!(default.udp.session_timeout, Duration::from_mins(5));
+    assert_eq!(default.udp.max_sessions, 1000);
+    let tunnels = |text: &str| load(&world().file(FILE, text)).0.tunnels;
+    // One that is given, as in the original's own example, leaves the others alone.
+    let one = tunnels(
+        "tunnels: {discovery: {tcp: {gateway_label: a.test/b}}, tcp: {buffer_size: 65536}, udp: {buffer_size: 65535}}",
+    );
+    let want = TcpTunnels {
+        buffer_size: 64 << 10,
+        ..default.tcp.clone()
+    };
+    assert_eq!((&one.tcp, &one.udp), (&want, &default.udp));
+    // Zero has always meant the default.
+    let zero = tunnels(
+        "tunnels: {tcp: {buffer_size: 0, keepalive_period: 0s, connection_timeout: 0, idle_timeout: 0s, max_connections: 0}, udp: {buffer_size: 0, session_timeout: 0s, max_sessions: 0}}",
+    );
+    assert_eq!((&zero.tcp, &zero.udp), (&default.tcp, &default.udp));
+    let all = tunnels(
+        "tunnels: {json_target: gateway, tcp: {keepalive: false, idle_timeout: 1h, max_connections: 7, buffer_size: 100MiB}, udp: {session_timeout: 1m, max_sessions: 10000}}",
+    );
+    assert!(all.prefer_gateway_port && !all.tcp.keepalive);
+    assert_eq!(all.tcp.idle_timeout, Duration::from_hours(1));
+    assert_eq!((all.tcp.max_connections, all.tcp.buffer_size), (7, 1 << 20));
+    assert_eq!(all.udp.max_sessions, 10_000);
+}

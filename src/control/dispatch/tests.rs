@@ -71,7 +71,7 @@ impl Bench {
         let hear = Box::new(move |said| hears.lock().push(said));
         let late = LateAnswers::new();
         Self {
-            dispatch: Dispatch::new(1, channel.clone(), sink, late, hear),
+            dispatch: Dispatch::new(1, channel.clone(), sink, None, late, hear),
             channel,
             calls,
             heard,
@@ -362,6 +362,7 @@ fn a_flood_of_refusals_ends_the_connection_and_never_waits() {
         1,
         channel.clone(),
         Sink::default(),
+        None,
         LateAnswers::new(),
         Box::new(|_| {}),
     );

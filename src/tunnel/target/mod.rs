@@ -9,6 +9,7 @@ mod routes;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use socket2::Socket;
@@ -103,8 +104,15 @@ impl Targets {
         }
     }
 
+    /// When idle targets are probed (30 s); `None`: never.
+    #[must_use]
+    pub fn with_keepalive(mut self, period: Option<Duration>) -> Self {
+        self.options.keepalive = period;
+        self
+    }
+
     #[cfg(test)]
-    fn with_resolver(mut self, resolver: Resolver) -> Self {
+    pub(in crate::tunnel) fn with_resolver(mut self, resolver: Resolver) -> Self {
         self.resolver = Arc::new(resolver);
         self
     }
@@ -371,9 +379,8 @@ impl fmt::Display for Admitted {
 /// Names that hang at once, over all streams; more are refused at once.
 const MAX_LOOKUPS: usize = 64;
 
-/// An idle target is probed after this long (`tunnels.tcp.keepalive_period` of the
-/// original).
-const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
+/// An idle target is probed after this long (`tunnels.tcp.keepalive_period`).
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests;

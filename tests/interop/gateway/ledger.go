@@ -66,9 +66,11 @@ func (s *session) adopt(payload map[string]any) {
 
 // stream is a proxied WebSocket or a JSON tunnel.
 type stream struct {
+	tcp         bool // a JSON tunnel
 	app         bool // data only after the 101, with message_type
 	established bool
 	closed      bool // the agent said so
+	closeOwed   bool // a JSON tunnel that we closed: its close is echoed (tunnels.md T26)
 }
 
 // ledger is one connection's book: what was asked, and so what the agent may
@@ -89,7 +91,12 @@ type ledger struct {
 	binaryAfter  bool // gateway_hello was acknowledged: binary is yamux now
 	requests     map[string]*request
 	streams      map[string]*stream
-	udpTunnels   map[string]bool
+	udpClients   map[udpClient]bool
+}
+
+// udpClient is whom answers of a UDP tunnel may go to: nobody else (tunnels.md T24).
+type udpClient struct {
+	tunnel, address, port string
 }
 
 // unknownType is a message type of ours that the agent can't know.
@@ -115,7 +122,7 @@ var peerTypes = []string{"register_success", "register_in_progress", "heartbeat_
 
 func newLedger(s *session, role string, yamux bool) *ledger {
 	return &ledger{session: s, role: role, yamux: yamux, unknown: map[string]*unknownType{},
-		requests: map[string]*request{}, streams: map[string]*stream{}, udpTunnels: map[string]bool{}}
+		requests: map[string]*request{}, streams: map[string]*stream{}, udpClients: map[udpClient]bool{}}
 }
 
 // sent notes a message of ours, before it is written. What isn't an envelope
@@ -181,9 +188,20 @@ func (l *ledger) sent(data []byte) {
 			l.streams[id] = &stream{established: true}
 		}
 	case "tcp_tunnel_start":
-		l.streams[id] = &stream{established: true}
+		if st := l.streams[id]; st == nil || st.closed { // a second start changes nothing (T26)
+			l.streams[id] = &stream{established: true, tcp: true}
+		}
+	case "tcp_tunnel_data":
+		if l.streams[id] == nil { // for nobody: one close may say so (T26)
+			l.streams[id] = &stream{established: true}
+		}
+	case "tcp_tunnel_close":
+		if st := l.streams[id]; st != nil && st.tcp {
+			st.closeOwed = true
+		}
 	case "udp_tunnel_data":
-		l.udpTunnels[str("tunnel_id")] = true
+		number, _ := payload["client_port"].(json.Number)
+		l.udpClients[udpClient{str("tunnel_id"), str("client_addr"), number.String()}] = true
 	}
 	if !slices.Contains(peerTypes, e.Type) && l.unknown[e.Type] == nil {
 		l.unknown[e.Type] = &unknownType{firstID: strings.NewReplacer("\r", "", "\n", "").Replace(id)}
@@ -240,8 +258,14 @@ func (l *ledger) received(e envelope) (*outcome, error) {
 		}
 		u.reported = true
 	case "udp_tunnel_data":
-		if !l.udpTunnels[e.str("tunnel_id")] {
-			return nil, fmt.Errorf("data for UDP tunnel %q, which was not used", e.str("tunnel_id"))
+		var to struct {
+			Port json.Number `json:"client_port"`
+		}
+		if err := json.Unmarshal(e.payload, &to); err != nil {
+			return nil, err
+		}
+		if !l.udpClients[udpClient{e.str("tunnel_id"), e.str("client_addr"), to.Port.String()}] {
+			return nil, fmt.Errorf("data for client %s:%s of UDP tunnel %q, who said nothing", e.str("client_addr"), to.Port, e.str("tunnel_id"))
 		}
 	case "backpressure", "proxy_websocket_data", "proxy_websocket_close", "tcp_tunnel_data", "tcp_tunnel_close":
 		return nil, l.receivedStream(e)
@@ -324,6 +348,11 @@ func (l *ledger) owed() []string {
 		}
 		if !r.ended && !r.vague && (!r.cancelled || r.streaming && r.started) {
 			list = append(list, fmt.Sprintf("outcome of request %q", id))
+		}
+	}
+	for id, st := range l.streams {
+		if st.closeOwed && !st.closed {
+			list = append(list, fmt.Sprintf("tcp_tunnel_close %q", id))
 		}
 	}
 	for _, id := range l.pings {

@@ -162,6 +162,16 @@ func TestPayloadRules(t *testing.T) {
 // Each line of a script is "> " and a message of the peer, "< " and one of the
 // agent, or "! " and one of the agent that must be refused with the text
 // behind " # ".
+func tcpData(id string) string {
+	return say("tcp_tunnel_data", id, `{"data":"aA==","direction":"agent_to_gateway"}`)
+}
+
+func tcpClose(id string) string { return say("tcp_tunnel_close", id, `{"reason":"service_closed"}`) }
+
+func udpData(port string) string {
+	return say("udp_tunnel_data", "", `{"client_addr":"192.0.2.1","client_port":`+port+`,"data":"aA==","direction":"agent_to_gateway","tunnel_id":"u"}`)
+}
+
 func TestOrder(t *testing.T) {
 	get := func(id string, streaming bool) string {
 		return "> " + say("proxy_request", id, fmt.Sprintf(`{"method":"GET","path":"/api","supports_response_streaming":%t}`, streaming))
@@ -268,6 +278,13 @@ func TestOrder(t *testing.T) {
 			"! " + say("gateway_hello_ack", "", `{"use_yamux":true}`) + " # no hello"}},
 		"plane hello": {script: []string{"> " + say("plane_hello", "", `{"features":[]}`),
 			"< " + say("plane_hello_ack", "", `{"features":["flow"]}`), "! " + say("plane_hello_ack", "", `{"features":[]}`) + " # no hello"}},
+
+		"TCP tunnel": {script: []string{"> " + say("tcp_tunnel_start", "c", `{}`), "< " + tcpData("c"),
+			"> " + say("tcp_tunnel_start", "c", `{}`), "> " + say("tcp_tunnel_close", "c", `{}`), "< " + tcpClose("c"), "! " + tcpData("c") + " # has closed"}},
+		"TCP tunnel, closed twice":   {script: []string{"> " + say("tcp_tunnel_start", "c", `{}`), "< " + tcpClose("c"), "! " + tcpClose("c") + " # has closed"}},
+		"TCP tunnel that isn't open": {script: []string{"! " + tcpClose("c") + " # never opened", "> " + say("tcp_tunnel_data", "c", `{}`), "< " + tcpClose("c")}},
+		"UDP tunnel": {script: []string{"> " + say("udp_tunnel_data", "", `{"tunnel_id":"u","client_addr":"192.0.2.1","client_port":7,"data":"aA=="}`),
+			"< " + udpData("7"), "! " + udpData("8") + " # who said nothing"}},
 
 		"K8s stream": {script: []string{"> " + say("ws_start", "s", `{"stream_id":"s","path":"/api/v1/x"}`),
 			"< " + data, "! " + appData + " # app streams", "< " + closed, "! " + data + " # has closed"}},
