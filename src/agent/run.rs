@@ -12,7 +12,7 @@ use super::parts::{Parts, Proxying};
 use super::status::{Status, Watch};
 use super::{Agent, agent_id, open_store};
 use crate::allocator;
-use crate::config::{Config, Transport};
+use crate::config::{self, Config, Transport};
 use crate::control::facts::ClusterFacts;
 use crate::control::host::Host;
 use crate::control::registration::Registrant;
@@ -25,6 +25,8 @@ use crate::net::{
 };
 use crate::server::{HealthState, LocalServer};
 use crate::threads::{self, SpawnError, Stack};
+use crate::tunnel::connection::NoTargets;
+use crate::tunnel::{self, Tunnels};
 
 /// Runs the agent until `stop` is cancelled or the control plane refuses it. The
 /// caller has installed the signals and started logging before.
@@ -123,10 +125,22 @@ pub fn parts(
         shutdown_limit: timeouts.shutdown,
         dialer: dialer(config)?,
         proxy,
+        tunnels: tunnels(&config.tunnels),
         facts,
         store,
         health,
     })
+}
+
+/// What streams of tunnels may take.
+fn tunnels(config: &config::Tunnels) -> Arc<Tunnels> {
+    let settings = tunnel::connection::Settings {
+        max_streams: tunnel::limits::grant(config.max_streams),
+        memory_limit: config.memory_limit,
+        half_close: config.half_close_timeout,
+        drain: config.drain_timeout,
+    };
+    Tunnels::new(settings, NoTargets)
 }
 
 /// The way to the control plane: its TLS settings, and `HTTPS_PROXY` and its kin.

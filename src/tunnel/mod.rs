@@ -14,12 +14,15 @@
 use std::fmt;
 
 pub mod audit;
+pub mod connection;
 pub mod header;
 pub mod limits;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod session;
 pub mod target;
+
+pub use connection::{ConnectionTunnels, Tunnels};
 
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

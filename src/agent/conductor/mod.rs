@@ -218,11 +218,17 @@ impl Conductor {
         }
         let now = Instant::now();
         self.stopping = Some(now + self.parts.shutdown_limit);
-        let proxy = self.parts.proxy.clone();
-        let deadline = Deadline::after(DRAIN_LIMIT.min(self.parts.shutdown_limit / 2));
+        let (proxy, tunnels) = (self.parts.proxy.clone(), self.parts.tunnels.clone());
+        let most = self.parts.shutdown_limit / 2;
+        let deadline = Deadline::after(DRAIN_LIMIT.min(most));
+        let streams = Deadline::after(tunnels.drain_limit().min(most));
         let spawned = self
             .background
             .spawn("agent-drain", Done::Drained, move || {
+                tunnels.leave();
+                // Both go on at the same time; streams may have less of it.
+                proxy.drain(streams);
+                tunnels.drain(streams.instant());
                 proxy.drain(deadline);
                 Done::Drained
             });

@@ -22,6 +22,8 @@ use crate::link;
 use crate::net::{ClientTls, ClientTlsSettings, Deadline, Dialer};
 use crate::proxy::{self, Executor};
 use crate::server::HealthState;
+use crate::tunnel::connection::NoTargets;
+use crate::tunnel::{self, Tunnels};
 use crate::url::Url;
 
 /// Only a hung test reaches it.
@@ -239,6 +241,7 @@ pub(super) fn parts(api_url: Url, store: Arc<dyn Store>) -> Parts {
         shutdown_limit: Duration::from_secs(25),
         dialer: Dialer::new(Arc::new(tls)),
         proxy: Arc::new(no_cluster()),
+        tunnels: Tunnels::new(tunnel::connection::Settings::default(), NoTargets),
         facts: Arc::new(NoCluster),
         store,
         health: Arc::new(HealthState::new(Duration::from_secs(30))),

@@ -60,8 +60,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Streams at once; lowered at start to what the machine grants",
     )
-    .default("4096")
-    .not_yet(),
+    .default("4096"),
     Key::new(
         "tunnels.memory_limit",
         Kind::Size {
@@ -70,8 +69,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "All queues and enlarged windows of streams together",
     )
-    .default("64MiB")
-    .not_yet(),
+    .default("64MiB"),
     Key::new(
         "tunnels.half_close_timeout",
         Kind::Duration {
@@ -80,8 +78,16 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "How long a stream may live on after the target's end",
     )
-    .default("5m")
-    .not_yet(),
+    .default("5m"),
+    Key::new(
+        "tunnels.drain_timeout",
+        Kind::Duration {
+            min: Duration::ZERO,
+            set: |c, v| c.tunnels.drain_timeout = v,
+        },
+        "How long streams may go on when the agent ends; never more than half of timeouts.shutdown",
+    )
+    .default("5s"),
     Key::new(
         "tunnels.dial_failure",
         Kind::Choice {
