@@ -6,7 +6,7 @@
 //!   the two halves of a connection, and [`net::Cancel`]: work ends early by
 //!   closing or waking what it blocks on.
 //! * [`link`]: one WebSocket as three threads: frames read in place by one, a control
-//!   lane that goes first and a bulk lane that waits, liveness judged by the third.
+//!   lane that goes first, turns for everything else, liveness judged by the third.
 //! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
 //! * [`wire`]: the messages of the control channel as pure types, both directions.
 //! * [`yamux`]: many streams in one byte stream, pure: frames, states, windows, and
@@ -23,8 +23,8 @@
 //!
 //! Beside them: [`config`] (one table of keys), [`identity`] (what is remembered),
 //! [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
-//! [`threads`] (the one way to start a thread), [`duration`], [`url`] and
-//! [`percent`] (their texts), and [`cli`] on top.
+//! [`threads`] (the one way to start a thread), [`turns`] (whose turn it is to
+//! write), [`duration`], [`url`] and [`percent`] (their texts), and [`cli`] on top.
 
 pub mod agent;
 pub mod cli;
@@ -49,6 +49,7 @@ pub mod telemetry;
 mod testing;
 pub mod threads;
 pub mod tunnel;
+pub mod turns;
 pub mod url;
 pub mod wire;
 pub mod yamux;

@@ -13,7 +13,7 @@ use super::late::LateAnswers;
 use super::refusals::Refusals;
 use super::session::Generation;
 use super::sinks::{RequestSink, TunnelSink};
-use crate::link::{Lane, Message, Receiver};
+use crate::link::{Lane, Message, Receiver, Slot};
 use crate::net::Cancel;
 use crate::telemetry::RateLimit;
 use crate::wire::to_agent::{GatewayHello, Registered};
@@ -62,7 +62,9 @@ impl<R: RequestSink> Dispatch<R> {
         let bulk = channel.clone();
         Self {
             generation,
-            refusals: Refusals::new(move |message| bulk.send(Lane::Bulk, message, &Cancel::new())),
+            refusals: Refusals::new(move |slot, message| {
+                bulk.send(Lane::Bulk(slot), message, &Cancel::new())
+            }),
             channel,
             requests,
             tunnels,
@@ -125,7 +127,7 @@ impl<R: RequestSink> Dispatch<R> {
             }
             ToAgent::TcpTunnelStart => {
                 if let Some(id) = known("tcp_tunnel_start", id) {
-                    self.refuse(|buf| {
+                    self.refuse(id, |buf| {
                         let text = "TCP tunnels are not supported by this agent";
                         from_agent::tcp_tunnel_close(buf, id, "registration_failed", text);
                     });
@@ -198,9 +200,9 @@ impl<R: RequestSink> Dispatch<R> {
             return;
         };
         let text = "WebSocket streams are not supported by this agent";
-        self.refuse(|buf| from_agent::proxy_stream_error(buf, id, text));
+        self.refuse(id, |buf| from_agent::proxy_stream_error(buf, id, text));
         let stream_id = stream_id.unwrap_or(id);
-        self.refuse(|buf| from_agent::proxy_websocket_close(buf, stream_id));
+        self.refuse(id, |buf| from_agent::proxy_websocket_close(buf, stream_id));
     }
 
     /// control-channel.md §4.3: answered once per type and connection.
@@ -236,7 +238,7 @@ impl<R: RequestSink> Dispatch<R> {
             && let Some(id) = known(kind, Some(id))
         {
             let text = "the request's payload is not an object";
-            self.refuse(|buf| from_agent::proxy_error(buf, id, text));
+            self.refuse(id, |buf| from_agent::proxy_error(buf, id, text));
         }
     }
 
@@ -247,8 +249,10 @@ impl<R: RequestSink> Dispatch<R> {
         let _ = self.channel.send(Lane::Control, message, &Cancel::new());
     }
 
-    fn refuse(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        if !self.refusals.send(Message::text(SMALL, encode)) {
+    /// What belongs to the request of this id.
+    fn refuse(&mut self, id: &str, encode: impl FnOnce(&mut Vec<u8>)) {
+        let message = Message::text(SMALL, encode);
+        if !self.refusals.send(Slot::of(id), message) {
             let why = "the peer provokes refusals and does not take them";
             self.channel.abort(why);
         }

@@ -308,7 +308,7 @@ impl Requests {
                     from_agent::proxy_flow(buf, &id, bytes);
                 });
                 // When it can't be sent, the request is over anyway.
-                let _ = outlet.send(message, &cancel);
+                let _ = outlet.send(&id, message, &cancel);
             };
             Box::new(grant) as Box<dyn Fn(u64) + Send + Sync>
         });

@@ -11,9 +11,10 @@
 //!
 //! Nothing is shared but the [`Common`] of a session, so that a shell can put one
 //! lock around each [`Stream`], one around the [`Session`] (a table and a few
-//! counters) and one around [`Turns`], and hold none of them for longer than it
-//! takes to copy what one read of the socket gave. What a call changed for others
-//! (a reader to wake, a frame to be written) waits in [`Stream::wakes`].
+//! counters) and one around the list of who has control frames and around
+//! [`Turns`](crate::turns::Turns), and hold none of them for longer than it takes to
+//! copy what one read of the socket gave. What a call changed for others (a reader to
+//! wake, a frame to be written) waits in [`Stream::wakes`].
 //!
 //! Both roles are the same code. A peer may break every rule there is: the worst it
 //! can get is a [`Fatal`].
@@ -29,7 +30,6 @@ mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,7 +42,6 @@ pub use header::{Flags, HEADER, Header, Kind};
 pub use receiver::{Host, Receiver};
 pub use session::{OpenError, Route, Session};
 pub use stream::{Cut, Datagram, Input, QueueError, Reset, SLOTS, Stream, TURN_BYTES, Wakes};
-pub use turns::Turns;
 
 /// Which end of the connection this is: it decides which ids are opened here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

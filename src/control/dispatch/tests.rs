@@ -140,6 +140,11 @@ impl Bench {
         std::mem::take(&mut self.heard.lock())
     }
 
+    /// Waits for `count` answers of the request of this id.
+    fn answers_to(&self, id: &str, count: usize) -> Vec<Value> {
+        self.answers(Lane::Bulk(Slot::of(id)), count)
+    }
+
     /// Waits for `count` answers; each must have come in `lane`.
     fn answers(&self, lane: Lane, count: usize) -> Vec<Value> {
         let sent = self.channel.take(count);
@@ -179,7 +184,7 @@ fn ids_of_requests_have_a_limit() {
     let calls = bench.calls();
     assert!(calls.iter().any(|call| call.contains(&ids[0])), "{calls:?}");
     assert!(!calls.iter().any(|call| call.contains(&ids[1])));
-    assert_eq!(bench.answers(Lane::Bulk, 1)[0]["request_id"], json!(ids[0]));
+    assert_eq!(bench.answers_to(&ids[0], 1)[0]["request_id"], json!(ids[0]));
 }
 
 #[test]
@@ -282,7 +287,7 @@ fn what_is_not_built_yet_is_refused_in_its_own_way() {
     for kind in ["proxy_websocket_start", "ws_start"] {
         let mut bench = Bench::new();
         bench.text(&json!({"type": kind, "request_id": "w", "payload": {"stream_id": "s"}}));
-        let [error, close] = &bench.answers(Lane::Bulk, 2)[..] else {
+        let [error, close] = &bench.answers_to("w", 2)[..] else {
             panic!()
         };
         assert_eq!(
@@ -294,7 +299,7 @@ fn what_is_not_built_yet_is_refused_in_its_own_way() {
     }
     let mut bench = Bench::new();
     bench.text(&json!({"type": "tcp_tunnel_start", "request_id": "c-1", "payload": {}}));
-    let close = &bench.answers(Lane::Bulk, 1)[0];
+    let close = &bench.answers_to("c-1", 1)[0];
     assert_eq!(
         (&close["type"], &close["request_id"]),
         (&json!("tcp_tunnel_close"), &json!("c-1"))
@@ -419,7 +424,7 @@ fn a_plane_hello_that_comes_late_switches_nothing_on() {
 fn t15_a_request_that_cannot_be_read_gets_an_error_when_its_id_can() {
     let mut bench = Bench::new();
     bench.text(&json!({"type": "proxy_request", "request_id": "r", "payload": [1]}));
-    let error = &bench.answers(Lane::Bulk, 1)[0];
+    let error = &bench.answers_to("r", 1)[0];
     assert_eq!(
         (&error["type"], &error["request_id"]),
         (&json!("proxy_error"), &json!("r"))
@@ -438,7 +443,7 @@ fn t15_a_request_that_cannot_be_read_gets_an_error_when_its_id_can() {
 
 #[test]
 fn a_flood_of_refusals_ends_the_connection_and_never_waits() {
-    /// Its bulk lane has no room, ever.
+    /// It has no room for requests, ever.
     struct Stuck(Recorder);
     impl Channel for Stuck {
         fn send(
@@ -447,7 +452,7 @@ fn a_flood_of_refusals_ends_the_connection_and_never_waits() {
             message: Message,
             cancel: &Cancel,
         ) -> Result<(), crate::link::SendError> {
-            while lane == Lane::Bulk && self.is_open() {
+            while lane != Lane::Control && self.is_open() {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
             self.0.send(lane, message, cancel)
