@@ -30,6 +30,7 @@ use crate::control::urls;
 use crate::identity::credentials_hash;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::telemetry;
+use crate::threads::{self, Stack};
 use crate::url::Url;
 
 /// What reaches the conductor.
@@ -225,11 +226,14 @@ impl Conductor {
         let spawned = self
             .background
             .spawn("agent-drain", Done::Drained, move || {
-                tunnels.leave();
-                // Both go on at the same time; streams may have less of it.
-                proxy.drain(streams);
-                tunnels.drain(streams.instant());
+                let beside = threads::spawn("tunnel-drain", Stack::Work, move || {
+                    tunnels.drain(streams.instant());
+                });
                 proxy.drain(deadline);
+                match beside {
+                    Ok(thread) => drop(thread.join()),
+                    Err(error) => log::warn!("streams are not waited for: {error}"),
+                }
                 Done::Drained
             });
         if let Err(error) = spawned {

@@ -2,20 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::link::Message;
+pub use crate::link::Speaker;
 use crate::sync::{AtomicBool, Ordering};
 use crate::yamux::Fatal;
-
-/// Who has something to be written. Called by the thread that writes, with no lock
-/// held; must not wait.
-pub trait Speaker: Send + Sync {
-    /// Appends frames that go before all data, complete ones.
-    fn control(&self, out: &mut Vec<u8>);
-
-    /// Appends messages that keep their order: a turn of 64 KiB or one message.
-    /// False: there was nothing, and the speaker has left the list.
-    fn turn(&self, out: &mut Vec<Message>) -> bool;
-}
 
 /// Where speakers get in line to be written. Nothing here may wait or call back:
 /// a speaker is called later.
