@@ -43,6 +43,7 @@ pub mod percent;
 pub mod plane;
 pub mod proxy;
 pub mod server;
+mod sync;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

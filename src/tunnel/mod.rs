@@ -18,6 +18,7 @@ pub mod header;
 pub mod limits;
 pub mod policy;
 pub mod proxy_protocol;
+pub mod session;
 pub mod target;
 
 /// What a stream carries.

@@ -1,0 +1,80 @@
+//! Bytes on their way out.
+
+use std::fmt;
+
+use crate::link::Message;
+use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
+
+/// What one Data frame carries, with room in front for all headers: what is read
+/// from a socket into it goes out from where it lies.
+pub struct Payload {
+    /// [`HEADER`] bytes of room, then the bytes.
+    buf: Vec<u8>,
+}
+
+impl Payload {
+    /// An empty one with room for [`MAX_PAYLOAD`] bytes.
+    pub fn new() -> Self {
+        Self::with_capacity(MAX_PAYLOAD)
+    }
+
+    /// With room for `bytes`: datagrams may be larger.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut buf = Vec::with_capacity(HEADER + bytes);
+        buf.resize(HEADER, 0);
+        Self { buf }
+    }
+
+    /// Gives `fill` the buffer, to which it may only append (a read into its spare
+    /// capacity, say).
+    pub fn fill<R>(&mut self, fill: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let before = self.buf.len();
+        let result = fill(&mut self.buf);
+        assert!(self.buf.len() >= before, "a payload only grows");
+        result
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf[HEADER..]
+    }
+
+    pub fn len(&self) -> usize {
+        self.buf.len() - HEADER
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets the bytes.
+    pub fn clear(&mut self) {
+        self.buf.truncate(HEADER);
+    }
+
+    /// With its header in front, ready to be sent.
+    pub(super) fn into_message(mut self, header: &Header) -> Message {
+        self.buf[..HEADER].copy_from_slice(&header.encode());
+        Message::binary(self.buf.len(), |out| out.extend_from_slice(&self.buf))
+    }
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl From<&[u8]> for Payload {
+    fn from(bytes: &[u8]) -> Self {
+        let mut payload = Self::with_capacity(bytes.len());
+        payload.fill(|buf| buf.extend_from_slice(bytes));
+        payload
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Payload({} bytes)", self.len())
+    }
+}
