@@ -23,7 +23,7 @@
 //!
 //! Beside them: [`config`] (one table of keys), [`identity`] (what is remembered),
 //! [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
-//! [`threads`] (the one way to start a thread), [`duration`], [`url`] and
+//! [`threads`] (the one way to start a thread), `workers` (used again), [`duration`], [`url`] and
 //! [`percent`] (their texts), and [`cli`] on top.
 
 pub mod agent;
@@ -51,6 +51,7 @@ pub mod threads;
 pub mod tunnel;
 pub mod url;
 pub mod wire;
+mod workers;
 pub mod yamux;
 
 mod allocator;
