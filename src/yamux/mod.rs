@@ -28,7 +28,7 @@ mod replies;
 mod session;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod turns;
 
 use std::sync::Arc;

@@ -108,6 +108,12 @@ impl Session {
         self.0.figures()
     }
 
+    /// To see whether anything of it is left.
+    #[cfg(test)]
+    fn weak(&self) -> std::sync::Weak<dyn Speaker> {
+        Arc::downgrade(&self.0) as _
+    }
+
     /// False once it has ended.
     pub fn is_live(&self) -> bool {
         self.0.is_live()

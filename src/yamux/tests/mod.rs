@@ -3,7 +3,7 @@
 
 mod captured;
 mod closing;
-mod endpoint;
+pub(crate) mod endpoint;
 mod hostile;
 mod limits;
 mod opening;
