@@ -23,8 +23,9 @@
 //!
 //! Beside them: [`config`] (one table of keys), [`identity`] (what is remembered),
 //! [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
-//! [`threads`] (the one way to start a thread), [`turns`] (whose turn it is to
-//! write), [`duration`], [`url`] and [`percent`] (their texts), and [`cli`] on top.
+//! [`threads`] (the one way to start a thread), `workers` (threads used again),
+//! [`turns`] (whose turn it is to write), [`duration`], [`url`] and [`percent`] (their
+//! texts), and [`cli`] on top.
 
 pub mod agent;
 pub mod cli;
@@ -52,6 +53,7 @@ pub mod tunnel;
 pub mod turns;
 pub mod url;
 pub mod wire;
+mod workers;
 pub mod yamux;
 
 mod allocator;

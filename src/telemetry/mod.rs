@@ -6,6 +6,7 @@
 
 mod limit;
 mod line;
+pub mod metrics;
 mod panic;
 mod redact;
 mod sink;

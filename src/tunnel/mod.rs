@@ -4,12 +4,12 @@
 //!
 //! ```text
 //!  stream ──► HeaderParser ──► Targets::admit ──► Admitted::dial ──► copying ──► Audit
-//!               header.rs        policy by name     policy by address            audit/
+//!               header.rs        policy by name     policy by address   streams/    audit/
 //!                                (no waiting)       (on the stream's thread)
 //! ```
 //!
-//! This room knows sockets of targets only; where streams come from (yamux, JSON
-//! messages) is told to it.
+//! Sockets here are those of targets. Streams are [`session`]'s (yamux) and what
+//! becomes of them is [`streams`]'s.
 
 use std::fmt;
 
@@ -20,6 +20,7 @@ pub mod limits;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod session;
+pub mod streams;
 pub mod target;
 
 pub use connection::{ConnectionTunnels, Tunnels};

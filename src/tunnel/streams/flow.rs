@@ -1,0 +1,139 @@
+//! A stream and its target while bytes flow, and how that ends (decisions.md §6.6
+//! "FIN or RST"):
+//!
+//! | What happened | the stream | the target |
+//! | --- | --- | --- |
+//! | the target ended well | FIN after its data | |
+//! | the target failed | RST behind its data | |
+//! | the gateway finished | | end of our half |
+//! | the target reads no more | discards, the other direction goes on | |
+//! | cut by anybody, or idle (TCP) | RST at once | aborted |
+//! | idle (UDP) | FIN | closed |
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use socket2::Socket;
+
+use super::record::Record;
+use crate::net;
+use crate::tunnel::session::Stream;
+use crate::yamux::Reset;
+
+/// What the two threads of a stream share. `K`: what there is besides for its kind of
+/// target.
+pub(super) struct Flow<K> {
+    pub(super) stream: Stream,
+    pub(super) target: Arc<Socket>,
+    pub(super) record: Record,
+    pub(super) activity: Activity,
+    pub(super) kind: K,
+}
+
+impl<K> Flow<K> {
+    /// From now on a cut aborts the target.
+    pub(super) fn new(
+        stream: Stream,
+        target: Arc<Socket>,
+        record: Record,
+        idle: Option<Duration>,
+        kind: K,
+    ) -> Self {
+        let aborted = target.clone();
+        stream.on_cut(move |_| net::abort(&aborted));
+        Self {
+            stream,
+            target,
+            record,
+            activity: Activity::new(idle),
+            kind,
+        }
+    }
+
+    /// When somebody has cut the stream it is over, whatever the target's socket
+    /// said: that was the abort.
+    pub(super) fn is_cut(&self) -> bool {
+        let cut = self.stream.cut();
+        if let Some(cut) = cut {
+            self.record.cut(cut);
+        }
+        cut.is_some()
+    }
+
+    /// Ends it at once.
+    pub(super) fn reset(&self, why: &'static str) {
+        self.record.failed(why);
+        self.stream.reset(Reset::AtOnce);
+    }
+}
+
+/// One direction's share of a flow.
+pub(super) struct Side<K>(pub(super) Arc<Flow<K>>);
+
+impl<K> Drop for Side<K> {
+    fn drop(&mut self) {
+        // The other side must not go on with half a stream.
+        if thread::panicking() {
+            self.0.reset("a fault of the agent's own");
+        }
+    }
+}
+
+/// When something moved last, in either direction. Whoever waits does so until
+/// [`until`](Self::until) and asks then.
+pub(super) struct Activity {
+    start: Instant,
+    /// Milliseconds after that.
+    last: AtomicU64,
+    limit: Option<Duration>,
+}
+
+impl Activity {
+    fn new(limit: Option<Duration>) -> Self {
+        Self {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            limit,
+        }
+    }
+
+    pub(super) fn touch(&self) {
+        let millis = self.start.elapsed().as_millis() as u64;
+        self.last.store(millis, Ordering::Relaxed);
+    }
+
+    /// When it is idle, if nothing moves until then.
+    pub(super) fn until(&self) -> Option<Instant> {
+        let last = self.start + Duration::from_millis(self.last.load(Ordering::Relaxed));
+        last.checked_add(self.limit?)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.until().is_some_and(|until| until <= Instant::now())
+    }
+}
+
+/// Waits without a buffer until reading gives something: bytes, an end or an error.
+/// False: nothing until then.
+pub(super) fn wait_readable(socket: &Socket, until: Option<Instant>) -> bool {
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let limit = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], limit.as_ref()) {
+            Ok(0) => return false,
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return true,
+        }
+    }
+}
+
+/// Both directions of a connection are over.
+pub(super) fn is_hung_up(socket: &Socket) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+        && fds[0].revents().contains(PollFlags::HUP)
+}
