@@ -10,9 +10,10 @@ use super::cluster::{find_cluster, reach};
 use super::error::AgentError;
 use super::parts::{Parts, Proxying};
 use super::status::{Status, Watch};
+use super::tunnels::{Surroundings, tunnels};
 use super::{Agent, agent_id, open_store};
 use crate::allocator;
-use crate::config::{self, Config, Transport};
+use crate::config::{Config, Transport};
 use crate::control::facts::ClusterFacts;
 use crate::control::host::Host;
 use crate::control::registration::Registrant;
@@ -25,8 +26,6 @@ use crate::net::{
 };
 use crate::server::{HealthState, LocalServer};
 use crate::threads::{self, SpawnError, Stack};
-use crate::tunnel::connection::NoTargets;
-use crate::tunnel::{self, Tunnels};
 
 /// Runs the agent until `stop` is cancelled or the control plane refuses it. The
 /// caller has installed the signals and started logging before.
@@ -72,6 +71,11 @@ pub fn parts(
     let store = open_store(&config.state)?;
     let agent_id = agent_id(config.agent.id.as_deref(), store.as_ref());
     log::info!(agent_id = agent_id.as_str(), state = store.location().as_str(); "identity");
+    let surroundings = match (facts.exists(), facts.in_pod()) {
+        (false, _) => Surroundings::Machine,
+        (true, true) => Surroundings::Pod,
+        (true, false) => Surroundings::Outside,
+    };
     let timeouts = &config.timeouts;
     let reconnect = &config.pipeops.reconnect;
     Ok(Parts {
@@ -125,22 +129,11 @@ pub fn parts(
         shutdown_limit: timeouts.shutdown,
         dialer: dialer(config)?,
         proxy,
-        tunnels: tunnels(&config.tunnels),
+        tunnels: tunnels(config, surroundings)?,
         facts,
         store,
         health,
     })
-}
-
-/// What streams of tunnels may take.
-fn tunnels(config: &config::Tunnels) -> Arc<Tunnels> {
-    let settings = tunnel::connection::Settings {
-        max_streams: tunnel::limits::grant(config.max_streams),
-        memory_limit: config.memory_limit,
-        half_close: config.half_close_timeout,
-        drain: config.drain_timeout,
-    };
-    Tunnels::new(settings, NoTargets)
 }
 
 /// The way to the control plane: its TLS settings, and `HTTPS_PROXY` and its kin.

@@ -10,10 +10,12 @@
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::header::Version;
 use super::session::{Acceptor, Carried, Figures, Inbox, LinkLine, Memory, Session};
+use super::streams::Connection;
 use crate::link::Link;
 use crate::sync::Mutex;
 use crate::yamux::{Config, Role};
@@ -55,9 +57,8 @@ pub struct Terms {
 
 /// Makes who gets the streams of a session.
 pub trait Acceptors: Send + Sync {
-    /// For a session whose headers have up to this version, and whose targets are
-    /// dialled within `dial_limit`.
-    fn acceptor(&self, headers: Version, dial_limit: Duration) -> Box<dyn Acceptor>;
+    /// For the streams of one session.
+    fn acceptor(&self, connection: Connection) -> Box<dyn Acceptor>;
 }
 
 /// Has nothing to lead to: every stream is refused.
@@ -65,7 +66,7 @@ pub trait Acceptors: Send + Sync {
 pub struct NoTargets;
 
 impl Acceptors for NoTargets {
-    fn acceptor(&self, _: Version, _: Duration) -> Box<dyn Acceptor> {
+    fn acceptor(&self, _: Connection) -> Box<dyn Acceptor> {
         Box::new(drop)
     }
 }
@@ -75,6 +76,8 @@ pub struct Tunnels {
     settings: Settings,
     memory: Memory,
     acceptors: Box<dyn Acceptors>,
+    /// The number of the next session.
+    next: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -92,6 +95,7 @@ impl Tunnels {
             memory: Memory::new(settings.memory_limit),
             settings,
             acceptors: Box::new(acceptors),
+            next: AtomicU64::new(1),
             state: Mutex::default(),
         })
     }
@@ -222,7 +226,11 @@ impl ConnectionTunnels {
             "tunnels: the gateway uses yamux"
         );
         let acceptors = &self.tunnels.acceptors;
-        let mut acceptor = acceptors.acceptor(self.headers, config.timeout);
+        let mut acceptor = acceptors.acceptor(Connection {
+            number: self.tunnels.next.fetch_add(1, Ordering::Relaxed),
+            newest: self.headers,
+            dial_timeout: config.timeout,
+        });
         let accept = move |stream| acceptor.accept(stream);
         let line = Arc::new(LinkLine::new(self.link.clone()));
         self.live = Some(Session::start(config, &self.tunnels.memory, line, accept));
@@ -231,7 +239,8 @@ impl ConnectionTunnels {
     /// The session that is there may speak.
     pub fn begin(&mut self) {
         if let Some((session, _)) = &self.live {
-            self.link.attach(Some(Arc::new(Carried::new(session.clone()))));
+            self.link
+                .attach(Some(Arc::new(Carried::new(session.clone()))));
             self.tunnels.add(session);
         }
     }

@@ -378,14 +378,20 @@ mod tests {
     #[test]
     fn x15_only_true_asks_for_yamux() {
         assert!(hello(r#"{"use_yamux":true}"#).use_yamux);
-        for other in ["{}", r#"{"use_yamux":"true"}"#, r#"{"use_yamux":1}"#, r#"{"use_yamux":null}"#] {
+        for other in [
+            "{}",
+            r#"{"use_yamux":"true"}"#,
+            r#"{"use_yamux":1}"#,
+            r#"{"use_yamux":null}"#,
+        ] {
             assert!(!hello(other).use_yamux, "{other}");
         }
     }
 
     #[test]
     fn what_a_hello_suggests_in_every_spelling() {
-        let config = |config: &str| hello(&format!(r#"{{"use_yamux":true,"yamux_config":{config}}}"#));
+        let config =
+            |config: &str| hello(&format!(r#"{{"use_yamux":true,"yamux_config":{config}}}"#));
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         let usual = config(
             r#"{"max_stream_window_size":524288,"keep_alive_interval_seconds":20,"connection_timeout_seconds":7}"#,

@@ -180,6 +180,15 @@ impl Conn {
         }
     }
 
+    /// The next text message.
+    pub(super) fn next_text(&mut self) -> Value {
+        loop {
+            if let Message::Text(text) = self.socket.read().expect("a message") {
+                return serde_json::from_str(text.as_str()).expect("JSON");
+            }
+        }
+    }
+
     /// Reads to the end; the code of the agent's close frame.
     pub(super) fn closed(&mut self) -> Option<u16> {
         let mut code = None;

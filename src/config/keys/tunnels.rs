@@ -33,8 +33,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Close a stream that is idle for this long (0: never)",
     )
-    .default_note("TCP never, UDP 5m")
-    .not_yet(),
+    .default_note("TCP never, UDP 5m"),
     Key::new(
         "tunnel.forwards",
         Kind::Entries {
@@ -42,8 +41,7 @@ pub(super) const TUNNELS: &[Key] = &[
             set: forwards,
         },
         "Named targets: a list of {name, local_addr}; they may be the agent's own ports",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "tunnels.enabled",
         Kind::Bool(|c, v| c.tunnels.enabled = v),
@@ -101,23 +99,20 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "How a stream ends whose target can't be reached: rst or, as the original, fin",
     )
-    .default("rst")
-    .not_yet(),
+    .default("rst"),
     Key::new(
         "tunnels.policy_file",
         Kind::Path(|c, v| c.tunnels.policy_file = Some(v)),
         "Rules of what streams may reach (docs/tunnel-policy.md)",
     )
     .env(&["PIPEOPS_TUNNEL_POLICY_FILE"])
-    .default_note("Services of the cluster, configured origins")
-    .not_yet(),
+    .default_note("Services of the cluster, configured origins"),
     Key::new(
         "tunnels.audit_file",
         Kind::Path(|c, v| c.tunnels.audit.file = Some(v)),
         "A line of JSON per stream goes to this file, besides the log",
     )
-    .env(&["PIPEOPS_TUNNEL_AUDIT_FILE"])
-    .not_yet(),
+    .env(&["PIPEOPS_TUNNEL_AUDIT_FILE"]),
     Key::new(
         "tunnels.audit_max_size",
         Kind::Size {
@@ -126,8 +121,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Size at which the audit file is rotated",
     )
-    .default("10MiB")
-    .not_yet(),
+    .default("10MiB"),
     Key::new(
         "tunnels.audit_keep",
         Kind::Int {
@@ -137,14 +131,12 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Rotated audit files to keep",
     )
-    .default("5")
-    .not_yet(),
+    .default("5"),
     Key::new(
         "tunnels.proxy_protocol",
         Kind::Map(proxy_protocol),
         "Targets that are told the client's address: service.namespace[:port] (or a route's name) to v1 or v2",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "tunnels.routing.force_tunnel_mode",
         Kind::Bool(|c, v| c.tunnels.force_tunnel_mode = v),
@@ -193,8 +185,7 @@ pub(super) const DAEMON: &[Key] = &[
         "Origin for what no route names: host:port or unix:///path",
     )
     .env(&["PIPEOPS_DAEMON_ORIGIN"])
-    .flag("daemon-default-origin")
-    .not_yet(),
+    .flag("daemon-default-origin"),
     Key::new(
         "daemon.state_file",
         Kind::Path(|c, v| c.state.file = v),
@@ -211,8 +202,7 @@ pub(super) const DAEMON: &[Key] = &[
         }),
         "Routes to local origins, as a map of host or service to origin",
     )
-    .env(&["PIPEOPS_DAEMON_ROUTES"])
-    .not_yet(),
+    .env(&["PIPEOPS_DAEMON_ROUTES"]),
     Key::new(
         "daemon.ingress",
         Kind::Entries {
@@ -226,15 +216,13 @@ pub(super) const DAEMON: &[Key] = &[
             },
         },
         "Routes to local origins, a list of {hostname, origin}; they win over daemon.routes",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "daemon.allowed_origins",
         Kind::List(|c, v| c.daemon.allowed_origins = v),
         "Origins that may be dialled: host:port, a host for any port, or a socket's path",
     )
-    .default_note("all that are configured")
-    .not_yet(),
+    .default_note("all that are configured"),
 ];
 
 /// Entries with an empty member are skipped, as in the original.

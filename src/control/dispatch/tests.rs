@@ -396,7 +396,10 @@ fn plane_hello_agrees_on_what_both_know() {
     assert_eq!(bench.calls(), ["flow", "clients"]);
     let ack = &bench.answers(Lane::Control, 1)[0];
     assert_eq!(ack["type"], "plane_hello_ack");
-    assert_eq!(ack["payload"]["features"], json!(["flow", "tunnel_header_2"]));
+    assert_eq!(
+        ack["payload"]["features"],
+        json!(["flow", "tunnel_header_2"])
+    );
 
     let mut bench = Bench::new();
     bench.text(&json!({"type": "plane_hello", "payload": {}}));

@@ -12,8 +12,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::link::Message;
 use crate::threads::{self, Stack};
-use crate::turns::Turns;
 use crate::tunnel::session::{Acceptor, Inbox, Line, Memory, Session, Speaker, Stream};
+use crate::turns::Turns;
 use crate::yamux::tests::endpoint::Tap;
 use crate::yamux::{Config, Decoder, Event, Fatal, Role};
 
