@@ -15,7 +15,8 @@
 //!   credentials, the two ways to the API server.
 //! * [`proxy`]: executes `proxy_request`s within limits; exactly one outcome each, none
 //!   only for whoever cancelled in time or is gone.
-//! * [`tunnel`]: what flows on streams: header, policy, dial, audit.
+//! * [`tunnel`]: sessions of yamux on a link, and what flows on their streams: header,
+//!   policy, dial, audit.
 //! * [`control`]: the protocol. A pure state machine of the life cycle, and thin
 //!   shells: registration, heartbeat, dispatch, HTTP mode, late answers.
 //! * [`agent`]: the conductor. It knows every room, and no room knows it.

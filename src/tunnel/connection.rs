@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::header::Version;
-use super::session::{Acceptor, Carried, Figures, Inbox, LinkLine, Memory, Session};
+use super::session::{Acceptor, Figures, Inbox, Memory, Session};
 use super::streams::Connection;
 use crate::link::Link;
 use crate::sync::Mutex;
@@ -232,15 +232,14 @@ impl ConnectionTunnels {
             dial_timeout: config.timeout,
         });
         let accept = move |stream| acceptor.accept(stream);
-        let line = Arc::new(LinkLine::new(self.link.clone()));
+        let line = Arc::new(self.link.clone());
         self.live = Some(Session::start(config, &self.tunnels.memory, line, accept));
     }
 
     /// The session that is there may speak.
     pub fn begin(&mut self) {
         if let Some((session, _)) = &self.live {
-            self.link
-                .attach(Some(Arc::new(Carried::new(session.clone()))));
+            self.link.attach(Some(session.carrier()));
             self.tunnels.add(session);
         }
     }

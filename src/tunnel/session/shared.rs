@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::entry::Entry;
-use super::line::{Line, Speaker, Voice};
+use super::line::{Line, Voice};
 use super::memory::{Memory, Tenant};
-use crate::link::Message;
+use crate::link::{Message, Speaker};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::yamux::{
     Budget, Common, Config, Fatal, HEADER, OpenError, Reset, Session, Stream, Wakes, victim,

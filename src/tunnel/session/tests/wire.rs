@@ -10,9 +10,9 @@ use std::time::Instant;
 use super::soon;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::link::Message;
+use crate::link::{Carrier, Message, Speaker};
 use crate::threads::{self, Stack};
-use crate::tunnel::session::{Acceptor, Inbox, Line, Memory, Session, Speaker, Stream};
+use crate::tunnel::session::{Acceptor, Inbox, Line, Memory, Session, Stream};
 use crate::turns::Turns;
 use crate::yamux::tests::endpoint::Tap;
 use crate::yamux::{Config, Decoder, Event, Fatal, Role};
@@ -80,8 +80,10 @@ impl Wire {
             }
             if queue.closed || queue.dead.is_some() {
                 // As a link does: what is in line is dropped with it.
-                queue.control.clear();
-                queue.turns = Turns::new();
+                *queue = Queue {
+                    closed: true,
+                    ..Queue::default()
+                };
                 return None;
             }
             self.more.wait(&mut queue);
@@ -172,7 +174,7 @@ impl Pair {
 }
 
 pub(super) struct Leftover {
-    sessions: [Weak<dyn Speaker>; 2],
+    sessions: [Weak<dyn Carrier>; 2],
     memory: Memory,
 }
 
