@@ -59,6 +59,7 @@ mod table;
 mod tests;
 mod token;
 mod token_quota;
+mod tunnels;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -19,9 +19,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::Socket;
 
-use super::record::Record;
+use super::account::Account;
 use crate::net;
 use crate::tunnel::session::Stream;
+use crate::workers::Workers;
 use crate::yamux::Reset;
 
 /// What the two threads of a stream share. `K`: what there is besides for its kind of
@@ -29,7 +30,7 @@ use crate::yamux::Reset;
 pub(super) struct Flow<K> {
     pub(super) stream: Stream,
     pub(super) target: Arc<Socket>,
-    pub(super) record: Record,
+    pub(super) record: Box<dyn Account>,
     pub(super) activity: Activity,
     pub(super) kind: K,
 }
@@ -39,7 +40,7 @@ impl<K> Flow<K> {
     pub(super) fn new(
         stream: Stream,
         target: Arc<Socket>,
-        record: Record,
+        record: Box<dyn Account>,
         idle: Option<Duration>,
         kind: K,
     ) -> Self {
@@ -66,13 +67,29 @@ impl<K> Flow<K> {
 
     /// Ends it at once.
     pub(super) fn reset(&self, why: &'static str) {
-        self.record.failed(why);
+        self.record.failed(why.into());
         self.stream.reset(Reset::AtOnce);
     }
 }
 
+/// Each direction on a thread of its own.
+pub(super) fn copy<K: Send + Sync + 'static>(
+    copiers: &Workers,
+    flow: Flow<K>,
+    directions: [fn(&Flow<K>); 2],
+) {
+    let flow = Arc::new(flow);
+    for direction in directions {
+        let side = Side(flow.clone());
+        let task = move || direction(&side.0);
+        if copiers.run(Box::new(task)).is_err() {
+            return flow.reset("no thread can be had");
+        }
+    }
+}
+
 /// One direction's share of a flow.
-pub(super) struct Side<K>(pub(super) Arc<Flow<K>>);
+struct Side<K>(Arc<Flow<K>>);
 
 impl<K> Drop for Side<K> {
     fn drop(&mut self) {

@@ -18,6 +18,7 @@
 //!   target sees an abort and never a clean end (T9).
 //! * How a stream ends is [`flow`]'s: FIN or RST.
 
+mod account;
 mod flow;
 mod opening;
 mod record;
@@ -30,7 +31,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+pub(crate) use account::Account;
+use flow::{Flow, copy};
 use record::Record;
+use socket2::Socket;
+use tcp::Tcp;
 
 use super::audit::Audit;
 use super::header::{HEADER_LIMIT, Version};
@@ -114,6 +119,22 @@ pub struct Streams {
     open: AtomicUsize,
     openers: Workers,
     copiers: Workers,
+}
+
+/// Copies between a stream and a socket that is connected, each direction on a thread
+/// of `copiers`, by the rules of [`flow`]. For the plane, whose sockets are those of
+/// clients. Returns at once.
+pub(crate) fn join(
+    stream: Stream,
+    socket: Arc<Socket>,
+    account: Box<dyn Account>,
+    settings: &Settings,
+    copiers: &Workers,
+) {
+    stream.join_frames();
+    let tcp = Tcp::new(&socket, &[], settings);
+    let flow = Flow::new(stream, socket, account, settings.tcp_idle, tcp);
+    copy(copiers, flow, [tcp::to_target, tcp::from_target]);
 }
 
 /// What was agreed on for one connection.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::flow::{Flow, Side};
+use super::flow::{Flow, copy};
+use super::account::Account;
 use super::record::Record;
 use super::tcp::{self, Tcp};
 use super::udp::{self, Udp};
@@ -122,25 +123,14 @@ fn start(
     match header.protocol {
         Protocol::Tcp => {
             let tcp = Tcp::new(&socket, &prefix, settings);
-            let flow = Flow::new(stream, socket, record, settings.tcp_idle, tcp);
-            copy(streams, flow, [tcp::to_target, tcp::from_target]);
+            let flow = Flow::new(stream, socket, Box::new(record), settings.tcp_idle, tcp);
+            copy(&streams.copiers, flow, [tcp::to_target, tcp::from_target]);
         }
         Protocol::Udp => {
             let udp = Udp::new(prefix, settings);
+            let record = Box::new(record);
             let flow = Flow::new(stream, socket, record, Some(settings.udp_idle), udp);
-            copy(streams, flow, [udp::to_target, udp::from_target]);
-        }
-    }
-}
-
-/// Each direction on a thread of its own.
-fn copy<K: Send + Sync + 'static>(streams: &Streams, flow: Flow<K>, directions: [fn(&Flow<K>); 2]) {
-    let flow = Arc::new(flow);
-    for direction in directions {
-        let side = Side(flow.clone());
-        let task = move || direction(&side.0);
-        if streams.copiers.run(Box::new(task)).is_err() {
-            return flow.reset("no thread can be had");
+            copy(&streams.copiers, flow, [udp::to_target, udp::from_target]);
         }
     }
 }

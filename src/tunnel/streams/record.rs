@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::account::Account;
 use super::{Place, Streams};
 use crate::telemetry::metrics::{self, Entered};
 use crate::tunnel::Protocol;
@@ -120,50 +121,12 @@ impl Record {
                     line.judged = judged;
                     line.reason.clone_from(&refusal.reason);
                 });
-                self.failed("refused");
+                self.failed("refused".into());
             }
             None => {
-                self.failed(refusal.reason.clone());
+                self.failed(refusal.reason.clone().into());
             }
         }
-    }
-
-    /// So many more bytes went from the stream to the target.
-    pub(super) fn moved_in(&self, bytes: usize) {
-        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
-        metrics::YAMUX_BYTES_IN.add(bytes as u64);
-    }
-
-    /// So many more bytes went from the target to the stream.
-    pub(super) fn moved_out(&self, bytes: usize) {
-        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
-        metrics::YAMUX_BYTES_OUT.add(bytes as u64);
-    }
-
-    /// A direction has come to its end as it should.
-    pub(super) fn ended(&self, how: &'static str) {
-        let mut end = self.end.lock();
-        end.well.get_or_insert(Cow::Borrowed(how));
-    }
-
-    /// It ended otherwise. True: nobody has said why before.
-    pub(super) fn failed(&self, why: impl Into<Cow<'static, str>>) -> bool {
-        let mut end = self.end.lock();
-        let first = end.failed.is_none();
-        if first {
-            end.failed = Some(why.into());
-        }
-        first
-    }
-
-    /// It was cut. By us, that was said before, unless the session did it: the
-    /// drain, memory, the half-close limit.
-    pub(super) fn cut(&self, cut: Cut) {
-        self.failed(match cut {
-            Cut::ByPeer => "reset by the gateway",
-            Cut::ByUs => "reset by the session",
-            Cut::SessionLost => "the connection to the gateway is lost",
-        });
     }
 
     fn is_udp(&self) -> bool {
@@ -176,6 +139,56 @@ impl Record {
         if let Some(line) = &mut self.line {
             note(line);
         }
+    }
+
+    /// It ended otherwise. True: nobody has said why before.
+    fn fail(&self, why: Cow<'static, str>) -> bool {
+        let mut end = self.end.lock();
+        let first = end.failed.is_none();
+        if first {
+            end.failed = Some(why);
+        }
+        first
+    }
+}
+
+impl Account for Record {
+    /// So many more bytes went from the stream to the target.
+    fn moved_in(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        metrics::YAMUX_BYTES_IN.add(bytes as u64);
+    }
+
+    /// So many more bytes went from the target to the stream.
+    fn moved_out(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+        metrics::YAMUX_BYTES_OUT.add(bytes as u64);
+    }
+
+    /// A direction has come to its end as it should.
+    fn ended(&self, how: &'static str) {
+        let mut end = self.end.lock();
+        end.well.get_or_insert(Cow::Borrowed(how));
+    }
+
+    fn failed(&self, why: Cow<'static, str>) {
+        self.fail(why);
+    }
+
+    fn copy_failed(&self, why: String) {
+        if self.fail(why.into()) {
+            metrics::YAMUX_COPY_ERRORS.increment();
+        }
+    }
+
+    /// It was cut. By us, that was said before, unless the session did it: the
+    /// drain, memory, the half-close limit.
+    fn cut(&self, cut: Cut) {
+        self.failed(Cow::Borrowed(match cut {
+            Cut::ByPeer => "reset by the gateway",
+            Cut::ByUs => "reset by the session",
+            Cut::SessionLost => "the connection to the gateway is lost",
+        }));
     }
 }
 

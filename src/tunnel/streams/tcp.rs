@@ -12,7 +12,6 @@ use socket2::Socket;
 
 use super::Settings;
 use super::flow::{Flow, is_hung_up, wait_readable};
-use crate::telemetry::metrics;
 use crate::tunnel::session::{Payload, SendError};
 use crate::yamux::{Input, MAX_PAYLOAD, Reset};
 
@@ -196,9 +195,7 @@ impl Flow<Tcp> {
         if self.is_cut() {
             return;
         }
-        if self.record.failed(format!("the target: {errno}")) {
-            metrics::YAMUX_COPY_ERRORS.increment();
-        }
+        self.record.copy_failed(format!("the target: {errno}"));
         self.stream.reset(Reset::AfterData);
     }
 }
