@@ -39,6 +39,7 @@ impl House {
                 names: vec![NAME.to_owned()],
             },
             gateway,
+            http: ([127, 0, 0, 1], 0).into(),
         };
         let plane = Plane::start(config.clone()).expect("starts");
         Self {

@@ -39,6 +39,7 @@ impl House {
             listen: "127.0.0.1:0".parse().expect("an address"),
             certificate: CertificateSource::Generated { names: Vec::new() },
             gateway,
+            http: ([127, 0, 0, 1], 0).into(),
         };
         Self {
             plane: Plane::start(config.clone()).expect("starts"),

@@ -102,7 +102,7 @@ impl<K> Drop for Side<K> {
 
 /// When something moved last, in either direction. Whoever waits does so until
 /// [`until`](Self::until) and asks then.
-pub(super) struct Activity {
+pub(crate) struct Activity {
     start: Instant,
     /// Milliseconds after that.
     last: AtomicU64,
@@ -110,7 +110,7 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    fn new(limit: Option<Duration>) -> Self {
+    pub(crate) fn new(limit: Option<Duration>) -> Self {
         Self {
             start: Instant::now(),
             last: AtomicU64::new(0),
@@ -118,18 +118,18 @@ impl Activity {
         }
     }
 
-    pub(super) fn touch(&self) {
+    pub(crate) fn touch(&self) {
         let millis = self.start.elapsed().as_millis() as u64;
         self.last.store(millis, Ordering::Relaxed);
     }
 
     /// When it is idle, if nothing moves until then.
-    pub(super) fn until(&self) -> Option<Instant> {
+    pub(crate) fn until(&self) -> Option<Instant> {
         let last = self.start + Duration::from_millis(self.last.load(Ordering::Relaxed));
         last.checked_add(self.limit?)
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.until().is_some_and(|until| until <= Instant::now())
     }
 }

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(crate) use account::Account;
+pub(crate) use flow::Activity;
 use flow::{Flow, copy};
 use record::Record;
 use socket2::Socket;
