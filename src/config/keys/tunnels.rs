@@ -33,8 +33,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Close a stream that is idle for this long (0: never)",
     )
-    .default_note("TCP never, UDP 5m")
-    .not_yet(),
+    .default_note("TCP never, UDP 5m"),
     Key::new(
         "tunnel.forwards",
         Kind::Entries {
@@ -60,8 +59,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Streams at once; lowered at start to what the machine grants",
     )
-    .default("4096")
-    .not_yet(),
+    .default("4096"),
     Key::new(
         "tunnels.memory_limit",
         Kind::Size {
@@ -95,8 +93,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "How a stream ends whose target can't be reached: rst or, as the original, fin",
     )
-    .default("rst")
-    .not_yet(),
+    .default("rst"),
     Key::new(
         "tunnels.policy_file",
         Kind::Path(|c, v| c.tunnels.policy_file = Some(v)),
@@ -137,8 +134,7 @@ pub(super) const TUNNELS: &[Key] = &[
         "tunnels.proxy_protocol",
         Kind::Map(proxy_protocol),
         "Targets that are told the client's address: service.namespace[:port] (or a route's name) to v1 or v2",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "tunnels.routing.force_tunnel_mode",
         Kind::Bool(|c, v| c.tunnels.force_tunnel_mode = v),

@@ -22,6 +22,8 @@ mod flow;
 mod opening;
 mod record;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use std::collections::BTreeMap;
