@@ -3,14 +3,16 @@
 
 #![allow(clippy::print_stdout, reason = "a report")]
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pipeops_agent::turns::Turns;
 use pipeops_agent::yamux::{
     Budget, Common, Config, Decoder, Event, Flags, HEADER, Header, Host, Input, MAX_PAYLOAD, Pool,
-    Receiver, Role, Session, Stream, Turns,
+    Receiver, Role, Session, Stream,
 };
 
 type Handle = Arc<Mutex<Stream<Vec<u8>>>>;
@@ -18,6 +20,7 @@ type Handle = Arc<Mutex<Stream<Vec<u8>>>>;
 /// What a link's shell has.
 struct Shell {
     session: Mutex<Session<Handle>>,
+    control: Mutex<VecDeque<Handle>>,
     turns: Mutex<Turns<Handle>>,
     accepted: Vec<Handle>,
 }
@@ -36,7 +39,7 @@ impl Host for &mut Shell {
         let (id, wakes) = (stream.id(), stream.wakes());
         drop(stream);
         if wakes.control {
-            self.turns.lock().control(handle.clone());
+            self.control.lock().push_back(handle.clone());
         }
         if wakes.turn {
             self.turns.lock().enter(handle.clone());
@@ -64,6 +67,7 @@ impl Shell {
         );
         Self {
             session: Mutex::new(Session::new(Arc::new(common))),
+            control: Mutex::new(VecDeque::new()),
             turns: Mutex::new(Turns::new()),
             accepted: Vec::new(),
         }
@@ -74,7 +78,7 @@ impl Shell {
         let mut frames = 0;
         let mut host = self;
         loop {
-            let next = host.turns.lock().next_control();
+            let next = host.control.lock().pop_front();
             let Some(handle) = next else { break };
             while let Some(header) = host.stream(&handle, |stream| stream.next_control(now)) {
                 out(header, None);
@@ -84,14 +88,18 @@ impl Shell {
         loop {
             let next = host.turns.lock().next_turn();
             let Some(handle) = next else { return frames };
+            let mut bytes = 0;
             let spoke = host.stream(&handle, |stream| {
                 stream.turn(now, |header, payload| {
+                    bytes += header.len as usize;
                     out(header, payload);
                     frames += 1;
                 })
             });
+            let mut turns = host.turns.lock();
+            turns.spent(bytes);
             if spoke {
-                host.turns.lock().again(handle);
+                turns.again(handle, bytes);
             }
         }
     }

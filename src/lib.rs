@@ -6,7 +6,7 @@
 //!   the two halves of a connection, and [`net::Cancel`]: work ends early by
 //!   closing or waking what it blocks on.
 //! * [`link`]: one WebSocket as three threads: frames read in place by one, a control
-//!   lane that goes first and a bulk lane that waits, liveness judged by the third.
+//!   lane that goes first, turns for everything else, liveness judged by the third.
 //! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
 //! * [`wire`]: the messages of the control channel as pure types, both directions.
 //! * [`yamux`]: many streams in one byte stream, pure: frames, states, windows, and
@@ -15,7 +15,8 @@
 //!   credentials, the two ways to the API server.
 //! * [`proxy`]: executes `proxy_request`s within limits; exactly one outcome each, none
 //!   only for whoever cancelled in time or is gone.
-//! * [`tunnel`]: what flows on streams: header, policy, dial, audit.
+//! * [`tunnel`]: sessions of yamux on a link, and what flows on their streams: header,
+//!   policy, dial, audit.
 //! * [`control`]: the protocol. A pure state machine of the life cycle, and thin
 //!   shells: registration, heartbeat, dispatch, HTTP mode, late answers.
 //! * [`agent`]: the conductor. It knows every room, and no room knows it.
@@ -23,8 +24,9 @@
 //!
 //! Beside them: [`config`] (one table of keys), [`identity`] (what is remembered),
 //! [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
-//! [`threads`] (the one way to start a thread), `workers` (used again), [`duration`], [`url`] and
-//! [`percent`] (their texts), and [`cli`] on top.
+//! [`threads`] (the one way to start a thread), `workers` (threads used again),
+//! [`turns`] (whose turn it is to write), [`duration`], [`url`] and [`percent`] (their
+//! texts), and [`cli`] on top.
 
 pub mod agent;
 pub mod cli;
@@ -49,6 +51,7 @@ pub mod telemetry;
 mod testing;
 pub mod threads;
 pub mod tunnel;
+pub mod turns;
 pub mod url;
 pub mod wire;
 mod workers;

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pipeops_agent::link::{Lane, Link, Message, Receiver, Role, Settings};
+use pipeops_agent::link::{Lane, Link, Message, Receiver, Role, Settings, Slot};
 use pipeops_agent::net::{Cancel, Halves};
 
 struct Answers(Link);
@@ -40,7 +40,8 @@ fn taken() -> (usize, usize) {
 
 fn send(link: &Link, len: usize) -> bool {
     let message = Message::binary(len, |buf| buf.resize(buf.len() + len, 7));
-    link.send(Lane::Bulk, message, &Cancel::new()).is_ok()
+    let lane = Lane::Bulk(Slot::of(""));
+    link.send(lane, message, &Cancel::new()).is_ok()
 }
 
 #[test]

@@ -66,7 +66,7 @@ struct State {
 }
 
 impl Outlet for Lane {
-    fn send(&self, _: Message, _: &Cancel) -> Result<(), SendError> {
+    fn send(&self, _: &str, _: Message, _: &Cancel) -> Result<(), SendError> {
         Ok(())
     }
 

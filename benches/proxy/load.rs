@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use pipeops_agent::http::Headers;
-use pipeops_agent::link::{Lane, Link, Message};
+use pipeops_agent::link::{self, Lane, Link, Message};
 use pipeops_agent::net::Cancel;
 use pipeops_agent::wire::from_agent::ResponseBody;
 use pipeops_agent::wire::{FromAgent, to_agent};
@@ -173,6 +173,7 @@ impl State {
             thorough: (slot as u64 + number).is_multiple_of(THOROUGH),
         };
         run.in_flight += 1;
+        let id = format!("{slot}-{number}");
         let message = Message::text(768, |buf| {
             let request = to_agent::Request {
                 method: "GET",
@@ -184,10 +185,11 @@ impl State {
                 scheme: "https",
                 timeout: Some(PATIENCE),
             };
-            to_agent::proxy_request(buf, &format!("{slot}-{number}"), &request);
+            to_agent::proxy_request(buf, &id, &request);
         });
-        // There is always room for it: the lane holds more than all that can be in flight.
-        link.send(Lane::Bulk, message, &Cancel::new())
+        // There is always room for it: more than all that can be in flight.
+        let lane = Lane::Bulk(link::Slot::of(&id));
+        link.send(lane, message, &Cancel::new())
             .map_err(|error| error.to_string())
     }
 }

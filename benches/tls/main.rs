@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, bounded};
-use pipeops_agent::link::{Lane, Link, Message, Receiver, Role, Settings};
+use pipeops_agent::link::{Lane, Link, Message, Receiver, Role, Settings, Slot};
 use pipeops_agent::net::{
     Cancel, ClientTls, ClientTlsSettings, Halves, PemSource, ReadHalf, ServerTls,
     ServerTlsSettings, Trust, WriteHalf,
@@ -238,9 +238,10 @@ fn link_send(halves: Halves, role: Role, mode: Mode) -> Result<()> {
     let link = Link::start(halves, Settings::new(role), |_| Counter { left: 1, done })?;
     let payload = vec![7; mode.size];
     let cancel = Cancel::new();
+    let lane = Lane::Bulk(Slot::of(""));
     for _ in 0..mode.count {
         let message = Message::binary(mode.size, |buf| buf.extend_from_slice(&payload));
-        link.send(Lane::Bulk, message, &cancel)?;
+        link.send(lane, message, &cancel)?;
     }
     // The peer says that it has all.
     ended.recv()?;

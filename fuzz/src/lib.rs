@@ -1,6 +1,8 @@
 //! What the fuzz targets call: pure rooms of the agent, and the functions that its
 //! own property tests call too.
 
+#[path = "../../src/turns.rs"]
+pub mod turns;
 #[path = "../../src/yamux/mod.rs"]
 pub mod yamux;
 

@@ -43,6 +43,7 @@ pub(super) fn register(
             order.generation,
             channel,
             requests,
+            Box::new(parts.tunnels.connection(link)),
             LateAnswers::new(),
             hear,
         )

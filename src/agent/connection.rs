@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! link-reader ─► Dispatch ─► proxy::Requests … ConnectionOutlet ─► link-writer
+//!                        └─► tunnel::ConnectionTunnels … streams ───────┘
 //! ```
 //!
 //! Then it sends the late answers of older connections, and waits for the end.
@@ -142,7 +143,8 @@ fn connect(
                 }
             }
         });
-        Dispatch::new(generation, channel, requests, late.clone(), hear)
+        let tunnels = Box::new(parts.tunnels.connection(link));
+        Dispatch::new(generation, channel, requests, tunnels, late.clone(), hear)
     });
     link.map_err(|error| Failure::Other(error.to_string()))
 }

@@ -5,6 +5,8 @@ use crate::kube::KubeError;
 use crate::net::{ProxyError, TlsError};
 use crate::server::ServerError;
 use crate::threads::SpawnError;
+use crate::tunnel::audit::AuditError;
+use crate::tunnel::policy::PolicyError;
 
 /// Each is fatal and one clear line (config-and-state.md §10.2).
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,10 @@ pub enum AgentError {
     State(#[from] StoreError),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     #[error(transparent)]
     Thread(#[from] SpawnError),
     /// Threads were left when the time for shutdown was over.

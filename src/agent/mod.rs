@@ -20,6 +20,7 @@ mod identify;
 mod parts;
 mod run;
 mod status;
+mod tunnels;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

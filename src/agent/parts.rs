@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::TokenSource;
-use crate::control::dispatch::RequestSink;
 use crate::control::facts::ClusterFacts;
 use crate::control::registration::Registrant;
+use crate::control::sinks::RequestSink;
 use crate::control::{heartbeat, session};
 use crate::identity::Store;
 use crate::link;
 use crate::net::{Deadline, Dialer};
 use crate::proxy::{Executor, Outlet};
 use crate::server::HealthState;
+use crate::tunnel::Tunnels;
 use crate::url::Url;
 
 /// Everything that the conductor needs; `run` makes it from the configuration, demo
@@ -41,6 +42,7 @@ pub struct Parts {
     pub shutdown_limit: Duration,
     pub dialer: Dialer,
     pub proxy: Arc<dyn Proxying>,
+    pub tunnels: Arc<Tunnels>,
     pub facts: Arc<dyn ClusterFacts>,
     pub store: Arc<dyn Store>,
     pub health: Arc<HealthState>,

@@ -10,6 +10,7 @@ use super::cluster::{find_cluster, reach};
 use super::error::AgentError;
 use super::parts::{Parts, Proxying};
 use super::status::{Status, Watch};
+use super::tunnels::{Surroundings, tunnels};
 use super::{Agent, agent_id, open_store};
 use crate::allocator;
 use crate::config::{Config, Transport};
@@ -70,6 +71,11 @@ pub fn parts(
     let store = open_store(&config.state)?;
     let agent_id = agent_id(config.agent.id.as_deref(), store.as_ref());
     log::info!(agent_id = agent_id.as_str(), state = store.location().as_str(); "identity");
+    let surroundings = match (facts.exists(), facts.in_pod()) {
+        (false, _) => Surroundings::Machine,
+        (true, true) => Surroundings::Pod,
+        (true, false) => Surroundings::Outside,
+    };
     let timeouts = &config.timeouts;
     let reconnect = &config.pipeops.reconnect;
     Ok(Parts {
@@ -123,6 +129,7 @@ pub fn parts(
         shutdown_limit: timeouts.shutdown,
         dialer: dialer(config)?,
         proxy,
+        tunnels: tunnels(config, surroundings)?,
         facts,
         store,
         health,

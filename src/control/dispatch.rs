@@ -12,12 +12,12 @@ use super::channel::{Channel, printable};
 use super::late::LateAnswers;
 use super::refusals::Refusals;
 use super::session::Generation;
-use crate::link::{Lane, Message, Receiver};
+use super::sinks::{RequestSink, TunnelSink};
+use crate::link::{Lane, Message, Receiver, Slot};
 use crate::net::Cancel;
-use crate::proxy::Requests;
 use crate::telemetry::RateLimit;
-use crate::wire::to_agent::Registered;
-use crate::wire::{Envelope, EnvelopeError, FLOW, ProxyRequest, ToAgent, from_agent};
+use crate::wire::to_agent::{GatewayHello, Registered};
+use crate::wire::{Envelope, EnvelopeError, FLOW, TUNNEL_HEADER_2, ToAgent, from_agent};
 
 /// What the conductor hears of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,92 +34,12 @@ pub enum PeerMessage {
     },
 }
 
-/// The requests of one connection: in production [`Requests`], made in
-/// `agent/parts.rs`; in tests a stand-in. None of its methods may block.
-pub trait RequestSink: Send {
-    fn request(&mut self, id: &str, request: ProxyRequest<'_>);
-    fn binary(&mut self, message: &[u8]) -> bool;
-    fn text_arrived(&mut self);
-    fn chunk(&mut self, id: &str, data: Option<&str>);
-    fn end(&mut self, id: &str);
-    fn cancel(&mut self, id: &str);
-    fn use_flow_control(&mut self);
-    fn credit(&mut self, id: &str, bytes: u64);
-}
-
-impl<R: RequestSink + ?Sized> RequestSink for Box<R> {
-    fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
-        (**self).request(id, request);
-    }
-
-    fn binary(&mut self, message: &[u8]) -> bool {
-        (**self).binary(message)
-    }
-
-    fn text_arrived(&mut self) {
-        (**self).text_arrived();
-    }
-
-    fn chunk(&mut self, id: &str, data: Option<&str>) {
-        (**self).chunk(id, data);
-    }
-
-    fn end(&mut self, id: &str) {
-        (**self).end(id);
-    }
-
-    fn cancel(&mut self, id: &str) {
-        (**self).cancel(id);
-    }
-
-    fn use_flow_control(&mut self) {
-        (**self).use_flow_control();
-    }
-
-    fn credit(&mut self, id: &str, bytes: u64) {
-        (**self).credit(id, bytes);
-    }
-}
-
-impl RequestSink for Requests {
-    fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
-        Self::request(self, id, request);
-    }
-
-    fn binary(&mut self, message: &[u8]) -> bool {
-        Self::binary(self, message)
-    }
-
-    fn text_arrived(&mut self) {
-        Self::text_arrived(self);
-    }
-
-    fn chunk(&mut self, id: &str, data: Option<&str>) {
-        Self::chunk(self, id, data);
-    }
-
-    fn end(&mut self, id: &str) {
-        Self::end(self, id);
-    }
-
-    fn cancel(&mut self, id: &str) {
-        Self::cancel(self, id);
-    }
-
-    fn use_flow_control(&mut self) {
-        Self::use_flow_control(self);
-    }
-
-    fn credit(&mut self, id: &str, bytes: u64) {
-        Self::credit(self, id, bytes);
-    }
-}
-
 /// Routes the messages of one connection.
 pub struct Dispatch<R> {
     generation: Generation,
     channel: Arc<dyn Channel>,
     requests: R,
+    tunnels: Box<dyn TunnelSink>,
     /// Must not block.
     hear: Box<dyn Fn(PeerMessage) + Send>,
     late: Arc<LateAnswers>,
@@ -128,7 +48,6 @@ pub struct Dispatch<R> {
     unknown: HashMap<Box<str>, u64>,
     /// No message was read yet.
     fresh: bool,
-    gateway_hello_seen: bool,
 }
 
 impl<R: RequestSink> Dispatch<R> {
@@ -136,20 +55,23 @@ impl<R: RequestSink> Dispatch<R> {
         generation: Generation,
         channel: Arc<dyn Channel>,
         requests: R,
+        tunnels: Box<dyn TunnelSink>,
         late: Arc<LateAnswers>,
         hear: Box<dyn Fn(PeerMessage) + Send>,
     ) -> Self {
         let bulk = channel.clone();
         Self {
             generation,
-            refusals: Refusals::new(move |message| bulk.send(Lane::Bulk, message, &Cancel::new())),
+            refusals: Refusals::new(move |slot, message| {
+                bulk.send(Lane::Bulk(slot), message, &Cancel::new())
+            }),
             channel,
             requests,
+            tunnels,
             hear,
             late,
             unknown: HashMap::new(),
             fresh: true,
-            gateway_hello_seen: false,
         }
     }
 
@@ -172,14 +94,7 @@ impl<R: RequestSink> Dispatch<R> {
             ToAgent::HeartbeatAck => (self.hear)(PeerMessage::HeartbeatAck),
             ToAgent::Ping => self.control(|buf| from_agent::pong(buf, id)),
             ToAgent::Error(text) => self.error(id, &text),
-            ToAgent::GatewayHello(hello) => {
-                if !std::mem::replace(&mut self.gateway_hello_seen, true) {
-                    log::info!(
-                        "the gateway offers tunnels (yamux {}), which this version does not take up",
-                        if hello.use_yamux { "on" } else { "off" }
-                    );
-                }
-            }
+            ToAgent::GatewayHello(hello) => self.gateway_hello(&hello),
             ToAgent::PlaneHello { features } => self.plane_hello(&features, first),
             ToAgent::ProxyFlow { credit } => {
                 if let Some(id) = known("proxy_flow", id) {
@@ -212,7 +127,7 @@ impl<R: RequestSink> Dispatch<R> {
             }
             ToAgent::TcpTunnelStart => {
                 if let Some(id) = known("tcp_tunnel_start", id) {
-                    self.refuse(|buf| {
+                    self.refuse(id, |buf| {
                         let text = "TCP tunnels are not supported by this agent";
                         from_agent::tcp_tunnel_close(buf, id, "registration_failed", text);
                     });
@@ -235,6 +150,20 @@ impl<R: RequestSink> Dispatch<R> {
         }
     }
 
+    /// The order of decisions.md §6.6: the old session has said its last word and the
+    /// new one has its place, then the ack is queued, before all else that is; only
+    /// then the new one speaks (tunnels.md §1.4, T6, T10).
+    fn gateway_hello(&mut self, hello: &GatewayHello) {
+        if !hello.use_yamux {
+            log::info!("the gateway offers no tunnels");
+            return;
+        }
+        self.requests.refuse_binary_bodies();
+        self.tunnels.replace(hello);
+        self.control(from_agent::gateway_hello_ack);
+        self.tunnels.begin();
+    }
+
     /// The features that both know. A hello that isn't the first message comes too
     /// late for features: requests may run without them already.
     fn plane_hello(&mut self, features: &[String], first: bool) {
@@ -246,6 +175,9 @@ impl<R: RequestSink> Dispatch<R> {
         // Answers wait for credit before the ack tells the peer to give any.
         if common.contains(&FLOW) {
             self.requests.use_flow_control();
+        }
+        if common.contains(&TUNNEL_HEADER_2) {
+            self.tunnels.use_client_addresses();
         }
         self.control(|buf| from_agent::plane_hello_ack(buf, &common));
     }
@@ -268,9 +200,9 @@ impl<R: RequestSink> Dispatch<R> {
             return;
         };
         let text = "WebSocket streams are not supported by this agent";
-        self.refuse(|buf| from_agent::proxy_stream_error(buf, id, text));
+        self.refuse(id, |buf| from_agent::proxy_stream_error(buf, id, text));
         let stream_id = stream_id.unwrap_or(id);
-        self.refuse(|buf| from_agent::proxy_websocket_close(buf, stream_id));
+        self.refuse(id, |buf| from_agent::proxy_websocket_close(buf, stream_id));
     }
 
     /// control-channel.md §4.3: answered once per type and connection.
@@ -306,7 +238,7 @@ impl<R: RequestSink> Dispatch<R> {
             && let Some(id) = known(kind, Some(id))
         {
             let text = "the request's payload is not an object";
-            self.refuse(|buf| from_agent::proxy_error(buf, id, text));
+            self.refuse(id, |buf| from_agent::proxy_error(buf, id, text));
         }
     }
 
@@ -317,8 +249,10 @@ impl<R: RequestSink> Dispatch<R> {
         let _ = self.channel.send(Lane::Control, message, &Cancel::new());
     }
 
-    fn refuse(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        if !self.refusals.send(Message::text(SMALL, encode)) {
+    /// What belongs to the request of this id.
+    fn refuse(&mut self, id: &str, encode: impl FnOnce(&mut Vec<u8>)) {
+        let message = Message::text(SMALL, encode);
+        if !self.refusals.send(Slot::of(id), message) {
             let why = "the peer provokes refusals and does not take them";
             self.channel.abort(why);
         }
@@ -331,8 +265,12 @@ impl<R: RequestSink> Receiver for Dispatch<R> {
         self.message(message);
     }
 
-    /// A request's body, or JSON in a binary message, which the controller sends.
+    /// yamux, once that is agreed on; before, a request's body, or JSON in a binary
+    /// message, which the controller sends.
     fn binary(&mut self, message: &[u8]) {
+        if self.tunnels.binary(message) {
+            return;
+        }
         if self.requests.binary(message) {
             self.fresh = false;
             return;
@@ -376,7 +314,7 @@ fn known<'a>(kind: &str, id: Option<&'a str>) -> Option<&'a str> {
 const MAX_ID: usize = 4096;
 
 /// The features of `plane_hello` that we know.
-const FEATURES: &[&str] = &[FLOW];
+const FEATURES: &[&str] = &[FLOW, TUNNEL_HEADER_2];
 
 /// Unknown types that are answered and remembered per connection.
 const MAX_UNKNOWN: usize = 64;

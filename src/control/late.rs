@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use super::channel::Channel;
 use super::outlet::ConnectionOutlet;
 use super::session::Generation;
-use crate::link::{Lane, Message, SendError};
+use crate::link::{Lane, Message, SendError, Slot};
 use crate::net::{Cancel, Reason};
 
 /// The waiting answers of the process, and the connection that is live now. Its
@@ -53,7 +53,7 @@ struct Live {
     used: HashSet<u64>,
     /// `used` became too large: no older answer can be trusted any more.
     overflowed: bool,
-    /// The answer that waits for room in its lane.
+    /// The answer that waits for room.
     sending: Option<(Arc<str>, Cancel)>,
 }
 
@@ -152,8 +152,9 @@ impl LateAnswers {
                 message,
                 since,
             } = waiting;
+            let lane = Lane::Bulk(Slot::of(&id));
             let message = origin.keep(id, message, Some(since));
-            let sent = channel.send(Lane::Bulk, message, &cancel);
+            let sent = channel.send(lane, message, &cancel);
             if sent == Err(SendError::Closed) {
                 // It waits again.
                 return;

@@ -1,6 +1,6 @@
 //! The way back of a connection's requests: every message that the proxy sends, each
-//! piece of a streamed answer too, passes here into the bulk lane of the connection
-//! that the request came on, and waits there for room (decisions.md §6.2).
+//! piece of a streamed answer too, passes here into its request's slot of the
+//! connection that the request came on, and waits there for room (decisions.md §6.2).
 //!
 //! Only a whole answer (form B) outlives its connection: one that could not be written
 //! waits in `late` for the next connection.
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::channel::Channel;
 use super::late::Origin;
-use crate::link::{Lane, Message, SendError};
+use crate::link::{Lane, Message, SendError, Slot};
 use crate::net::Cancel;
 use crate::proxy::Outlet;
 
@@ -27,8 +27,9 @@ impl ConnectionOutlet {
 }
 
 impl Outlet for ConnectionOutlet {
-    fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
-        self.channel.send(Lane::Bulk, message, cancel)
+    fn send(&self, request_id: &str, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+        let lane = Lane::Bulk(Slot::of(request_id));
+        self.channel.send(lane, message, cancel)
     }
 
     fn send_late(
@@ -39,7 +40,8 @@ impl Outlet for ConnectionOutlet {
     ) -> Result<(), SendError> {
         let origin = self.origin.clone();
         let message = origin.keep(request_id.into(), message, None);
-        match self.channel.send(Lane::Bulk, message, cancel) {
+        let lane = Lane::Bulk(Slot::of(request_id));
+        match self.channel.send(lane, message, cancel) {
             // It came back and waits for the next connection.
             Err(SendError::Closed) => Ok(()),
             done => done,

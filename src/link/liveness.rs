@@ -7,12 +7,15 @@
 
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
+
 use super::Settings;
 use super::shared::Shared;
 
 /// Watches the link until reader and writer have ended.
 pub(super) fn run(shared: &Shared) {
     let mut liveness = Liveness::new(&shared.settings, Instant::now());
+    let mut second = Instant::now();
     let mut life = shared.life.lock();
     while life.running > 1 {
         if shared.is_cut() {
@@ -37,7 +40,18 @@ pub(super) fn run(shared: &Shared) {
         if tick.ping {
             shared.outbox.ping();
         }
-        let limits = [life.cut_at, life.drain_until];
+        if second <= now
+            && let Some(carrier) = life.carrier.clone()
+        {
+            second = now + SECOND;
+            MutexGuard::unlocked(&mut life, || {
+                carrier.tick(now);
+                drop(carrier);
+            });
+            continue;
+        }
+        let second = life.carrier.as_ref().map(|_| second);
+        let limits = [life.cut_at, life.drain_until, second];
         let next = limits.into_iter().flatten().fold(tick.next, Instant::min);
         shared.changed.wait_until(&mut life, next);
     }
@@ -101,6 +115,9 @@ impl Liveness {
     }
 }
 
+/// How often a carrier is told the time.
+const SECOND: Duration = Duration::from_secs(1);
+
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_hours(24);
 
@@ -108,8 +125,6 @@ const LONGEST: Duration = Duration::from_hours(24);
 mod tests {
     use super::*;
     use crate::link::Role;
-
-    const SECOND: Duration = Duration::from_secs(1);
 
     fn liveness(now: Instant) -> Liveness {
         Liveness::new(&Settings::new(Role::Client), now)

@@ -37,17 +37,29 @@ impl Message {
         Self::new(Kind::Binary, expected, encode)
     }
 
-    fn new(kind: Kind, expected: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut buf = Vec::with_capacity(HEADROOM + expected);
-        buf.resize(HEADROOM, 0);
-        encode(&mut buf);
-        debug_assert!(buf.len() >= HEADROOM, "the encoder only appends");
+    /// A message whose payload is in the buffer already, behind [`HEADROOM`] bytes
+    /// that are its header's: so what a socket was read into goes out from there.
+    ///
+    /// # Panics
+    /// If the buffer is shorter than that.
+    pub fn from_buffer(kind: Kind, buf: Vec<u8>) -> Self {
+        assert!(
+            buf.len() >= HEADROOM,
+            "a buffer without room for the header"
+        );
         Self {
             buf,
             kind,
             held: None,
             owner: None,
         }
+    }
+
+    fn new(kind: Kind, expected: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut buf = Vec::with_capacity(HEADROOM + expected);
+        buf.resize(HEADROOM, 0);
+        encode(&mut buf);
+        Self::from_buffer(kind, buf)
     }
 
     /// Keeps `what` (room in a budget, say) as long as the message takes memory.
@@ -103,11 +115,6 @@ impl Message {
         self.len() == 0
     }
 
-    /// True when it goes out in several frames.
-    pub(super) fn is_fragmented(&self) -> bool {
-        self.len() > FRAGMENT
-    }
-
     /// Headroom and payload, for the writer, which masks the payload where it lies.
     pub(super) fn buf(&mut self) -> &mut [u8] {
         &mut self.buf
@@ -136,8 +143,8 @@ impl Drop for Message {
     }
 }
 
-/// Room in front of the payload for the largest header.
-pub(super) const HEADROOM: usize = MAX_HEADER;
+/// Bytes in front of the payload: room for the largest header of a frame.
+pub const HEADROOM: usize = MAX_HEADER;
 
 /// The largest payload of a frame that we send. Between two frames of a message a
 /// ping or pong may go, so it must not be much; with its header of 8 bytes a frame

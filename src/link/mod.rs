@@ -4,8 +4,14 @@
 //! ```text
 //!            ┌ ReadHalf ─► link-reader ─► frame::FrameReader ─► Receiver
 //! net::Halves┤                  │ pongs, closes
-//!            └ WriteHalf ◄ link-writer ◄─ outbox (control lane, bulk lane) ◄─ Link::send
+//!            └ WriteHalf ◄ link-writer ◄─ outbox ◄─ Link::send (a message), Link::enter
+//!                                                   (a Speaker, who is asked for some)
 //! ```
+//!
+//! What is written next: pings and pongs, the control lane, control frames of speakers,
+//! then turns: of requests, each of which has its [`Slot`], and of speakers alike
+//! ([`Turns`](crate::turns::Turns)). `outbox` has the lock and the waking, `lanes` and
+//! `slots` the queues.
 //!
 //! Both ends of a connection are the same code: the agent's side is the client,
 //! the plane's the server. How a connection becomes a WebSocket is in `upgrade`.
@@ -18,9 +24,12 @@ mod message;
 mod outbox;
 mod reader;
 mod shared;
+mod slots;
+mod speaker;
 #[cfg(test)]
 mod tests;
 pub mod upgrade;
+mod wait;
 mod writer;
 
 use std::fmt;
@@ -29,7 +38,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use ending::{EndedBy, Ending};
-pub use message::{Kind, Message};
+pub use message::{HEADROOM, Kind, Message};
+pub use slots::Slot;
+pub use speaker::{Carrier, Speaker};
 
 use crate::net::{Cancel, Halves, Reason};
 use crate::threads::{self, SpawnError, Stack};
@@ -43,14 +54,14 @@ pub enum Role {
     Server,
 }
 
-/// The two lanes to the writer. Messages of one request travel in one lane, in
-/// order (decisions.md §6.2); the control lane always goes first.
+/// The ways to the writer. Messages of one request travel in one slot, in order
+/// (decisions.md §6.2); the control lane always goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// Heartbeats, acks, pongs: bounded; full means that the link is dead.
     Control,
     /// All messages of requests: bounded in bytes; full means that the sender waits.
-    Bulk,
+    Bulk(Slot),
 }
 
 /// Limits of one connection; [`Settings::new`] has those of decisions.md §6.2, §6.3.
@@ -65,8 +76,9 @@ pub struct Settings {
     pub write_limit: Duration,
     /// Largest message and largest frame accepted, in bytes (96 MiB).
     pub max_message: usize,
-    /// Bytes that may wait in the bulk lane before senders wait (256 KiB). One
-    /// message may be larger: it is taken when the lane is empty.
+    /// Bytes of requests' messages that may be queued or in the writer's hand before
+    /// senders wait (256 KiB). One message may be larger: its sender goes on when
+    /// there is nothing else, or when its turn has come.
     pub bulk_bytes: usize,
     /// How long an orderly close may take to write what is queued, and then again
     /// how long the peer may take to answer it (5 s).
@@ -161,12 +173,13 @@ impl Link {
     }
 
     /// Queues a message. Control: never waits (a full lane ends the link).
-    /// Bulk: waits for room until there is some, the link ends or `cancel` fires.
+    /// Bulk: queued at once, but waits until there is room for more, the message's
+    /// turn has come, the link ends or `cancel` fires, which takes the message back.
     /// Success means queued; what is lost later can be had back
     /// ([`Message::or_back_to`]).
     pub fn send(&self, lane: Lane, message: Message, cancel: &Cancel) -> Result<(), SendError> {
         match lane {
-            Lane::Bulk => self.0.outbox.send_bulk(message, cancel),
+            Lane::Bulk(slot) => self.0.outbox.send_bulk(slot, message, cancel),
             Lane::Control => self.0.outbox.send_control(message).map_err(|untaken| {
                 if untaken == Untaken::Full {
                     self.abort("the control lane is full: the peer takes nothing");
@@ -176,8 +189,26 @@ impl Link {
         }
     }
 
-    /// Orderly close: what is queued is written (within `Settings::drain`), then a
-    /// close frame; returns at once. What arrives from now on is dropped.
+    /// This speaker has something in order: he'll have a turn. Never waits; nothing
+    /// happens once the link is closing.
+    pub fn enter(&self, speaker: Arc<dyn Speaker>) {
+        self.0.outbox.enter(speaker);
+    }
+
+    /// This speaker has control frames, which go before all turns. Likewise.
+    pub fn enter_control(&self, speaker: Arc<dyn Speaker>) {
+        self.0.outbox.enter_control(speaker);
+    }
+
+    /// Tells this carrier the time from now on, once a second, and the one before no
+    /// longer; with none, nobody. It is let go of when the link ends.
+    pub fn attach(&self, carrier: Option<Arc<dyn Carrier>>) {
+        self.0.attach(carrier);
+    }
+
+    /// Orderly close: what is queued is written (within `Settings::drain`), and what
+    /// speakers who have entered have to say, until they have nothing more; then a
+    /// close frame. Returns at once. What arrives from now on is dropped.
     pub fn close(&self, code: u16, reason: &str) {
         self.0.close(code, reason);
     }
@@ -192,7 +223,7 @@ impl Link {
         !self.0.is_closing()
     }
 
-    /// Senders that wait for room in the bulk lane.
+    /// Senders that wait.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.0.outbox.waiting()

@@ -1,7 +1,11 @@
 //! What stands between everybody who sends and the one thread that writes.
 //!
-//! Messages wait in two lanes (`lanes.rs`). What frames need (ping, pong, close, a
-//! flush of TLS) are slots and flags, so their memory is bounded by themselves.
+//! Messages, and speakers who keep theirs themselves, wait in `lanes.rs`. What frames
+//! need (ping, pong, close, a flush of TLS) are places and flags, so their memory is
+//! bounded by themselves.
+//!
+//! One lock. Nobody else's is taken under it: speakers are asked, and whatever may be
+//! somebody's last hold on something is dropped, when it is free.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -10,10 +14,13 @@ use std::thread;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::SendError;
 use super::frame::{CloseFrame, MAX_CONTROL};
-use super::lanes::{Lanes, Wait, Waited};
-use super::message::Message;
-use super::{Lane, SendError};
+use super::lanes::{Lanes, Leftovers, Party};
+use super::message::{HEADROOM, Kind, Message};
+use super::slots::Slot;
+use super::speaker::Speaker;
+use super::wait::{Wait, Waited};
 use crate::net::Cancel;
 
 /// Everything that waits to be written.
@@ -84,10 +91,10 @@ impl Pong {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) jobs: Jobs,
-    pub(super) messages: Vec<(Lane, Message)>,
+    pub(super) messages: Vec<Message>,
     /// Nothing may be written after it, the rest of a message included.
     pub(super) close: Option<CloseFrame>,
-    /// Senders that got room.
+    /// Senders that go on.
     admitted: Vec<Arc<Wait>>,
 }
 
@@ -145,8 +152,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// Queues a bulk message; waits for room in the order of arrival.
-    pub(super) fn send_bulk(&self, mut message: Message, cancel: &Cancel) -> Result<(), SendError> {
+    /// Queues a message of a slot; waits for room, or until it is taken.
+    pub(super) fn send_bulk(
+        &self,
+        slot: Slot,
+        mut message: Message,
+        cancel: &Cancel,
+    ) -> Result<(), SendError> {
         if let Some(reason) = cancel.reason() {
             message.settle();
             return Err(SendError::Cancelled(reason));
@@ -156,24 +168,22 @@ impl Outbox {
             if state.closed {
                 return Err(SendError::Closed);
             }
-            state.lanes.bulk.push(message)
+            state.lanes.push(slot, message)
         };
+        self.work.notify_one();
         let Some(wait) = wait else {
-            self.work.notify_one();
             return Ok(());
         };
         let waker = wait.clone();
         let registered = cancel.on_wake(Arc::new(move || waker.wake()));
         loop {
-            // Whoever settles the wait has queued the message and speaks to the
-            // writer himself.
             match wait.outcome() {
                 Some(Waited::Admitted) => return Ok(()),
                 Some(Waited::Closed) => return Err(SendError::Closed),
                 None => {}
             }
             if let Some(reason) = cancel.reason() {
-                if self.give_up(&wait) {
+                if self.give_up(slot, &wait) {
                     return Err(SendError::Cancelled(reason));
                 }
                 // Settled in the meantime: the outcome stands.
@@ -185,16 +195,36 @@ impl Outbox {
     }
 
     /// False when the wait was over before.
-    fn give_up(&self, wait: &Arc<Wait>) -> bool {
+    fn give_up(&self, slot: Slot, wait: &Arc<Wait>) -> bool {
         let mut state = self.state.lock();
-        let message = state.lanes.bulk.give_up(wait);
+        let message = state.lanes.give_up(slot, wait);
         // Those behind may have been admitted.
-        self.leave(state);
+        self.leave(state, Leftovers::default());
         let Some(mut message) = message else {
             return false;
         };
         message.settle();
         true
+    }
+
+    /// Somebody has something in order.
+    pub(super) fn enter(&self, speaker: Arc<dyn Speaker>) {
+        let mut state = self.state.lock();
+        if !state.closed {
+            state.lanes.turns.enter(Party::Speaker(speaker));
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    /// Somebody has control frames.
+    pub(super) fn enter_control(&self, speaker: Arc<dyn Speaker>) {
+        let mut state = self.state.lock();
+        if !state.closed {
+            state.lanes.speaking.push_back(speaker);
+            drop(state);
+            self.work.notify_one();
+        }
     }
 
     /// Asks for a ping frame.
@@ -239,8 +269,8 @@ impl Outbox {
         }
         state.closed = true;
         state.close = Some(close);
-        state.lanes.bulk.send_away();
-        self.leave(state);
+        let gone = state.lanes.send_away();
+        self.leave(state, gone);
         true
     }
 
@@ -248,8 +278,8 @@ impl Outbox {
     pub(super) fn hurry(&self) {
         let mut state = self.state.lock();
         state.urgent = true;
-        state.lanes.abandon();
-        self.leave(state);
+        let gone = state.lanes.abandon();
+        self.leave(state, gone);
     }
 
     /// Ends what we write at once: `close`, unless a close frame went out before,
@@ -262,8 +292,8 @@ impl Outbox {
         }
         state.urgent = true;
         state.finish = true;
-        state.lanes.abandon();
-        self.leave(state);
+        let gone = state.lanes.abandon();
+        self.leave(state, gone);
     }
 
     /// Nothing is written any more; everybody who waits is told.
@@ -272,66 +302,71 @@ impl Outbox {
         state.closed = true;
         state.stopped = true;
         state.close = None;
-        state.lanes.abandon();
-        self.leave(state);
+        let gone = state.lanes.abandon();
+        self.leave(state, gone);
     }
 
-    /// Wakes the writer, and the senders whose wait is over.
-    fn leave(&self, mut state: MutexGuard<'_, State>) {
-        let settled = mem::take(&mut state.lanes.bulk.settled);
+    /// Wakes the writer, and the senders whose wait is over; messages that are gone
+    /// are with their owners by then.
+    fn leave(&self, mut state: MutexGuard<'_, State>, gone: Leftovers) {
+        let settled = mem::take(state.lanes.slots.settled());
         drop(state);
+        drop(gone);
         self.work.notify_one();
         for wait in settled {
             wait.wake();
         }
     }
 
-    /// Senders that wait for room.
+    /// Senders that wait.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        self.state.lock().lanes.bulk.waiting()
+        self.state.lock().lanes.slots.waiting()
     }
 
     /// Fills `batch` and says what to do with it; waits while there is nothing to
-    /// do. `written` is the room in the bulk lane that was written since the last
-    /// call; `busy` says that a message is half written, so only what may stand
-    /// between its frames is given.
-    pub(super) fn next(&self, batch: &mut Batch, written: usize, busy: bool) -> Step {
+    /// do. `busy` says that messages are in hand, one of them half written perhaps, so
+    /// only what may stand between its frames is given.
+    pub(super) fn next(&self, batch: &mut Batch, busy: bool) -> Step {
         batch.messages.clear();
         batch.close = None;
         let mut state = self.state.lock();
-        state.lanes.bulk.release(written);
-        if !state.lanes.bulk.settled.is_empty() {
-            mem::swap(&mut batch.admitted, &mut state.lanes.bulk.settled);
-            MutexGuard::unlocked(&mut state, || {
-                for wait in batch.admitted.drain(..) {
-                    wait.wake();
-                }
-            });
+        if !busy {
+            state.lanes.slots.written();
         }
-        loop {
-            if state.stopped {
-                return Step::Stop;
-            }
+        let step = loop {
             batch.jobs = state.take_jobs();
             if !busy {
-                state.fill(&mut batch.messages);
+                fill(&mut state, &mut batch.messages);
+                if state.abandoned() {
+                    // While a speaker was asked, perhaps.
+                    MutexGuard::unlocked(&mut state, || batch.messages.clear());
+                }
+            }
+            if state.stopped {
+                break Step::Stop;
             }
             if state.urgent || !busy && batch.messages.is_empty() {
                 batch.close = state.close.take();
                 state.closing |= batch.close.is_some();
             }
             if batch.close.is_some() {
-                return Step::Write;
+                break Step::Write;
             }
             if state.finish && (state.urgent || !busy) {
-                return Step::Finish;
+                break Step::Finish;
             }
             if busy || !batch.jobs.is_empty() || !batch.messages.is_empty() {
-                return Step::Write;
+                break Step::Write;
             }
             self.work.wait(&mut state);
+        };
+        mem::swap(&mut batch.admitted, state.lanes.slots.settled());
+        drop(state);
+        for wait in batch.admitted.drain(..) {
+            wait.wake();
         }
+        step
     }
 }
 
@@ -347,26 +382,87 @@ impl State {
         jobs
     }
 
-    /// Takes what one write call may carry.
-    fn fill(&mut self, messages: &mut Vec<(Lane, Message)>) {
-        let mut bytes = 0;
-        while bytes < GATHER && messages.len() < GATHER_MESSAGES {
-            let Some((lane, message)) = self.lanes.pop() else {
-                break;
-            };
+    /// What was queued is gone, and nothing is queued any more.
+    fn abandoned(&self) -> bool {
+        self.urgent || self.stopped
+    }
+}
+
+/// Takes what one write call may carry. The lock is free while speakers are asked.
+fn fill(state: &mut MutexGuard<'_, State>, messages: &mut Vec<Message>) {
+    let mut bytes = 0;
+    while bytes < GATHER && messages.len() < GATHER_MESSAGES {
+        if let Some(message) = state.lanes.control.pop() {
             bytes += message.len();
-            let fragmented = message.is_fragmented();
-            messages.push((lane, message));
-            if fragmented {
-                // Nothing but control frames may stand between its frames.
-                break;
+            messages.push(message);
+        } else if let Some(speaker) = state.lanes.speaking.pop_front() {
+            let message = ask(state, speaker);
+            bytes += message.len();
+            if !message.is_empty() {
+                messages.push(message);
             }
+        } else {
+            bytes += match state.lanes.turns.next_turn() {
+                Some(Party::Slot(slot)) => {
+                    let most = GATHER_MESSAGES - messages.len();
+                    state.lanes.turn(slot, messages, most)
+                }
+                Some(Party::Speaker(speaker)) => turn(state, speaker, messages),
+                None => return,
+            };
         }
     }
 }
 
+/// Asks this speaker, and those behind it, for control frames.
+fn ask(state: &mut MutexGuard<'_, State>, first: Arc<dyn Speaker>) -> Message {
+    let mut buf = vec![0; HEADROOM];
+    let mut next = Some(first);
+    while let Some(speaker) = next {
+        MutexGuard::unlocked(state, || {
+            speaker.control(&mut buf);
+            drop(speaker);
+        });
+        // What came in the control lane in the meantime goes before those who came
+        // after it: the answer to a hello, before the new session's frames.
+        let more = buf.len() < HEADROOM + CONTROL_FRAMES && state.lanes.control.is_empty();
+        next = if more {
+            state.lanes.speaking.pop_front()
+        } else {
+            None
+        };
+    }
+    Message::from_buffer(Kind::Binary, buf)
+}
+
+/// A speaker has its turn; gives back how many bytes it used.
+fn turn(
+    state: &mut MutexGuard<'_, State>,
+    speaker: Arc<dyn Speaker>,
+    messages: &mut Vec<Message>,
+) -> usize {
+    let before = messages.len();
+    let speaker = MutexGuard::unlocked(state, || {
+        let more = speaker.turn(messages) && messages.len() > before;
+        more.then_some(speaker)
+    });
+    let bytes = messages[before..].iter().map(Message::len).sum();
+    state.lanes.turns.spent(bytes);
+    match speaker {
+        Some(speaker) if !state.abandoned() => {
+            state.lanes.turns.again(Party::Speaker(speaker), bytes);
+        }
+        Some(speaker) => MutexGuard::unlocked(state, || drop(speaker)),
+        None => {}
+    }
+    bytes
+}
+
 /// Bytes of messages in one write call.
 const GATHER: usize = 64 * 1024;
+
+/// Bytes of control frames after which no further speaker is asked for a message.
+const CONTROL_FRAMES: usize = 4 * 1024;
 
 /// Messages in one write call: with pings, pongs and a close frame in front they
 /// fit into what the write half passes to the system at once.

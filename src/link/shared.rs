@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use socket2::Socket;
 
 use super::ending::printable;
 use super::frame::{CloseFrame, Refusal};
 use super::outbox::Outbox;
-use super::{EndedBy, Ending, Settings};
+use super::{Carrier, EndedBy, Ending, Settings};
 
 pub(super) struct Shared {
     pub(super) settings: Settings,
@@ -43,6 +43,8 @@ pub(super) struct Life {
     pub(super) cut_at: Option<Instant>,
     /// The writer ends by itself, after the close frame.
     finishing: bool,
+    /// Who is told the time.
+    pub(super) carrier: Option<Arc<dyn Carrier>>,
     write_error: Option<String>,
     ending: Option<Ending>,
 }
@@ -68,6 +70,7 @@ impl Shared {
                 drain_until: None,
                 cut_at: None,
                 finishing: false,
+                carrier: None,
                 write_error: None,
                 ending: None,
             }),
@@ -177,6 +180,20 @@ impl Shared {
         self.cut_within(&mut life, LINGER);
     }
 
+    /// Tells `carrier` the time from now on, unless the link has ended.
+    pub(super) fn attach(&self, carrier: Option<Arc<dyn Carrier>>) {
+        let mut life = self.life.lock();
+        let gone = if life.ending.is_none() {
+            std::mem::replace(&mut life.carrier, carrier)
+        } else {
+            carrier
+        };
+        drop(life);
+        // Not under the lock: it may be the last hold on it.
+        drop(gone);
+        self.changed.notify_all();
+    }
+
     /// Ends the connection for a time limit that has passed.
     pub(super) fn expire(&self, life: &mut Life, why: Option<String>) {
         let why = why
@@ -270,6 +287,9 @@ impl Drop for Seat {
         }
         life.running -= 1;
         if life.running == 0 {
+            while let Some(carrier) = life.carrier.take() {
+                MutexGuard::unlocked(&mut life, || drop(carrier));
+            }
             shared.outbox.stop();
             life.socket = None;
             let verdict = life.verdict.take().unwrap_or(Verdict {

@@ -1,14 +1,14 @@
 //! `link-writer`: the only thread that writes to a connection.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
+use super::Role;
 use super::frame::{CloseFrame, Header, MAX_HEADER, Opcode, mask};
-use super::lanes::OVERHEAD;
 use super::message::{FRAGMENT, HEADROOM, Kind, Message};
 use super::outbox::{Batch, GATHER_MESSAGES, Jobs, Step};
 use super::shared::Shared;
-use super::{Lane, Role};
 use crate::net::WriteHalf;
 
 /// Writes until the link ends.
@@ -17,13 +17,12 @@ pub(super) fn run(shared: &Shared, write: WriteHalf) {
         write,
         keys: Keys::new(shared.settings.role),
         control: Vec::new(),
-        outgoing: Vec::with_capacity(GATHER_MESSAGES),
+        outgoing: VecDeque::with_capacity(GATHER_MESSAGES),
     };
     let mut batch = Batch::default();
-    let mut written = 0;
     loop {
         let busy = !writer.outgoing.is_empty();
-        match shared.outbox.next(&mut batch, written, busy) {
+        match shared.outbox.next(&mut batch, busy) {
             Step::Write => {}
             Step::Finish => {
                 // A peer that is gone doesn't need it.
@@ -34,7 +33,6 @@ pub(super) fn run(shared: &Shared, write: WriteHalf) {
         }
         match writer.write(&mut batch) {
             Ok(sent) => {
-                written = sent.room;
                 if sent.bytes > 0 {
                     shared.traffic.sent(sent.bytes, sent.messages);
                 }
@@ -55,9 +53,9 @@ struct Writer {
     keys: Keys,
     /// Control frames, which go first in each write call.
     control: Vec<u8>,
-    /// Messages of this write call; between two calls, the one that isn't
+    /// Messages in hand, in order. Between two write calls, those that aren't
     /// completely written.
-    outgoing: Vec<Outgoing>,
+    outgoing: VecDeque<Outgoing>,
 }
 
 /// What one write call has sent.
@@ -65,8 +63,6 @@ struct Sent {
     bytes: usize,
     /// Messages that are complete now.
     messages: usize,
-    /// Room in the bulk lane that is free again.
-    room: usize,
 }
 
 impl Writer {
@@ -81,42 +77,33 @@ impl Writer {
         self.outgoing
             .extend(batch.messages.drain(..).map(Outgoing::new));
 
-        let count = self.outgoing.len();
-        let mut slices = [IoSlice::new(&[]); GATHER_MESSAGES + 2];
+        let mut slices = [IoSlice::new(&[]); GATHER_MESSAGES + 1];
         slices[0] = IoSlice::new(&self.control);
         let mut sent = Sent {
             bytes: self.control.len(),
             messages: 0,
-            room: 0,
         };
+        let mut count = 1;
         for (slice, outgoing) in slices[1..].iter_mut().zip(&mut self.outgoing) {
-            let before = outgoing.at;
             let frame = outgoing.next_frame(&mut self.keys)?;
             sent.bytes += frame.len();
-            if outgoing.lane == Lane::Bulk {
-                sent.room += outgoing.at - before;
-            }
-            if outgoing.is_complete() {
-                sent.messages += 1;
-                if outgoing.lane == Lane::Bulk {
-                    sent.room += OVERHEAD;
-                }
-            }
+            count += 1;
+            let complete = outgoing.is_complete();
             *slice = IoSlice::new(&outgoing.message.buf()[frame]);
+            if !complete {
+                // Nothing but control frames may stand between its frames.
+                break;
+            }
+            sent.messages += 1;
         }
         if sent.bytes > 0 {
-            self.write.write_all(&slices[..=count])?;
+            self.write.write_all(&slices[..count])?;
         } else if batch.jobs.flush {
             self.write.flush()?;
         }
-        self.outgoing.retain_mut(|outgoing| {
-            let complete = outgoing.is_complete();
-            if complete {
-                outgoing.message.settle();
-            }
-            !complete
-        });
-        debug_assert!(self.outgoing.len() <= 1, "frames of messages are mixed");
+        for mut outgoing in self.outgoing.drain(..sent.messages) {
+            outgoing.message.settle();
+        }
         Ok(sent)
     }
 
@@ -151,7 +138,6 @@ impl Writer {
 /// A message on its way out.
 struct Outgoing {
     message: Message,
-    lane: Lane,
     /// Where the payload of the next frame begins.
     at: usize,
     /// The frames so far, if the message goes back to its owner when it can't be
@@ -169,10 +155,9 @@ struct Framed {
 }
 
 impl Outgoing {
-    fn new((lane, message): (Lane, Message)) -> Self {
+    fn new(message: Message) -> Self {
         Self {
             message,
-            lane,
             at: HEADROOM,
             framed: Vec::new(),
         }

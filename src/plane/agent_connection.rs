@@ -10,7 +10,7 @@ use super::budget::Budget;
 use super::exchange::Exchange;
 use super::in_flight::{InFlight, RequestSender};
 use super::registry::UnixTime;
-use crate::link::{Lane, Link, Message, SendError};
+use crate::link::{Lane, Link, Message, SendError, Slot};
 use crate::net::{Cancel, Reason};
 
 /// What an [`AgentConnection`] needs of a [`Link`]; tests have one that records.
@@ -175,9 +175,15 @@ impl AgentConnection {
         self.state.lock().requests.remove(id);
     }
 
-    /// Queues a message of a request; waits for room until `cancel` ends the wait.
-    pub(super) fn send_bulk(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+    /// Queues a message of the request of that id; waits for room until `cancel` ends
+    /// the wait.
+    pub(super) fn send_bulk(
+        &self,
+        id: &str,
+        message: Message,
+        cancel: &Cancel,
+    ) -> Result<(), SendError> {
         let channel = self.channel.get().ok_or(SendError::Closed)?;
-        channel.send(Lane::Bulk, message, cancel)
+        channel.send(Lane::Bulk(Slot::of(id)), message, cancel)
     }
 }

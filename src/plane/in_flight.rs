@@ -43,7 +43,7 @@ impl Drop for InFlight {
         exchange.end(Reason::Failed);
         self.sender.connection.forget(exchange.id());
         if needs_cancel {
-            // In the bulk lane like all messages of a request: the control lane would
+            // In its slot like all messages of a request: the control lane would
             // let it overtake the `proxy_request`, and the agent would begin what it
             // has just been told to end. So this may wait for room, as long as the
             // link lives: the cancellation of the exchange must not stop it. A link
@@ -83,8 +83,9 @@ impl RequestSender {
         expected: usize,
         encode: impl FnOnce(&mut Vec<u8>, &str),
     ) -> Result<(), Failure> {
-        let message = Message::text(expected, |buf| encode(buf, self.exchange.id()));
-        let sent = self.connection.send_bulk(message, cancel);
+        let id = self.exchange.id();
+        let message = Message::text(expected, |buf| encode(buf, id));
+        let sent = self.connection.send_bulk(id, message, cancel);
         sent.map_err(|error| match error {
             SendError::Cancelled(reason) => Failure::Ended(reason),
             SendError::Closed => Failure::AgentGone,
@@ -97,7 +98,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::link::Lane;
+    use crate::link::{Lane, Slot};
     use crate::plane::agent_connection::Channel;
     use crate::plane::budget::Budget;
 
@@ -136,10 +137,11 @@ mod tests {
         // Its own end doesn't keep the agent from hearing of it.
         in_flight.exchange().end(Reason::Cancelled);
         assert_eq!(connection.load(), 1);
+        let slot = Slot::of(in_flight.exchange().id());
         drop(in_flight);
         assert_eq!(connection.load(), 0);
         let want = ["proxy_request_stream_end", "proxy_cancel"];
-        let want = want.map(|kind| (Lane::Bulk, kind.to_owned()));
+        let want = want.map(|kind| (Lane::Bulk(slot), kind.to_owned()));
         assert_eq!(*sent.0.lock(), want);
     }
 }

@@ -12,7 +12,7 @@
 //!                            AgentConnection::open ─► InFlight            agent_connection.rs
 //!                               │
 //!                            RequestSender: proxy_request, _chunk, …      in_flight.rs
-//!                               │     (bulk lane, waits for room)
+//!                               │     (its slot, waits for room)
 //!                               ▼
 //!                            link ═══════════ agent ══ cluster
 //!                               │

@@ -141,7 +141,8 @@ impl Answer {
 
     fn send(&self, message: Message) -> Result<(), SendError> {
         let connection = &self.ticket.connection;
-        connection.outlet.send(message, &self.ticket.cancel)
+        let id = &*self.ticket.id;
+        connection.outlet.send(id, message, &self.ticket.cancel)
     }
 
     fn close(&mut self) {

@@ -140,7 +140,7 @@ impl Connection {
                         let message = Message::text(192 + id.len(), |buf| {
                             from_agent::proxy_error(buf, &id, &text);
                         });
-                        let _ = outlet.send(message, &lost);
+                        let _ = outlet.send(&id, message, &lost);
                     }
                 }
             }
@@ -169,7 +169,7 @@ pub(super) fn send_failure(
             let message = Message::text(expected, |buf| {
                 from_agent::proxy_response_abort(buf, id, text);
             });
-            outlet.send(message, silence)
+            outlet.send(id, message, silence)
         }
     };
 }
@@ -187,7 +187,7 @@ mod tests {
     struct Nowhere;
 
     impl Outlet for Nowhere {
-        fn send(&self, _: Message, _: &Cancel) -> Result<(), SendError> {
+        fn send(&self, _: &str, _: Message, _: &Cancel) -> Result<(), SendError> {
             Err(SendError::Closed)
         }
         fn send_late(&self, _: &str, _: Message, _: &Cancel) -> Result<(), SendError> {

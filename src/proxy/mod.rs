@@ -53,9 +53,9 @@ use crate::net::Cancel;
 /// The way back to the peer, for the requests of one connection. In production
 /// `control::outlet::ConnectionOutlet`.
 pub trait Outlet: Send + Sync {
-    /// Queues a message in the bulk lane; waits for room until there is some, the
-    /// connection ends or `cancel` fires.
-    fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError>;
+    /// Queues a message of a request, behind the others of that id; waits for room
+    /// until there is some, its turn has come, the connection ends or `cancel` fires.
+    fn send(&self, request_id: &str, message: Message, cancel: &Cancel) -> Result<(), SendError>;
 
     /// The whole answer of a form B request. Outlives the connection: when that is
     /// gone or goes before the answer was written, it goes to the next one to the

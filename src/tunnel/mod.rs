@@ -14,6 +14,7 @@
 use std::fmt;
 
 pub mod audit;
+pub mod connection;
 pub mod header;
 pub mod limits;
 pub mod policy;
@@ -21,6 +22,8 @@ pub mod proxy_protocol;
 pub mod session;
 pub mod streams;
 pub mod target;
+
+pub use connection::{ConnectionTunnels, Tunnels};
 
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

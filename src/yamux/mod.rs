@@ -11,9 +11,10 @@
 //!
 //! Nothing is shared but the [`Common`] of a session, so that a shell can put one
 //! lock around each [`Stream`], one around the [`Session`] (a table and a few
-//! counters) and one around [`Turns`], and hold none of them for longer than it
-//! takes to copy what one read of the socket gave. What a call changed for others
-//! (a reader to wake, a frame to be written) waits in [`Stream::wakes`].
+//! counters) and one around the list of who has control frames and around
+//! [`Turns`](crate::turns::Turns), and hold none of them for longer than it takes to
+//! copy what one read of the socket gave. What a call changed for others (a reader to
+//! wake, a frame to be written) waits in [`Stream::wakes`].
 //!
 //! Both roles are the same code. A peer may break every rule there is: the worst it
 //! can get is a [`Fatal`].
@@ -29,7 +30,6 @@ mod session;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
-mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,7 +42,6 @@ pub use header::{Flags, HEADER, Header, Kind};
 pub use receiver::{Host, Receiver};
 pub use session::{OpenError, Route, Session};
 pub use stream::{Cut, Datagram, Input, QueueError, Reset, SLOTS, Stream, TURN_BYTES, Wakes};
-pub use turns::Turns;
 
 /// Which end of the connection this is: it decides which ids are opened here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +72,7 @@ pub struct Config {
     pub max_window: u32,
     /// Streams that may live at once; the next one is refused (4,096).
     pub max_streams: usize,
-    /// Between a ping's answer and the next ping (30 s, at least 5 s).
+    /// Between a ping's answer and the next ping (30 s, 5 s to 1 h).
     pub keepalive: Duration,
     /// A ping unanswered for this long, while nothing else arrives either, ends the
     /// session (30 s, 5 s to 120 s).
@@ -99,9 +98,11 @@ impl Config {
 
     /// The nearest configuration that works (tunnels.md T6: nothing that a hello
     /// asks for may fail).
-    fn clamped(mut self) -> Self {
+    #[must_use]
+    pub fn clamped(mut self) -> Self {
         self.max_window = self.max_window.clamp(INITIAL_WINDOW, MAX_WINDOW);
-        self.keepalive = self.keepalive.max(Duration::from_secs(5));
+        let (least, most) = (Duration::from_secs(5), Duration::from_hours(1));
+        self.keepalive = self.keepalive.clamp(least, most);
         let (least, most) = (Duration::from_secs(5), Duration::from_mins(2));
         self.timeout = self.timeout.clamp(least, most);
         self

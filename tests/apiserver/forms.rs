@@ -11,7 +11,7 @@ use base64_simd::STANDARD as BASE64;
 use flate2::read::GzDecoder;
 use pipeops_agent::agent::{self, Proxying};
 use pipeops_agent::config::Config;
-use pipeops_agent::control::dispatch::RequestSink;
+use pipeops_agent::control::sinks::RequestSink;
 use pipeops_agent::kube::Credentials;
 use pipeops_agent::link::{Message, SendError};
 use pipeops_agent::net::Cancel;
@@ -32,15 +32,15 @@ struct Peer {
 struct Out(Sender<Value>);
 
 impl Outlet for Out {
-    fn send(&self, message: Message, _cancel: &Cancel) -> Result<(), SendError> {
+    fn send(&self, _id: &str, message: Message, _cancel: &Cancel) -> Result<(), SendError> {
         let message = serde_json::from_slice(message.payload()).expect("JSON");
         // The test has seen enough.
         let _ = self.0.send(message);
         Ok(())
     }
 
-    fn send_late(&self, _id: &str, message: Message, cancel: &Cancel) -> Result<(), SendError> {
-        self.send(message, cancel)
+    fn send_late(&self, id: &str, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+        self.send(id, message, cancel)
     }
 
     fn abort(&self, why: &str) {

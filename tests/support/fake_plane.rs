@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use pipeops_agent::http::server::{self, Handler, Request, RequestBody, Responder, Server};
-use pipeops_agent::link::{self, Lane, Link, Message, Role, Settings, upgrade};
+use pipeops_agent::link::{self, Lane, Link, Message, Role, Settings, Slot, upgrade};
 use pipeops_agent::net::{Cancel, ServerTls};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -119,12 +119,12 @@ impl Conn {
     pub(crate) fn try_send(&self, message: &Value) -> bool {
         let text = message.to_string();
         let message = Message::text(text.len(), |buf| buf.extend_from_slice(text.as_bytes()));
-        self.link.send(Lane::Bulk, message, &Cancel::new()).is_ok()
+        self.link.send(lane(), message, &Cancel::new()).is_ok()
     }
 
     pub(crate) fn send_binary(&self, bytes: &[u8]) {
         let message = Message::binary(bytes.len(), |buf| buf.extend_from_slice(bytes));
-        let sent = self.link.send(Lane::Bulk, message, &Cancel::new());
+        let sent = self.link.send(lane(), message, &Cancel::new());
         sent.expect("the agent's connection is there");
     }
 
@@ -250,6 +250,11 @@ impl Handler for Door {
 }
 
 struct Inbox(Sender<Value>);
+
+/// All that it says, in the order in which tests say it.
+fn lane() -> Lane {
+    Lane::Bulk(Slot::of(""))
+}
 
 impl link::Receiver for Inbox {
     fn text(&mut self, message: &str) {

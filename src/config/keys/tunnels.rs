@@ -41,8 +41,7 @@ pub(super) const TUNNELS: &[Key] = &[
             set: forwards,
         },
         "Named targets: a list of {name, local_addr}; they may be the agent's own ports",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "tunnels.enabled",
         Kind::Bool(|c, v| c.tunnels.enabled = v),
@@ -68,8 +67,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "All queues and enlarged windows of streams together",
     )
-    .default("64MiB")
-    .not_yet(),
+    .default("64MiB"),
     Key::new(
         "tunnels.half_close_timeout",
         Kind::Duration {
@@ -78,8 +76,16 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "How long a stream may live on after the target's end",
     )
-    .default("5m")
-    .not_yet(),
+    .default("5m"),
+    Key::new(
+        "tunnels.drain_timeout",
+        Kind::Duration {
+            min: Duration::ZERO,
+            set: |c, v| c.tunnels.drain_timeout = v,
+        },
+        "How long streams may go on when the agent ends; never more than half of timeouts.shutdown",
+    )
+    .default("5s"),
     Key::new(
         "tunnels.dial_failure",
         Kind::Choice {
@@ -100,15 +106,13 @@ pub(super) const TUNNELS: &[Key] = &[
         "Rules of what streams may reach (docs/tunnel-policy.md)",
     )
     .env(&["PIPEOPS_TUNNEL_POLICY_FILE"])
-    .default_note("Services of the cluster, configured origins")
-    .not_yet(),
+    .default_note("Services of the cluster, configured origins"),
     Key::new(
         "tunnels.audit_file",
         Kind::Path(|c, v| c.tunnels.audit.file = Some(v)),
         "A line of JSON per stream goes to this file, besides the log",
     )
-    .env(&["PIPEOPS_TUNNEL_AUDIT_FILE"])
-    .not_yet(),
+    .env(&["PIPEOPS_TUNNEL_AUDIT_FILE"]),
     Key::new(
         "tunnels.audit_max_size",
         Kind::Size {
@@ -117,8 +121,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Size at which the audit file is rotated",
     )
-    .default("10MiB")
-    .not_yet(),
+    .default("10MiB"),
     Key::new(
         "tunnels.audit_keep",
         Kind::Int {
@@ -128,8 +131,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Rotated audit files to keep",
     )
-    .default("5")
-    .not_yet(),
+    .default("5"),
     Key::new(
         "tunnels.proxy_protocol",
         Kind::Map(proxy_protocol),
@@ -183,8 +185,7 @@ pub(super) const DAEMON: &[Key] = &[
         "Origin for what no route names: host:port or unix:///path",
     )
     .env(&["PIPEOPS_DAEMON_ORIGIN"])
-    .flag("daemon-default-origin")
-    .not_yet(),
+    .flag("daemon-default-origin"),
     Key::new(
         "daemon.state_file",
         Kind::Path(|c, v| c.state.file = v),
@@ -201,8 +202,7 @@ pub(super) const DAEMON: &[Key] = &[
         }),
         "Routes to local origins, as a map of host or service to origin",
     )
-    .env(&["PIPEOPS_DAEMON_ROUTES"])
-    .not_yet(),
+    .env(&["PIPEOPS_DAEMON_ROUTES"]),
     Key::new(
         "daemon.ingress",
         Kind::Entries {
@@ -216,15 +216,13 @@ pub(super) const DAEMON: &[Key] = &[
             },
         },
         "Routes to local origins, a list of {hostname, origin}; they win over daemon.routes",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "daemon.allowed_origins",
         Kind::List(|c, v| c.daemon.allowed_origins = v),
         "Origins that may be dialled: host:port, a host for any port, or a socket's path",
     )
-    .default_note("all that are configured")
-    .not_yet(),
+    .default_note("all that are configured"),
 ];
 
 /// Entries with an empty member are skipped, as in the original.

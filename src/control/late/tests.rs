@@ -13,7 +13,7 @@ fn answer(text: &str) -> Message {
 }
 
 fn texts(sent: Vec<(Lane, String)>) -> Vec<String> {
-    assert!(sent.iter().all(|(lane, _)| *lane == Lane::Bulk));
+    assert!(sent.iter().all(|(lane, _)| matches!(lane, Lane::Bulk(_))));
     sent.into_iter().map(|(_, text)| text).collect()
 }
 
@@ -62,7 +62,7 @@ fn while_the_connection_lives_answers_go_there() {
     let (late, channel) = (LateAnswers::new(), Recorder::new());
     let outlet = late.connected(1, URL, channel.clone());
     let _ = outlet.send_late("r", answer("a"), &Cancel::new());
-    outlet.send(answer("b"), &Cancel::new()).expect("sent");
+    outlet.send("s", answer("b"), &Cancel::new()).expect("sent");
     assert_eq!(texts(channel.take(2)), ["a", "b"]);
 }
 

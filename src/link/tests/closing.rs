@@ -99,7 +99,7 @@ fn the_close_frame_counts_although_our_writes_fail() {
         let sender = near.link.clone();
         let sending = thread::spawn(move || {
             let message = || Message::binary(1000, |buf| buf.extend_from_slice(&[7; 1000]));
-            while sender.send(Lane::Bulk, message(), &Cancel::new()).is_ok() {}
+            while sender.send(bulk(), message(), &Cancel::new()).is_ok() {}
         });
         assert!(far.read(&mut |_| {}));
         far.close(1008, "no").expect("open");
@@ -207,7 +207,7 @@ fn a_receiver_that_panics_ends_its_link() {
     let (near, far) = tcp_pair();
     let link = Link::start(Halves::plain(near), quiet(Role::Client), |_| Panics).expect("started");
     let far = Watched::start(Halves::plain(far), quiet(Role::Server));
-    far.text(Lane::Bulk, "boo").expect("open");
+    far.text(bulk(), "boo").expect("open");
     let ending = link.wait();
     assert_eq!(ending.by, EndedBy::Us);
     assert_eq!(ending.why, "link-reader panicked");

@@ -15,7 +15,7 @@ fn fill_with(link: &Link, cancel: Cancel) -> thread::JoinHandle<Result<usize, (u
             let message = Message::binary(8192, |buf| {
                 buf.extend_from_slice(&pattern(8192));
             });
-            if let Err(error) = sender.send(Lane::Bulk, message, &cancel) {
+            if let Err(error) = sender.send(bulk(), message, &cancel) {
                 return Err((count, error));
             }
         }

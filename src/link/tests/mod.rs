@@ -4,6 +4,7 @@ mod closing;
 mod flow;
 mod liveness;
 mod returning;
+mod speaking;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -70,8 +71,13 @@ impl Watched {
 
     fn binary(&self, bytes: &[u8]) -> Result<(), SendError> {
         let message = Message::binary(bytes.len(), |buf| buf.extend_from_slice(bytes));
-        self.link.send(Lane::Bulk, message, &Cancel::new())
+        self.link.send(bulk(), message, &Cancel::new())
     }
+}
+
+/// All of one request.
+fn bulk() -> Lane {
+    Lane::Bulk(Slot::of(""))
 }
 
 /// Settings by which nothing happens by itself for the length of a test.
@@ -178,7 +184,7 @@ fn lengths() -> Vec<usize> {
 fn echo(peer: &Watched) {
     loop {
         match peer.next() {
-            Seen::Text(text) => peer.text(Lane::Bulk, &text).expect("open"),
+            Seen::Text(text) => peer.text(bulk(), &text).expect("open"),
             Seen::Binary(bytes) => peer.binary(&bytes).expect("open"),
             Seen::Gone => return,
         }
@@ -189,7 +195,7 @@ fn send_all(link: &Watched, lengths: &[usize]) {
     for (i, &len) in lengths.iter().enumerate() {
         if i % 3 == 0 {
             let text = "é!".repeat(len / 3);
-            link.text(Lane::Bulk, &text).expect("open");
+            link.text(bulk(), &text).expect("open");
         } else {
             link.binary(&pattern(len)).expect("open");
         }

@@ -41,7 +41,7 @@ fn roomy(role: Role) -> Settings {
 const HUGE: usize = 32 * 1024 * 1024;
 
 fn send(link: &Link, message: Message) -> Result<(), SendError> {
-    link.send(Lane::Bulk, message, &Cancel::new())
+    link.send(bulk(), message, &Cancel::new())
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn what_is_sent_on_an_ended_link_comes_back_and_what_is_cancelled_does_not() {
     let cancel = Cancel::new();
     let (message, cancelled) = owned(b"cancelled");
     let (link, cancels) = (near.link.clone(), cancel.clone());
-    let sending = thread::spawn(move || link.send(Lane::Bulk, message, &cancels));
+    let sending = thread::spawn(move || link.send(bulk(), message, &cancels));
     until("it waits", || near.link.waiting() == 1);
     cancel.cancel(Reason::Cancelled);
     let sent = sending.join().expect("no panic");

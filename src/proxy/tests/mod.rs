@@ -112,7 +112,7 @@ impl Recorder {
 struct Wire(Arc<Recorder>);
 
 impl Outlet for Wire {
-    fn send(&self, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+    fn send(&self, _: &str, message: Message, cancel: &Cancel) -> Result<(), SendError> {
         self.0.queue(&message, cancel)
     }
 

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::line::{Speaker, Voice};
+use super::line::Voice;
 use super::payload::Payload;
 use super::shared::Shared;
 use super::stream::SendError;
-use crate::link::Message;
+use crate::link::{Message, Speaker};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::yamux::{self, Cut, HEADER, Header, Input, QueueError, Reset, Unread};
 

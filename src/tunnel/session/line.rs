@@ -1,24 +1,16 @@
 //! The connection under a session, as the session sees it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::link::Message;
+use super::shared::Shared;
+use crate::link::{Carrier, Link, Speaker};
 use crate::sync::{AtomicBool, Ordering};
 use crate::yamux::Fatal;
 
-/// Who has something to be written. Called by the thread that writes, with no lock
-/// held; must not wait.
-pub trait Speaker: Send + Sync {
-    /// Appends frames that go before all data, complete ones.
-    fn control(&self, out: &mut Vec<u8>);
-
-    /// Appends messages that keep their order: a turn of 64 KiB or one message.
-    /// False: there was nothing, and the speaker has left the list.
-    fn turn(&self, out: &mut Vec<Message>) -> bool;
-}
-
-/// Where speakers get in line to be written. Nothing here may wait or call back:
-/// a speaker is called later.
+/// Where speakers get in line to be written. Nothing here may wait or ask a speaker:
+/// that is done later, by the thread that writes. Nor may it be called with a lock
+/// held that speakers take.
 pub trait Line: Send + Sync {
     /// `speaker` has messages ([`Speaker::turn`]). He isn't in line already.
     fn enter(&self, speaker: Arc<dyn Speaker>);
@@ -27,9 +19,33 @@ pub trait Line: Send + Sync {
     /// already.
     fn enter_control(&self, speaker: Arc<dyn Speaker>);
 
-    /// The session is over, and the connection can't carry another one. What
-    /// speakers have said until now is still to be written; then the line ends.
+    /// The session is over, and the connection can't carry another one: it is to end
+    /// when what speakers have said is written. Called once, perhaps while a speaker
+    /// is asked.
     fn dead(&self, why: Fatal);
+}
+
+impl Line for Link {
+    fn enter(&self, speaker: Arc<dyn Speaker>) {
+        Link::enter(self, speaker);
+    }
+
+    fn enter_control(&self, speaker: Arc<dyn Speaker>) {
+        Link::enter_control(self, speaker);
+    }
+
+    /// There is no way to agree on a new session but a new connection
+    /// (tunnels.md T7).
+    fn dead(&self, why: Fatal) {
+        log::warn!("the tunnels' session is over, and its connection with it: {why}");
+        self.close(PROTOCOL_ERROR, &format!("yamux: {why}"));
+    }
+}
+
+impl Carrier for Shared {
+    fn tick(&self, now: Instant) {
+        Shared::tick(self, now);
+    }
 }
 
 /// The line of one session. When the session has ended none of its streams says a
@@ -60,3 +76,6 @@ impl Voice {
         self.silent.load(Ordering::Acquire)
     }
 }
+
+/// The WebSocket's close code.
+const PROTOCOL_ERROR: u16 = 1002;

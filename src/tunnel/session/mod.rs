@@ -14,7 +14,7 @@
 //!   the peer resets the stream, when another thread does, and when the session is
 //!   lost. Who waits in a target's socket instead is told by [`Stream::on_cut`].
 //! * The session knows its link as a [`Line`]: who has something to say enters it
-//!   as a [`Speaker`].
+//!   as a [`Speaker`](crate::link::Speaker).
 //!
 //! Locks: one around the table of a session, one around each stream. They are held
 //! for as long as it takes to change a state or to copy what one read of the socket
@@ -41,12 +41,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use inbox::{Acceptor, Inbox};
-pub use line::{Line, Speaker};
+pub use line::Line;
 pub use memory::{Memory, Shelf};
 pub use payload::Payload;
 pub use shared::Figures;
 pub use stream::{SendError, Stream};
 
+use crate::link::Carrier;
 use crate::yamux::{Config, OpenError};
 use shared::Shared;
 
@@ -96,11 +97,16 @@ impl Session {
         self.0.drain(until)
     }
 
-    /// Once a second, from a thread of the link: pings, close timers, open
+    /// Once a second, from a thread of the link ([`carrier`](Self::carrier)): pings, close timers, open
     /// timeouts, and the reset of streams that nobody reads when memory is full.
     /// Never waits.
     pub fn tick(&self, now: Instant) {
         self.0.tick(now);
+    }
+
+    /// For [`Link::attach`](crate::link::Link::attach): what ticks.
+    pub fn carrier(&self) -> Arc<dyn Carrier> {
+        self.0.clone()
     }
 
     /// What there is now.
@@ -110,7 +116,7 @@ impl Session {
 
     /// To see whether anything of it is left.
     #[cfg(test)]
-    fn weak(&self) -> std::sync::Weak<dyn Speaker> {
+    fn weak(&self) -> std::sync::Weak<dyn Carrier> {
         Arc::downgrade(&self.0) as _
     }
 

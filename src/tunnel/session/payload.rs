@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::link::Message;
+use crate::link::{HEADROOM, Kind, Message};
 use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
 
 /// What one Data frame carries, with room in front for all headers: what is read
 /// from a socket into it goes out from where it lies.
 pub struct Payload {
-    /// [`HEADER`] bytes of room, then the bytes.
+    /// [`ROOM`] bytes, then the payload.
     buf: Vec<u8>,
 }
 
@@ -20,8 +20,8 @@ impl Payload {
 
     /// With room for `bytes`: datagrams may be larger.
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut buf = Vec::with_capacity(HEADER + bytes);
-        buf.resize(HEADER, 0);
+        let mut buf = Vec::with_capacity(ROOM + bytes);
+        buf.resize(ROOM, 0);
         Self { buf }
     }
 
@@ -36,11 +36,11 @@ impl Payload {
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.buf[HEADER..]
+        &self.buf[ROOM..]
     }
 
     pub fn len(&self) -> usize {
-        self.buf.len() - HEADER
+        self.buf.len() - ROOM
     }
 
     pub fn is_empty(&self) -> bool {
@@ -49,13 +49,13 @@ impl Payload {
 
     /// Forgets the bytes.
     pub fn clear(&mut self) {
-        self.buf.truncate(HEADER);
+        self.buf.truncate(ROOM);
     }
 
     /// With its header in front, ready to be sent.
     pub(super) fn into_message(mut self, header: &Header) -> Message {
-        self.buf[..HEADER].copy_from_slice(&header.encode());
-        Message::binary(self.buf.len(), |out| out.extend_from_slice(&self.buf))
+        self.buf[HEADROOM..ROOM].copy_from_slice(&header.encode());
+        Message::from_buffer(Kind::Binary, self.buf)
     }
 }
 
@@ -78,3 +78,6 @@ impl fmt::Debug for Payload {
         write!(f, "Payload({} bytes)", self.len())
     }
 }
+
+/// In front: the WebSocket's header, then that of yamux.
+const ROOM: usize = HEADROOM + HEADER;

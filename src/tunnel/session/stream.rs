@@ -170,7 +170,7 @@ impl Stream {
     /// session; now, if it was cut before. For who waits elsewhere: there the
     /// target's socket can be aborted. It is called on any thread, with no lock
     /// held, and must not wait. There is one; a second takes the place of the first.
-    /// With the last handle it is dropped.
+    /// With the last handle it is dropped, so it must hold none.
     pub fn on_cut(&self, tell: impl FnOnce(Cut) + Send + 'static) {
         self.entry().on_cut(Box::new(tell));
     }

@@ -4,6 +4,7 @@ use std::mem;
 use std::time::Instant;
 
 use super::{Local, Opening, Stream};
+use crate::turns::TURN;
 use crate::yamux::header::{Flags, Header};
 
 impl<P> Stream<P> {
@@ -80,5 +81,5 @@ impl<P> Stream<P> {
     }
 }
 
-/// Payload bytes of one turn: two frames. A longer frame is a turn of its own.
-pub const TURN_BYTES: usize = 64 * 1024;
+/// Payload bytes of one turn. A longer frame is a turn of its own.
+pub const TURN_BYTES: usize = TURN;

@@ -9,9 +9,9 @@ pub struct Wakes {
     pub reader: bool,
     /// Who sends may find room, or learns that it is over.
     pub sender: bool,
-    /// To be put into [`Turns::control`](crate::yamux::Turns::control).
+    /// To be put into the list of who has control frames, which go before all turns.
     pub control: bool,
-    /// To be put into [`Turns::enter`](crate::yamux::Turns::enter).
+    /// To be put into [`Turns::enter`](crate::turns::Turns::enter).
     pub turn: bool,
     /// A SYN of ours is answered, or needs no answer any more:
     /// [`Session::note`](crate::yamux::Session::note).

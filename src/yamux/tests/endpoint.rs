@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use crate::turns::Turns;
 use crate::yamux::{
     Budget, Common, Config, Fatal, Flags, Header, Host, INITIAL_WINDOW, Kind, OpenError, Pool,
-    Receiver, Session, Stream, Turns, Unpooled,
+    Receiver, Session, Stream, Unpooled,
 };
 
 pub(crate) type Handle = Rc<RefCell<Stream<Vec<u8>>>>;
@@ -25,6 +26,8 @@ pub(crate) struct Endpoint {
 /// What a shell has behind its locks.
 pub(crate) struct Hub {
     pub(crate) session: Session<Handle>,
+    /// Who has control frames.
+    pub(crate) control: VecDeque<Handle>,
     pub(crate) turns: Turns<Handle>,
     /// Streams of the peer, in order, and not yet looked at.
     pub(crate) accepted: VecDeque<Handle>,
@@ -49,7 +52,7 @@ impl Host for Hub {
         let result = f(&mut stream);
         let wakes = stream.wakes();
         if wakes.control {
-            self.turns.control(handle.clone());
+            self.control.push_back(handle.clone());
         }
         if wakes.turn {
             self.turns.enter(handle.clone());
@@ -87,6 +90,7 @@ impl Endpoint {
             receiver: Receiver::new(),
             hub: Hub {
                 session: Session::new(Arc::new(common)),
+                control: VecDeque::new(),
                 turns: Turns::new(),
                 accepted: VecDeque::new(),
                 refuse: false,
@@ -136,9 +140,9 @@ impl Endpoint {
         if let Some(header) = self.hub.session.next_frame(now) {
             return Some((header, Vec::new()));
         }
-        while let Some(handle) = self.hub.turns.next_control() {
+        while let Some(handle) = self.hub.control.pop_front() {
             if let Some(header) = self.with_stream(&handle, |stream| stream.next_control(now)) {
-                self.hub.turns.control(handle);
+                self.hub.control.push_back(handle);
                 return Some((header, Vec::new()));
             }
         }
@@ -151,8 +155,10 @@ impl Endpoint {
                 })
             });
             assert_eq!(spoke, !frames.is_empty());
+            let bytes = frames.iter().map(|(_, payload)| payload.len()).sum();
+            self.hub.turns.spent(bytes);
             if spoke {
-                self.hub.turns.again(handle);
+                self.hub.turns.again(handle, bytes);
             }
             self.turn = frames;
         }

@@ -120,12 +120,16 @@ fn a_stream_that_is_refilled_in_its_turn_does_not_overtake_a_silent_one() {
     let mut ours = Ours::agent();
     let bulk = ours.accepted(2);
     let echo = ours.accepted(4);
-    ours.queue(&bulk, b"first");
+    let frame = vec![7; 32 * 1024];
+    ours.queue(&bulk, &frame);
     let now = ours.now;
     assert!(ours.end.next_frame(now).is_some());
-    ours.queue(&bulk, b"second");
+    ours.queue(&bulk, &frame);
     ours.queue(&echo, b"echo");
-    assert_eq!(ours.written(), [Header::data(4, 4), Header::data(2, 6)]);
+    assert_eq!(
+        ours.written(),
+        [Header::data(4, 4), Header::data(2, 32 * 1024)]
+    );
 }
 
 #[test]

@@ -67,7 +67,9 @@ impl Doomed {
     /// Keeps the link busy for ever.
     fn plug(&self) {
         let plug = Message::binary(HUGE, |buf| buf.resize(buf.len() + HUGE, 7));
-        self.outlet.send(plug, &Cancel::new()).expect("open");
+        self.outlet
+            .send("plug", plug, &Cancel::new())
+            .expect("open");
     }
 
     fn answer(&self, id: &str, message: Message) {
@@ -133,7 +135,10 @@ fn answers_that_were_queued_come_in_order_and_others_do_not() {
     doomed.plug();
     doomed.answer("r", answer("a"));
     let chunk = answer("form S");
-    doomed.outlet.send(chunk, &Cancel::new()).expect("open");
+    doomed
+        .outlet
+        .send("c", chunk, &Cancel::new())
+        .expect("open");
     doomed.answer("s", answer("b"));
     doomed.die(&late, 1);
     expect_next(&late, 2, &["a", "b"]);

@@ -1,6 +1,7 @@
 //! Two sessions in memory, and one whose wire is the test.
 
 mod ending;
+mod links;
 mod memory;
 mod traffic;
 mod waiting;

@@ -3,7 +3,7 @@
 use super::wire::{Pair, start};
 use super::*;
 use crate::tunnel::session::Payload;
-use crate::yamux::{Datagram, Input, MAX_PAYLOAD};
+use crate::yamux::{Datagram, HEADER, Input, MAX_PAYLOAD};
 
 /// The byte of stream `id` at `at`.
 fn byte(id: u32, at: usize) -> u8 {
@@ -44,7 +44,7 @@ fn receive(stream: &Stream) -> usize {
 }
 
 /// Sends back what comes.
-fn echo(stream: Stream) {
+pub(super) fn echo(stream: Stream) {
     start("echo", move || {
         stream.join_frames();
         while let Ok(Input::Some(chunk)) = stream.read(Some(soon())) {
@@ -187,13 +187,16 @@ fn datagrams_keep_their_ends_and_are_dropped_when_there_is_no_room() {
 
 #[test]
 fn a_payload_goes_out_from_where_it_lies() {
-    let mut ours = Ours::new();
-    let stream = ours.open(2);
     let mut payload = Payload::new();
-    payload.fill(|buf| buf.extend_from_slice(&[5; MAX_PAYLOAD]));
-    stream.send(payload, None).expect("room");
-    stream.send(Payload::from(&[][..]), None).expect("nothing");
-    let bytes = ours.wire.all();
-    assert_eq!(bytes[..12], Header::data(2, MAX_PAYLOAD as u32).encode());
-    assert_eq!(bytes[12..], [5; MAX_PAYLOAD]);
+    let at = payload.fill(|buf| {
+        let at = buf.as_ptr().wrapping_add(buf.len());
+        buf.extend_from_slice(&[5; MAX_PAYLOAD]);
+        at
+    });
+    assert_eq!(payload.len(), MAX_PAYLOAD);
+    let header = Header::data(2, MAX_PAYLOAD as u32);
+    let message = payload.into_message(&header);
+    assert_eq!(message.payload()[..HEADER], header.encode());
+    assert_eq!(message.payload()[HEADER..], [5; MAX_PAYLOAD]);
+    assert_eq!(message.payload()[HEADER..].as_ptr(), at);
 }

@@ -1,6 +1,7 @@
 //! A line in memory: a thread has the speakers speak, and hands what they say to
 //! the other end in pieces of any size.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -9,11 +10,12 @@ use std::time::Instant;
 use super::soon;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::link::Message;
+use crate::link::{Carrier, Message, Speaker};
 use crate::threads::{self, Stack};
-use crate::tunnel::session::{Acceptor, Inbox, Line, Memory, Session, Speaker, Stream};
+use crate::tunnel::session::{Acceptor, Inbox, Line, Memory, Session, Stream};
+use crate::turns::Turns;
 use crate::yamux::tests::endpoint::Tap;
-use crate::yamux::{Config, Decoder, Event, Fatal, Role, Turns};
+use crate::yamux::{Config, Decoder, Event, Fatal, Role};
 
 /// Who is in line.
 #[derive(Default)]
@@ -24,6 +26,7 @@ pub(super) struct Wire {
 
 #[derive(Default)]
 struct Queue {
+    control: VecDeque<Arc<dyn Speaker>>,
     turns: Turns<Arc<dyn Speaker>>,
     dead: Option<Fatal>,
     closed: bool,
@@ -36,7 +39,7 @@ impl Line for Wire {
     }
 
     fn enter_control(&self, speaker: Arc<dyn Speaker>) {
-        self.queue.lock().turns.control(speaker);
+        self.queue.lock().control.push_back(speaker);
         self.more.notify_one();
     }
 
@@ -77,7 +80,10 @@ impl Wire {
             }
             if queue.closed || queue.dead.is_some() {
                 // As a link does: what is in line is dropped with it.
-                queue.turns = Turns::new();
+                *queue = Queue {
+                    closed: true,
+                    ..Queue::default()
+                };
                 return None;
             }
             self.more.wait(&mut queue);
@@ -86,7 +92,7 @@ impl Wire {
 
     fn speak(queue: &mut MutexGuard<'_, Queue>) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        if let Some(speaker) = queue.turns.next_control() {
+        if let Some(speaker) = queue.control.pop_front() {
             MutexGuard::unlocked(queue, || speaker.control(&mut bytes));
             return Some(bytes);
         }
@@ -94,11 +100,12 @@ impl Wire {
         let mut messages: Vec<Message> = Vec::new();
         let spoke = MutexGuard::unlocked(queue, || speaker.turn(&mut messages));
         assert_eq!(spoke, !messages.is_empty());
-        if spoke {
-            queue.turns.again(speaker);
-        }
         for message in &messages {
             bytes.extend_from_slice(message.payload());
+        }
+        queue.turns.spent(bytes.len());
+        if spoke {
+            queue.turns.again(speaker, bytes.len());
         }
         Some(bytes)
     }
@@ -167,7 +174,7 @@ impl Pair {
 }
 
 pub(super) struct Leftover {
-    sessions: [Weak<dyn Speaker>; 2],
+    sessions: [Weak<dyn Carrier>; 2],
     memory: Memory,
 }
 

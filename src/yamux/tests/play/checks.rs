@@ -86,7 +86,7 @@ impl World {
         let undisturbed = halves.all(whole);
         for (side, end) in self.ends.iter().enumerate() {
             assert!(end.hub.session.is_empty(), "side {side}: a stream is kept");
-            assert!(end.hub.turns.is_empty());
+            assert!(end.hub.control.is_empty() && end.hub.turns.is_empty());
             if undisturbed {
                 assert_eq!(end.hub.session.ignored(), 0, "an id was forgotten early");
             }
