@@ -134,16 +134,18 @@ impl Activity {
     }
 }
 
-/// Waits without a buffer until reading gives something: bytes, an end or an error.
-/// False: nothing until then.
-pub(super) fn wait_readable(socket: &Socket, until: Option<Instant>) -> bool {
+/// Waits without a buffer until reading gives something, and says what: bytes, an end
+/// or an error. Empty: nothing until then.
+pub(super) fn wait(socket: &Socket, until: Option<Instant>) -> PollFlags {
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut [PollFd::new(socket, PollFlags::IN)], limit.as_ref()) {
-            Ok(0) => return false,
+        let mut fds = [PollFd::new(socket, PollFlags::IN)];
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(_) => return fds[0].revents(),
             Err(Errno::INTR) => {}
-            Ok(_) | Err(_) => return true,
+            // Reading has something to say of it.
+            Err(_) => return PollFlags::ERR,
         }
     }
 }

@@ -23,6 +23,8 @@ mod flow;
 mod opening;
 mod record;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 use std::collections::BTreeMap;

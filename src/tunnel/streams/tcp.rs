@@ -11,7 +11,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 
 use super::Settings;
-use super::flow::{Flow, is_hung_up, wait_readable};
+use super::flow::{Flow, is_hung_up, wait};
 use crate::tunnel::session::{Payload, SendError};
 use crate::yamux::{Input, MAX_PAYLOAD, Reset};
 
@@ -82,7 +82,7 @@ pub(super) fn from_target(flow: &Flow<Tcp>) {
             // Nobody else does that.
             Err(SendError::Finished) => return,
         };
-        if !more && !wait_readable(&flow.target, flow.activity.until()) {
+        if !more && wait(&flow.target, flow.activity.until()).is_empty() {
             if flow.end_if_idle() {
                 return;
             }

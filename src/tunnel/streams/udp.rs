@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::Settings;
-use super::flow::{Flow, is_hung_up, wait_readable};
+use super::flow::{Flow, is_hung_up, wait};
 use crate::net;
 use crate::telemetry::metrics;
 use crate::tunnel::session::{Payload, SendError};
@@ -53,7 +53,17 @@ pub(super) fn to_target(flow: &Flow<Udp>) {
 /// target → stream.
 pub(super) fn from_target(flow: &Flow<Udp>) {
     // The other thread looks after the time.
-    while wait_readable(&flow.target, None) && flow.take_all() {}
+    loop {
+        let found = wait(&flow.target, None);
+        if !flow.take_all() {
+            return;
+        }
+        if found.contains(PollFlags::HUP) {
+            // Finished by the other thread, or aborted.
+            flow.is_cut();
+            return;
+        }
+    }
 }
 
 impl Flow<Udp> {
@@ -106,13 +116,7 @@ impl Flow<Udp> {
         loop {
             buf.clear();
             match recv(&self.target, spare_capacity(&mut buf), RecvFlags::DONTWAIT) {
-                Ok((0, _)) => {
-                    if is_hung_up(&self.target) {
-                        self.is_cut();
-                        return false;
-                    }
-                    metrics::UDP_EMPTY.increment();
-                }
+                Ok((0, _)) => metrics::UDP_EMPTY.increment(),
                 Ok(_) => {
                     if !self.take(&buf) {
                         return false;

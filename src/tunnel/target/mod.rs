@@ -104,7 +104,7 @@ impl Targets {
     }
 
     #[cfg(test)]
-    fn with_resolver(mut self, resolver: Resolver) -> Self {
+    pub(in crate::tunnel) fn with_resolver(mut self, resolver: Resolver) -> Self {
         self.resolver = Arc::new(resolver);
         self
     }
