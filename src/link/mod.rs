@@ -109,7 +109,22 @@ impl Settings {
 /// `AgentReceiver`.
 pub trait Receiver: Send {
     fn text(&mut self, message: &str);
+
+    /// A whole binary message.
     fn binary(&mut self, message: &[u8]);
+
+    /// Asked when a binary message begins that isn't all there: whether this one shall
+    /// come in pieces as they arrive, so that no copy is made to put it together.
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
+    /// A piece of a binary message that began after [`takes_pieces`] was true; the
+    /// pieces follow each other, without another message in between, up to the `last`
+    /// one, which may be empty. (When the connection ends within, there is none.)
+    ///
+    /// [`takes_pieces`]: Self::takes_pieces
+    fn binary_piece(&mut self, _piece: &[u8], _last: bool) {}
 }
 
 /// Why a message could not be sent.

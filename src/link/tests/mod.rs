@@ -5,6 +5,7 @@ mod flow;
 mod liveness;
 mod returning;
 mod speaking;
+mod throttled;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustls::version::{TLS12, TLS13};
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 
-use super::frame::{CloseFrame, Event, FrameReader, Header, Opcode, mask};
+use super::frame::{CloseFrame, Event, FrameReader, Header, Opcode, mask, whole};
 use super::*;
 use crate::net::testing::{tcp_pair, tls_pair};
 
@@ -143,7 +144,8 @@ impl Raw {
         match self.stream.read(&mut buf) {
             Ok(0) | Err(_) => false,
             Ok(count) => {
-                self.frames.read(&mut buf[..count], on).expect("valid");
+                let mut on = whole(on);
+                self.frames.read(&mut buf[..count], &mut on).expect("valid");
                 true
             }
         }
