@@ -265,6 +265,15 @@ impl<R: RequestSink> Receiver for Dispatch<R> {
         self.message(message);
     }
 
+    /// yamux has no messages, only bytes.
+    fn takes_pieces(&self) -> bool {
+        self.tunnels.is_active()
+    }
+
+    fn binary_piece(&mut self, piece: &[u8], _last: bool) {
+        self.tunnels.binary(piece);
+    }
+
     /// yamux, once that is agreed on; before, a request's body, or JSON in a binary
     /// message, which the controller sends.
     fn binary(&mut self, message: &[u8]) {

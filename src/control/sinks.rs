@@ -113,6 +113,9 @@ pub trait TunnelSink: Send {
     /// something else).
     fn binary(&mut self, message: &[u8]) -> bool;
 
+    /// There is a session: [`binary`](Self::binary) takes messages in pieces, too.
+    fn is_active(&self) -> bool;
+
     /// The peer may say in a stream's header who its client is
     /// ([`TUNNEL_HEADER_2`](crate::wire::TUNNEL_HEADER_2)).
     fn use_client_addresses(&mut self);
@@ -136,6 +139,10 @@ impl TunnelSink for ConnectionTunnels {
 
     fn binary(&mut self, message: &[u8]) -> bool {
         Self::binary(self, message)
+    }
+
+    fn is_active(&self) -> bool {
+        Self::is_active(self)
     }
 
     fn use_client_addresses(&mut self) {

@@ -154,6 +154,17 @@ impl Receiver for AgentReceiver {
         self.dispatch(message);
     }
 
+    /// yamux has no messages, only bytes.
+    fn takes_pieces(&self) -> bool {
+        self.tunnels.is_some()
+    }
+
+    fn binary_piece(&mut self, piece: &[u8], _last: bool) {
+        if let Some(tunnels) = &mut self.tunnels {
+            tunnels.receive(piece);
+        }
+    }
+
     fn binary(&mut self, message: &[u8]) {
         if let Some(tunnels) = &mut self.tunnels {
             return tunnels.receive(message);

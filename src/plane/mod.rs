@@ -73,7 +73,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use admin::AdminError;
 pub use certificate::{CertificateError, CertificateSource};
-pub use expose::{Entry, Exposure, ExposureView, ServiceError, ServiceName, State as ExposureState};
+pub use expose::{
+    Entry, Exposure, ExposureView, ServiceError, ServiceName, State as ExposureState,
+};
 pub use hub::ClusterView;
 pub use name::{ClusterName, NameError};
 pub use registry::{AgentInfo, Cluster, RegistryError, Token, UnixTime};

@@ -244,7 +244,12 @@ impl ConnectionTunnels {
         }
     }
 
-    /// Takes a message in; false when there is no session.
+    /// There is a session.
+    pub fn is_active(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Takes a message in, or a piece of one; false when there is no session.
     pub fn binary(&mut self, message: &[u8]) -> bool {
         let Some((_, inbox)) = &mut self.live else {
             return false;

@@ -49,6 +49,15 @@ impl House {
         }
     }
 
+    /// Stops the plane and starts it again on the same data, at the same address.
+    pub(crate) fn again(mut self, change: impl FnOnce(&mut PlaneConfig)) -> Self {
+        self.config.listen = self.plane.addr();
+        change(&mut self.config);
+        self.plane.stop();
+        let plane = Plane::start(self.config.clone()).expect("starts again");
+        Self { plane, ..self }
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.plane.addr()
     }

@@ -93,6 +93,10 @@ impl TunnelSink for Sessions {
         self.live
     }
 
+    fn is_active(&self) -> bool {
+        self.live
+    }
+
     fn use_client_addresses(&mut self) {
         self.calls.lock().push("clients".into());
     }

@@ -160,10 +160,6 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn entrance(&self) -> &Arc<Entrance> {
-        &self.entrance
-    }
-
     /// From now on the end of the exposure resets `stream`. False: it has ended.
     pub(super) fn holds(&mut self, stream: &Stream) -> bool {
         let held = stream.clone();

@@ -103,7 +103,9 @@ pub struct ServiceName {
 
 /// Why a text is no [`ServiceName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a Service: write NAME.NAMESPACE:PORT, as in postgres.default:5432 ({why})")]
+#[error(
+    "{text:?} is not a Service: write NAME.NAMESPACE:PORT, as in postgres.default:5432 ({why})"
+)]
 pub struct ServiceError {
     text: String,
     why: String,

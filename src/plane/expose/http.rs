@@ -97,7 +97,7 @@ pub(super) fn read(socket: &Socket, client: SocketAddr) -> Option<Result<First, 
         match reader.read(&mut buf) {
             Ok(count @ 1..) => bytes.extend_from_slice(&buf[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Ok(0) | Ok(_) | Err(_) => return None,
+            Ok(0) | Err(_) => return None,
         }
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             break at + 4;
@@ -152,7 +152,12 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
     };
     for (name, value) in head.headers.iter() {
         let lower = name.to_ascii_lowercase();
-        let ours = ["connection", "keep-alive", "proxy-connection", "x-forwarded-for"];
+        let ours = [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "x-forwarded-for",
+        ];
         let hop = connection.contains(&lower) && !(upgrade && lower == "upgrade");
         if !ours.contains(&lower.as_str()) && !(hop && lower != "host") {
             field(name, value);

@@ -225,7 +225,10 @@ impl Agent {
     }
 
     pub(in crate::plane) fn answer_hello(&mut self, knows: bool) {
-        assert_eq!(self.expect("plane_hello")["features"], json!(["flow", "tunnel_header_2"]));
+        assert_eq!(
+            self.expect("plane_hello")["features"],
+            json!(["flow", "tunnel_header_2"])
+        );
         if knows {
             self.send("plane_hello_ack", "", json!({"features": ["flow"]}));
         } else {

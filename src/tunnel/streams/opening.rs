@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::flow::{Flow, copy};
 use super::account::Account;
+use super::flow::{Flow, copy};
 use super::record::Record;
 use super::tcp::{self, Tcp};
 use super::udp::{self, Udp};
