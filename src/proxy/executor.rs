@@ -17,11 +17,11 @@ use super::requests::Requests;
 use super::ticket::{TOO_LATE, Ticket};
 use super::timer::{Alarm, Timer};
 use super::{Outlet, Settings, Upstreams};
-use crate::allocator;
 use crate::http::Client;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::threads::Stack;
 use crate::workers::Workers;
+use crate::{allocator, buffers};
 
 /// Executes requests, within limits that hold for the whole process.
 pub struct Executor {
@@ -214,7 +214,7 @@ impl Executor {
             return;
         };
         let mut sweep = self.sweep.lock();
-        if sweep.is_some() || upstreams.idle() + self.compressors.idle() == 0 {
+        if sweep.is_some() || upstreams.idle() + self.compressors.idle() + buffers::idle() == 0 {
             return;
         }
         let me = self.me.clone();
@@ -230,6 +230,7 @@ impl Executor {
     fn sweep_now(&self) {
         *self.sweep.lock() = None;
         self.compressors.sweep();
+        buffers::sweep();
         if let Some(upstreams) = &self.upstreams {
             for client in upstreams.clients() {
                 client.sweep();

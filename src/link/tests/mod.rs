@@ -307,18 +307,7 @@ fn a_frame_behind_the_101_reaches_the_receiver() {
         let limit = crate::net::testing::far_deadline();
         upgrade::upgrade(Halves::plain(near), &request, limit, &Cancel::new()).expect("upgraded")
     });
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        far.read_exact(&mut byte).expect("a head");
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).expect("text");
-    let key = head
-        .lines()
-        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
-        .expect("a key");
-    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let accept = upgrade::testing::take_request(&mut far);
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\n\r\n"

@@ -72,7 +72,7 @@ impl House {
         let hello = sent.0.lock().remove(0);
         assert_eq!(
             hello,
-            r#"{"type":"plane_hello","payload":{"features":["flow"]}"#
+            r#"{"type":"plane_hello","payload":{"features":["flow","tunnel_header_2"]}"#
         );
         (dialogue, sent)
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::buffers::Buffer;
 use crate::link::{HEADROOM, Kind, Message};
 use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
 
@@ -9,7 +10,7 @@ use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
 /// from a socket into it goes out from where it lies.
 pub struct Payload {
     /// [`ROOM`] bytes, then the payload.
-    buf: Vec<u8>,
+    buf: Buffer,
 }
 
 impl Payload {
@@ -20,7 +21,7 @@ impl Payload {
 
     /// With room for `bytes`: datagrams may be larger.
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut buf = Vec::with_capacity(ROOM + bytes);
+        let mut buf = Buffer::with_capacity(ROOM + bytes);
         buf.resize(ROOM, 0);
         Self { buf }
     }
