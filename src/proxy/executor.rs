@@ -17,11 +17,12 @@ use super::requests::Requests;
 use super::ticket::{TOO_LATE, Ticket};
 use super::timer::{Alarm, Timer};
 use super::{Outlet, Settings, Upstreams};
+use crate::allocator;
+use crate::buffers;
 use crate::http::Client;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::threads::Stack;
 use crate::workers::Workers;
-use crate::{allocator, buffers};
 
 /// Executes requests, within limits that hold for the whole process.
 pub struct Executor {

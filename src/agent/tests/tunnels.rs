@@ -212,7 +212,7 @@ fn a_hello_on_the_controller_is_honoured() {
 }
 
 #[test]
-fn y10_a_second_hello_replaces_the_session() {
+fn tt10_a_second_hello_replaces_the_session() {
     let mut house = House::new();
     house.gateway.frames([update(2, Flags::SYN)]);
     house.gateway.expect_frames(1);
@@ -223,14 +223,16 @@ fn y10_a_second_hello_replaces_the_session() {
     drop(old);
     house.gateway.frames([update(2, Flags::SYN)]);
     assert_eq!(house.gateway.expect_frames(1), [update(2, Flags::ACK)]);
-    assert_eq!(house.stream().cut(), None);
+    let new = house.stream();
+    assert_eq!(new.cut(), None);
     house.gateway.answers_pings();
+    drop(new);
     stop(house.agent, house.gateway);
 }
 
-/// Y7: there is no other way to a new session.
+/// TT7: there is no other way to a new session.
 #[test]
-fn x9_y7_a_session_that_dies_takes_its_connection_with_it() {
+fn x9_tt7_a_session_that_dies_takes_its_connection_with_it() {
     let mut house = House::new();
     house
         .gateway
@@ -311,7 +313,7 @@ fn x12_a_flood_of_streams_is_answered_and_delays_nobody() {
 }
 
 #[test]
-fn x18_y5_at_the_end_streams_may_finish_and_new_ones_are_refused() {
+fn x18_tt5_at_the_end_streams_may_finish_and_new_ones_are_refused() {
     let mut house = House::new();
     house.gateway.frames([update(2, Flags::SYN)]);
     house.gateway.expect_frames(1);
@@ -329,7 +331,7 @@ fn x18_y5_at_the_end_streams_may_finish_and_new_ones_are_refused() {
 }
 
 #[test]
-fn x18_y5_a_stream_that_does_not_end_is_reset_when_the_agent_does() {
+fn x18_tt5_a_stream_that_does_not_end_is_reset_when_the_agent_does() {
     let settings = Settings {
         drain: Duration::from_millis(20),
         ..Settings::default()

@@ -351,7 +351,7 @@ fn t28_a_hello_is_acknowledged_when_the_session_is_there_and_before_it_speaks() 
 }
 
 #[test]
-fn y10_a_second_hello_replaces_the_session_and_is_acknowledged_too() {
+fn tt10_a_second_hello_replaces_the_session_and_is_acknowledged_too() {
     let mut bench = Bench::new();
     bench.text(&hello(&json!(true), 1));
     bench.text(&hello(&json!(true), 2));
