@@ -26,7 +26,8 @@
 //!   [`cli`]: the command line, on top of all.
 //!
 //! Used by any of them: [`config`] (one table of keys), [`telemetry`] (logs),
-//! [`threads`] (the one way to start a thread), [`turns`] (whose turn it is to write),
+//! [`threads`] (the one way to start a thread), `workers` (threads used again),
+//! [`turns`] (whose turn it is to write),
 //! [`duration`], [`url`] and [`percent`] (their texts).
 
 pub mod agent;
@@ -57,6 +58,7 @@ pub mod tunnel;
 pub mod turns;
 pub mod url;
 pub mod wire;
+mod workers;
 pub mod yamux;
 
 mod allocator;

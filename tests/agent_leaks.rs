@@ -20,6 +20,9 @@ use pipeops_agent::link;
 use pipeops_agent::net::{ClientTls, ClientTlsSettings, Dialer};
 use pipeops_agent::proxy::{self, Executor};
 use pipeops_agent::server::HealthState;
+use pipeops_agent::tunnel::Tunnels;
+use pipeops_agent::tunnel::connection::{self, NoTargets};
+use pipeops_agent::tunnel::session::Memory;
 use pipeops_agent::url::Url;
 use tungstenite::{Message, WebSocket};
 
@@ -53,6 +56,11 @@ fn parts(address: &str, token: &str) -> Parts {
         shutdown_limit: Duration::from_secs(25),
         dialer: Dialer::new(Arc::new(tls)),
         proxy: Arc::new(Executor::new(proxy::Settings::default(), None)),
+        tunnels: Tunnels::new(
+            connection::Settings::default(),
+            Memory::new(64 << 20),
+            NoTargets,
+        ),
         json_tunnels: None,
         facts: Arc::new(NoCluster),
         store: Arc::new(MemoryStore::new(Identity {

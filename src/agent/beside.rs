@@ -35,7 +35,7 @@ pub(super) fn register(
         // Nobody asks anything here; who does all the same gets an answer.
         let outlet = LateAnswers::new().connected(order.generation, "", channel.clone());
         let requests = parts.proxy.connection(outlet);
-        let tunnels = parts.tunnels(channel.clone());
+        let json_tunnels = parts.json_tunnels(channel.clone());
         let hear = Box::new(move |heard| {
             // A peer that says more before the answer loses the rest.
             let _ = tell.try_send(heard);
@@ -44,7 +44,8 @@ pub(super) fn register(
             order.generation,
             channel,
             requests,
-            tunnels,
+            Box::new(parts.tunnels.connection(link)),
+            json_tunnels,
             LateAnswers::new(),
             hear,
         )

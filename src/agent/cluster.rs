@@ -125,6 +125,10 @@ pub(super) fn mounted_token(credentials: &Credentials, folder: &Path) -> Option<
 }
 
 impl ClusterFacts for KubeFacts {
+    fn in_pod(&self) -> bool {
+        self.mounted.is_some()
+    }
+
     fn read(&self, deadline: Deadline, cancel: &Cancel) -> Facts {
         let deadline = deadline.earlier(Deadline::after(self.limit));
         let count = |plural| or_default(plural, self.api.count(plural, deadline, cancel));

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! link-reader ─► Dispatch ─► proxy::Requests … ConnectionOutlet ─► link-writer
+//!                        └─► tunnel::ConnectionTunnels … streams ───────┘
 //! ```
 //!
 //! Then it sends the late answers of older connections, and waits for the end.
@@ -131,7 +132,7 @@ fn connect(
         let channel = Arc::new(link.clone());
         let outlet = late.connected(generation, &endpoint, channel.clone());
         let requests = parts.proxy.connection(outlet);
-        let tunnels = parts.tunnels(channel.clone());
+        let json_tunnels = parts.json_tunnels(channel.clone());
         let sender = sender.clone();
         let hear = Box::new(move |heard| {
             if let Err(TrySendError::Full(_)) =
@@ -143,7 +144,16 @@ fn connect(
                 }
             }
         });
-        Dispatch::new(generation, channel, requests, tunnels, late.clone(), hear)
+        let tunnels = Box::new(parts.tunnels.connection(link));
+        Dispatch::new(
+            generation,
+            channel,
+            requests,
+            tunnels,
+            json_tunnels,
+            late.clone(),
+            hear,
+        )
     });
     link.map_err(|error| Failure::Other(error.to_string()))
 }

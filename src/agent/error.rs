@@ -27,9 +27,9 @@ pub enum AgentError {
     #[error(transparent)]
     Server(#[from] ServerError),
     #[error(transparent)]
-    TunnelPolicy(#[from] PolicyError),
+    Policy(#[from] PolicyError),
     #[error(transparent)]
-    TunnelAudit(#[from] AuditError),
+    Audit(#[from] AuditError),
     #[error(transparent)]
     Thread(#[from] SpawnError),
     /// Threads were left when the time for shutdown was over.

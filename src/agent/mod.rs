@@ -33,7 +33,7 @@ pub use identify::{agent_id, open_store};
 pub use parts::{Parts, Proxying};
 pub use run::{parts, run};
 pub use status::{Status, Watch};
-pub use tunnels::Tunnelling;
+pub use tunnels::{Surroundings, Tunnelling};
 
 use crate::net::Deadline;
 use crate::threads::{self, Stack};

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use crate::config::TokenSource;
 use crate::control::channel::Channel;
-use crate::control::dispatch::RequestSink;
 use crate::control::facts::ClusterFacts;
 use crate::control::outlet::TunnelOutlet;
 use crate::control::registration::Registrant;
+use crate::control::sinks::RequestSink;
 use crate::control::{heartbeat, session};
 use crate::identity::Store;
 use crate::link;
 use crate::net::{Deadline, Dialer};
 use crate::proxy::{Executor, Outlet};
 use crate::server::HealthState;
-use crate::tunnel::json::{JsonTunnels, Tunnels};
+use crate::tunnel::Tunnels;
+use crate::tunnel::json::{self, JsonTunnels};
 use crate::url::Url;
 
 /// Everything that the conductor needs; `run` makes it from the configuration, demo
@@ -44,6 +45,7 @@ pub struct Parts {
     pub shutdown_limit: Duration,
     pub dialer: Dialer,
     pub proxy: Arc<dyn Proxying>,
+    pub tunnels: Arc<Tunnels>,
     /// TCP and UDP in JSON messages; `None` where `tunnels.enabled` is off.
     pub json_tunnels: Option<Arc<JsonTunnels>>,
     pub facts: Arc<dyn ClusterFacts>,
@@ -53,7 +55,7 @@ pub struct Parts {
 
 impl Parts {
     /// The JSON tunnels of a new connection, if there are any.
-    pub(super) fn tunnels(&self, channel: Arc<dyn Channel>) -> Option<Tunnels> {
+    pub(super) fn json_tunnels(&self, channel: Arc<dyn Channel>) -> Option<json::Tunnels> {
         let tunnels = self.json_tunnels.as_ref()?;
         Some(tunnels.connection(Arc::new(TunnelOutlet::new(channel))))
     }

@@ -10,7 +10,7 @@ use super::cluster::{find_cluster, reach};
 use super::error::AgentError;
 use super::parts::{Parts, Proxying};
 use super::status::{Status, Watch};
-use super::tunnels::Tunnelling;
+use super::tunnels::{Surroundings, Tunnelling};
 use super::{Agent, agent_id, open_store};
 use crate::allocator;
 use crate::config::{Config, Transport};
@@ -22,7 +22,7 @@ use crate::control::worker_join::NODE_TOKEN;
 use crate::control::{heartbeat, session};
 use crate::link;
 use crate::net::{
-    Cancel, ClientTls, ClientTlsSettings, ConnectOptions, Deadline, Dialer, PemSource, ProxyRules,
+    Cancel, ClientTls, ClientTlsSettings, ConnectOptions, Dialer, PemSource, ProxyRules,
 };
 use crate::server::{HealthState, LocalServer};
 use crate::threads::{self, SpawnError, Stack};
@@ -33,11 +33,11 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
     // The port is open before the first dial, so that probes get an answer.
     let server = LocalServer::start(&config.agent, health.clone())?;
-    let credentials = find_cluster(&config.kubernetes)?;
-    let tunnels = Tunnelling::start(config, credentials.as_ref(), &[server.address().port()])?;
-    let (proxy, facts) = reach(credentials, config)?;
-    let mut parts = parts(config, health, proxy, facts)?;
-    parts.json_tunnels = tunnels.as_ref().map(Tunnelling::json);
+    // The port that it really is: no tunnel may reach it.
+    let mut config = config.clone();
+    config.agent.port = server.address().port();
+    let (proxy, facts) = reach(find_cluster(&config.kubernetes)?, &config)?;
+    let parts = parts(&config, health, proxy, facts)?;
     let agent = Agent::start(parts)?;
     notify(&[NotifyState::Ready]);
     // What reading settings and certificates took, on this thread.
@@ -55,9 +55,6 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     drop(guard);
     // It follows the status, which has come to its end.
     let _ = follower.join();
-    if let Some(tunnels) = tunnels {
-        tunnels.finish(Deadline::after(TUNNELS_GRACE));
-    }
     server.stop(SERVER_GRACE);
     if matches!(outcome, Err(AgentError::Panicked)) {
         // A panic of the conductor ends the process as one (exit code 2).
@@ -77,6 +74,12 @@ pub fn parts(
     let store = open_store(&config.state)?;
     let agent_id = agent_id(config.agent.id.as_deref(), store.as_ref());
     log::info!(agent_id = agent_id.as_str(), state = store.location().as_str(); "identity");
+    let surroundings = match (facts.exists(), facts.in_pod()) {
+        (false, _) => Surroundings::Machine,
+        (true, true) => Surroundings::Pod,
+        (true, false) => Surroundings::Outside,
+    };
+    let tunnels = Tunnelling::start(config, surroundings)?;
     let timeouts = &config.timeouts;
     let reconnect = &config.pipeops.reconnect;
     Ok(Parts {
@@ -130,7 +133,8 @@ pub fn parts(
         shutdown_limit: timeouts.shutdown,
         dialer: dialer(config)?,
         proxy,
-        json_tunnels: None,
+        tunnels: tunnels.streams,
+        json_tunnels: tunnels.json,
         facts,
         store,
         health,
@@ -201,8 +205,6 @@ const HTTP_LIMIT: Duration = Duration::from_secs(30);
 /// For local requests that are being answered when everything else has ended.
 const SERVER_GRACE: Duration = Duration::from_secs(1);
 
-/// For the last tunnels and the audit's last lines.
-const TUNNELS_GRACE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

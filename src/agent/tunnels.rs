@@ -1,88 +1,119 @@
-//! What tunnels have in common, made from the configuration: where they may lead,
-//! what is left of them in the audit, and how much memory they take.
+//! The tunnels of the process, from the configuration: where they may lead, what is
+//! left of them in the audit, and how much memory they take.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cluster::{SERVICE_ACCOUNT, mounted_token};
-use super::error::AgentError;
+use super::AgentError;
 use crate::config::Config;
-use crate::kube::{self, Credentials};
+use crate::kube;
 use crate::net::Deadline;
+use crate::tunnel::Tunnels;
 use crate::tunnel::audit::Audit;
+use crate::tunnel::connection::{self, Acceptors};
 use crate::tunnel::json::{self, JsonTunnels};
-use crate::tunnel::policy::{self, Policy};
+use crate::tunnel::policy::{self, Policy, Watch};
+use crate::tunnel::session::{Acceptor, Memory};
+use crate::tunnel::streams::{self, Connection, Streams};
 use crate::tunnel::target::{Mode, Routes, Targets};
-use crate::yamux::Budget;
 
-/// The tunnels of this process. Its policy file is looked after while it lives.
+/// What names of Services mean to this agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surroundings {
+    /// A pod of the cluster that it speaks for.
+    Pod,
+    /// It has a kubeconfig.
+    Outside,
+    /// There is no cluster.
+    Machine,
+}
+
+/// The tunnels of the process, of both kinds: one policy, one audit and one cap of
+/// memory for all of them.
 pub struct Tunnelling {
-    json: Arc<JsonTunnels>,
-    audit: Arc<Audit>,
-    _watch: policy::Watch,
+    pub streams: Arc<Tunnels>,
+    /// TCP and UDP in JSON messages; `None` where `tunnels.enabled` is off.
+    pub json: Option<Arc<JsonTunnels>>,
 }
 
 impl Tunnelling {
-    /// `None` where there are none (`tunnels.enabled`). `own_ports`: those that this
-    /// agent listens on, which no tunnel may reach.
-    pub fn start(
-        config: &Config,
-        cluster: Option<&Credentials>,
-        own_ports: &[u16],
-    ) -> Result<Option<Self>, AgentError> {
-        if !config.tunnels.enabled {
-            return Ok(None);
-        }
+    /// A policy or an audit file that can't be read is an error: without them more
+    /// would be allowed, or less known, than was asked for.
+    pub fn start(config: &Config, surroundings: Surroundings) -> Result<Self, AgentError> {
         let policy = Arc::new(Policy::open(policy::Settings::from_config(config))?);
-        policy.set_own_ports(own_ports.to_vec());
-        let watch = policy::Watch::start(policy.clone(), POLICY_LOOK)?;
+        policy.set_own_ports(vec![config.agent.port]);
+        let watch = match config.tunnels.policy_file {
+            Some(_) => Some(Watch::start(policy.clone(), POLICY_PERIOD)?),
+            None => None,
+        };
+        let mode = match surroundings {
+            Surroundings::Pod => Mode::Cluster {
+                domain: kube::cluster_domain(),
+                external: None,
+            },
+            Surroundings::Outside => Mode::Outside,
+            Surroundings::Machine => Mode::Machine,
+        };
+        let tcp = &config.tunnels.tcp;
+        let targets = Targets::new(mode, policy, Routes::from_config(config))
+            .with_keepalive(tcp.keepalive.then_some(tcp.keepalive_period));
+        let targets = Arc::new(targets);
         let audit = Arc::new(Audit::start(&config.tunnels.audit)?);
-        let keepalive = &config.tunnels.tcp;
-        let targets = Targets::new(mode(config, cluster), policy, Routes::from_config(config))
-            .with_keepalive(keepalive.keepalive.then_some(keepalive.keepalive_period));
-        let json = JsonTunnels::new(
-            json::Settings::from_config(config),
-            Arc::new(targets),
-            audit.clone(),
-            Arc::new(Budget::new(config.tunnels.memory_limit)),
-        );
-        Ok(Some(Self {
-            json,
+        let memory = Memory::new(config.tunnels.memory_limit);
+        let json = config.tunnels.enabled.then(|| {
+            JsonTunnels::new(
+                json::Settings::from_config(config),
+                targets.clone(),
+                audit.clone(),
+                memory.budget().clone(),
+            )
+        });
+        let settings = streams::Settings::from_config(config);
+        let sessions = connection::Settings {
+            max_streams: settings.max_streams,
+            half_close: config.tunnels.half_close_timeout,
+            drain: config.tunnels.drain_timeout,
+        };
+        let served = Served {
+            streams: Streams::new(settings, targets, audit.clone()),
+            json: json.clone(),
             audit,
             _watch: watch,
-        }))
+        };
+        Ok(Self {
+            streams: Tunnels::new(sessions, memory, served),
+            json,
+        })
     }
+}
 
-    /// TCP and UDP in JSON messages.
-    pub fn json(&self) -> Arc<JsonTunnels> {
-        self.json.clone()
+/// Lives as long as the tunnels.
+struct Served {
+    streams: Arc<Streams>,
+    json: Option<Arc<JsonTunnels>>,
+    audit: Arc<Audit>,
+    _watch: Option<Watch>,
+}
+
+impl Acceptors for Served {
+    fn acceptor(&self, connection: Connection) -> Box<dyn Acceptor> {
+        Box::new(self.streams.acceptor(connection))
     }
+}
 
-    /// Waits until all tunnels have ended and the audit is written, until `deadline`
-    /// at most. The agent has ended before.
-    pub fn finish(self, deadline: Deadline) {
-        self.json.finish(deadline);
+impl Drop for Served {
+    /// The lines of the last tunnels are still to be written.
+    fn drop(&mut self) {
+        let deadline = Deadline::after(LAST_LINES);
+        if let Some(json) = &self.json {
+            json.finish(deadline);
+        }
         self.audit.finish(deadline);
     }
 }
 
-/// What names of targets mean here.
-fn mode(config: &Config, cluster: Option<&Credentials>) -> Mode {
-    match cluster {
-        Some(credentials) if !config.daemon.enabled => {
-            if mounted_token(credentials, Path::new(SERVICE_ACCOUNT)).is_some() {
-                Mode::Cluster {
-                    domain: kube::cluster_domain(),
-                    external: None,
-                }
-            } else {
-                Mode::Outside
-            }
-        }
-        _ => Mode::Machine,
-    }
-}
-
 /// How often the policy file is looked at (docs/tunnel-policy.md).
-const POLICY_LOOK: Duration = Duration::from_secs(10);
+const POLICY_PERIOD: Duration = Duration::from_secs(10);
+
+/// How long the last tunnels and the last lines of the audit may take.
+const LAST_LINES: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use clap::ArgMatches;
 
 use crate::demo;
 use crate::plane::GatewayUrl;
-use crate::plane::cli::{Command, CreateToken, Role, RunArgs};
+use crate::plane::cli::{Command, CreateToken, Expose, Role, RunArgs};
 
 /// `pipeops-agent demo`.
 pub(super) fn demo(matches: &ArgMatches) -> demo::Options {
@@ -24,6 +24,21 @@ pub(super) fn plane(matches: &ArgMatches) -> Result<Command, String> {
         None => Command::Run(run(matches)?),
         Some(("run", matches)) => Command::Run(run(matches)?),
         Some(("clusters", matches)) => Command::Clusters {
+            data: data(matches),
+        },
+        Some(("expose", matches)) => Command::Expose(Expose {
+            data: data(matches),
+            kind: one(matches, "kind").unwrap_or_default(),
+            entry: one(matches, "entry").unwrap_or_default(),
+            cluster: one(matches, "cluster").unwrap_or_default(),
+            service: one(matches, "service").unwrap_or_default(),
+        }),
+        Some(("unexpose", matches)) => Command::Unexpose {
+            data: data(matches),
+            kind: one(matches, "kind").unwrap_or_default(),
+            entry: one(matches, "entry").unwrap_or_default(),
+        },
+        Some(("tunnels", matches)) => Command::Tunnels {
             data: data(matches),
         },
         Some(("token", matches)) => match matches.subcommand() {
@@ -48,6 +63,7 @@ fn run(matches: &ArgMatches) -> Result<RunArgs, String> {
             .get_one("listen")
             .expect("the argument has a default"),
         data: data(matches),
+        http: *matches.get_one("http").expect("the argument has a default"),
         tls: file("tls-cert").zip(file("tls-key")),
         names: many(matches, "tls-name"),
         gateway: match one(matches, "gateway-url").as_deref() {

@@ -155,6 +155,14 @@ fn plane() -> Command {
                     .help("Further name in the generated certificate"),
             )
             .arg(
+                Arg::new("http")
+                    .long("http")
+                    .value_name("address")
+                    .default_value("127.0.0.1:8088")
+                    .value_parser(value_parser!(SocketAddr))
+                    .help("Where hosts that are exposed (`expose http`) are listened for"),
+            )
+            .arg(
                 Arg::new("gateway-url")
                     .long("gateway-url")
                     .value_name("url")
@@ -215,6 +223,62 @@ fn plane() -> Command {
             Command::new("clusters")
                 .about("List the clusters that are connected")
                 .arg(data()),
+        )
+        .subcommand(expose())
+        .subcommand(
+            entry(Command::new("unexpose"))
+                .about("Close what `expose` opened, and what runs through it")
+                .arg(data()),
+        )
+        .subcommand(
+            Command::new("tunnels")
+                .about("List what is exposed, with its clients and bytes")
+                .arg(data()),
+        )
+}
+
+fn expose() -> Command {
+    entry(Command::new("expose"))
+        .about("Lead clients of the plane to a Service of a cluster, from now on")
+        .arg(
+            Arg::new("cluster")
+                .long("cluster")
+                .value_name("name")
+                .required(true)
+                .help("Name of the cluster"),
+        )
+        .arg(
+            Arg::new("service")
+                .long("service")
+                .value_name("name.namespace:port")
+                .required(true)
+                .help("The Service, or name:port of a forward of the agent"),
+        )
+        .arg(data())
+        .after_help(
+            "Examples:\n  \
+             pipeops-agent plane expose tcp 15432 --cluster c1 --service postgres.default:5432\n  \
+             pipeops-agent plane expose udp 0.0.0.0:5353 --cluster c1 --service dns.infra:53\n  \
+             pipeops-agent plane expose http shop.example.test --cluster c1 --service web.default:80\n\n\
+             A port alone is opened on 127.0.0.1. Nobody is asked for a token there: whoever\n\
+             reaches the port reaches the Service.",
+        )
+}
+
+fn entry(command: Command) -> Command {
+    command
+        .arg(
+            Arg::new("kind")
+                .required(true)
+                .value_name("kind")
+                .value_parser(["tcp", "udp", "http"])
+                .help("What clients speak"),
+        )
+        .arg(
+            Arg::new("entry")
+                .required(true)
+                .value_name("port|address|host")
+                .help("Where they come in: 15432, 0.0.0.0:15432, or a host for http"),
         )
 }
 

@@ -259,6 +259,8 @@ pub struct Tunnels {
     pub memory_limit: usize,
     /// What a stream whose target has ended may live on for.
     pub half_close_timeout: Duration,
+    /// What streams may live on for when the agent ends.
+    pub drain_timeout: Duration,
     /// `None`: never for TCP, 5 minutes for UDP.
     pub inactivity_timeout: Option<Duration>,
     pub dial_failure: DialFailure,

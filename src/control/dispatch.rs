@@ -13,13 +13,13 @@ use super::json_tunnels::json_tunnel;
 use super::late::LateAnswers;
 use super::refusals::Refusals;
 use super::session::Generation;
+use super::sinks::{RequestSink, TunnelSink};
 use crate::link::{Lane, Message, Receiver, Slot};
 use crate::net::Cancel;
-use crate::proxy::Requests;
 use crate::telemetry::RateLimit;
-use crate::tunnel::json::Tunnels;
-use crate::wire::to_agent::Registered;
-use crate::wire::{Envelope, EnvelopeError, FLOW, ProxyRequest, ToAgent, from_agent};
+use crate::tunnel::json;
+use crate::wire::to_agent::{GatewayHello, Registered};
+use crate::wire::{Envelope, EnvelopeError, FLOW, TUNNEL_HEADER_2, ToAgent, from_agent};
 
 /// What the conductor hears of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,94 +36,14 @@ pub enum PeerMessage {
     },
 }
 
-/// The requests of one connection: in production [`Requests`], made in
-/// `agent/parts.rs`; in tests a stand-in. None of its methods may block.
-pub trait RequestSink: Send {
-    fn request(&mut self, id: &str, request: ProxyRequest<'_>);
-    fn binary(&mut self, message: &[u8]) -> bool;
-    fn text_arrived(&mut self);
-    fn chunk(&mut self, id: &str, data: Option<&str>);
-    fn end(&mut self, id: &str);
-    fn cancel(&mut self, id: &str);
-    fn use_flow_control(&mut self);
-    fn credit(&mut self, id: &str, bytes: u64);
-}
-
-impl<R: RequestSink + ?Sized> RequestSink for Box<R> {
-    fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
-        (**self).request(id, request);
-    }
-
-    fn binary(&mut self, message: &[u8]) -> bool {
-        (**self).binary(message)
-    }
-
-    fn text_arrived(&mut self) {
-        (**self).text_arrived();
-    }
-
-    fn chunk(&mut self, id: &str, data: Option<&str>) {
-        (**self).chunk(id, data);
-    }
-
-    fn end(&mut self, id: &str) {
-        (**self).end(id);
-    }
-
-    fn cancel(&mut self, id: &str) {
-        (**self).cancel(id);
-    }
-
-    fn use_flow_control(&mut self) {
-        (**self).use_flow_control();
-    }
-
-    fn credit(&mut self, id: &str, bytes: u64) {
-        (**self).credit(id, bytes);
-    }
-}
-
-impl RequestSink for Requests {
-    fn request(&mut self, id: &str, request: ProxyRequest<'_>) {
-        Self::request(self, id, request);
-    }
-
-    fn binary(&mut self, message: &[u8]) -> bool {
-        Self::binary(self, message)
-    }
-
-    fn text_arrived(&mut self) {
-        Self::text_arrived(self);
-    }
-
-    fn chunk(&mut self, id: &str, data: Option<&str>) {
-        Self::chunk(self, id, data);
-    }
-
-    fn end(&mut self, id: &str) {
-        Self::end(self, id);
-    }
-
-    fn cancel(&mut self, id: &str) {
-        Self::cancel(self, id);
-    }
-
-    fn use_flow_control(&mut self) {
-        Self::use_flow_control(self);
-    }
-
-    fn credit(&mut self, id: &str, bytes: u64) {
-        Self::credit(self, id, bytes);
-    }
-}
-
 /// Routes the messages of one connection.
 pub struct Dispatch<R> {
     generation: Generation,
     channel: Arc<dyn Channel>,
     requests: R,
+    tunnels: Box<dyn TunnelSink>,
     /// `None` where `tunnels.enabled` is off.
-    tunnels: Option<Tunnels>,
+    json_tunnels: Option<json::Tunnels>,
     /// Must not block.
     hear: Box<dyn Fn(PeerMessage) + Send>,
     late: Arc<LateAnswers>,
@@ -132,7 +52,6 @@ pub struct Dispatch<R> {
     unknown: HashMap<Box<str>, u64>,
     /// No message was read yet.
     fresh: bool,
-    gateway_hello_seen: bool,
 }
 
 impl<R: RequestSink> Dispatch<R> {
@@ -140,7 +59,8 @@ impl<R: RequestSink> Dispatch<R> {
         generation: Generation,
         channel: Arc<dyn Channel>,
         requests: R,
-        tunnels: Option<Tunnels>,
+        tunnels: Box<dyn TunnelSink>,
+        json_tunnels: Option<json::Tunnels>,
         late: Arc<LateAnswers>,
         hear: Box<dyn Fn(PeerMessage) + Send>,
     ) -> Self {
@@ -153,11 +73,11 @@ impl<R: RequestSink> Dispatch<R> {
             channel,
             requests,
             tunnels,
+            json_tunnels,
             hear,
             late,
             unknown: HashMap::new(),
             fresh: true,
-            gateway_hello_seen: false,
         }
     }
 
@@ -180,14 +100,7 @@ impl<R: RequestSink> Dispatch<R> {
             ToAgent::HeartbeatAck => (self.hear)(PeerMessage::HeartbeatAck),
             ToAgent::Ping => self.control(|buf| from_agent::pong(buf, id)),
             ToAgent::Error(text) => self.error(id, &text),
-            ToAgent::GatewayHello(hello) => {
-                if !std::mem::replace(&mut self.gateway_hello_seen, true) {
-                    log::info!(
-                        "the gateway offers tunnels (yamux {}), which this version does not take up",
-                        if hello.use_yamux { "on" } else { "off" }
-                    );
-                }
-            }
+            ToAgent::GatewayHello(hello) => self.gateway_hello(&hello),
             ToAgent::PlaneHello { features } => self.plane_hello(&features, first),
             ToAgent::ProxyFlow { credit } => {
                 if let Some(id) = known("proxy_flow", id) {
@@ -222,7 +135,7 @@ impl<R: RequestSink> Dispatch<R> {
             | ToAgent::TcpTunnelData { .. }
             | ToAgent::TcpTunnelClose { .. }
             | ToAgent::UdpTunnelData(_)) => {
-                if let Some(answer) = json_tunnel(self.tunnels.as_mut(), id, &message) {
+                if let Some(answer) = json_tunnel(self.json_tunnels.as_mut(), id, &message) {
                     self.refuse_by(id.unwrap_or_default(), answer);
                 }
             }
@@ -230,6 +143,20 @@ impl<R: RequestSink> Dispatch<R> {
             ToAgent::Pong | ToAgent::WebSocketData | ToAgent::WebSocketClose => {}
             ToAgent::Unknown => self.unknown(&envelope.kind, id),
         }
+    }
+
+    /// The order of decisions.md §6.6: the old session has said its last word and the
+    /// new one has its place, then the ack is queued, before all else that is; only
+    /// then the new one speaks (tunnels.md §1.4, T6, T10).
+    fn gateway_hello(&mut self, hello: &GatewayHello) {
+        if !hello.use_yamux {
+            log::info!("the gateway offers no tunnels");
+            return;
+        }
+        self.requests.refuse_binary_bodies();
+        self.tunnels.replace(hello);
+        self.control(from_agent::gateway_hello_ack);
+        self.tunnels.begin();
     }
 
     /// The features that both know. A hello that isn't the first message comes too
@@ -243,6 +170,9 @@ impl<R: RequestSink> Dispatch<R> {
         // Answers wait for credit before the ack tells the peer to give any.
         if common.contains(&FLOW) {
             self.requests.use_flow_control();
+        }
+        if common.contains(&TUNNEL_HEADER_2) {
+            self.tunnels.use_client_addresses();
         }
         self.control(|buf| from_agent::plane_hello_ack(buf, &common));
     }
@@ -333,8 +263,21 @@ impl<R: RequestSink> Receiver for Dispatch<R> {
         self.message(message);
     }
 
-    /// A request's body, or JSON in a binary message, which the controller sends.
+    /// yamux has no messages, only bytes.
+    fn takes_pieces(&self) -> bool {
+        self.tunnels.is_active()
+    }
+
+    fn binary_piece(&mut self, piece: &[u8], _last: bool) {
+        self.tunnels.binary(piece);
+    }
+
+    /// yamux, once that is agreed on; before, a request's body, or JSON in a binary
+    /// message, which the controller sends.
     fn binary(&mut self, message: &[u8]) {
+        if self.tunnels.binary(message) {
+            return;
+        }
         if self.requests.binary(message) {
             self.fresh = false;
             return;
@@ -378,7 +321,7 @@ pub(super) fn known<'a>(kind: &str, id: Option<&'a str>) -> Option<&'a str> {
 const MAX_ID: usize = 4096;
 
 /// The features of `plane_hello` that we know.
-const FEATURES: &[&str] = &[FLOW];
+const FEATURES: &[&str] = &[FLOW, TUNNEL_HEADER_2];
 
 /// Unknown types that are answered and remembered per connection.
 const MAX_UNKNOWN: usize = 64;

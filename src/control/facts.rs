@@ -19,6 +19,11 @@ pub trait ClusterFacts: Send + Sync {
         true
     }
 
+    /// Whether the agent is a pod of it: names of Services lead somewhere.
+    fn in_pod(&self) -> bool {
+        false
+    }
+
     /// Blocks until there is an answer, `deadline` passes or `cancel` fires. What
     /// can't be read is zero or empty (control-channel.md §7.3).
     fn read(&self, _deadline: Deadline, _cancel: &Cancel) -> Facts {

@@ -1,7 +1,8 @@
 //! The protocol of the control channel.
 //!
 //! * A request: `dispatch` hears it on the `link-reader` thread and hands it to
-//!   `proxy`; `refusals` says no to what isn't built. `json_tunnels` does the same for tunnels.
+//!   `proxy`, as it does with tunnels and `tunnel` (`sinks`, `json_tunnels`); `refusals`
+//!   says no to what isn't built.
 //! * Its way back: `outlet`, over a `channel` (a link); `late` when that is gone.
 //! * The life cycle: `session` decides, a pure state machine; `registration`,
 //!   `heartbeat`, `http_mode` and `backoff` are what it is about, `urls` where to.
@@ -20,5 +21,6 @@ pub mod outlet;
 pub(crate) mod refusals;
 pub mod registration;
 pub mod session;
+pub mod sinks;
 pub mod urls;
 pub mod worker_join;

@@ -42,8 +42,6 @@ pub struct GatewayQuery<'a> {
     /// `cluster_uuid` of the registration, else its `cluster_id`.
     pub cluster_uuid: &'a str,
     pub agent_version: &'a str,
-    /// False until the tunnels are built.
-    pub supports_yamux: bool,
 }
 
 /// Which gateways get our token (T30): their URL comes from a peer.
@@ -85,15 +83,15 @@ pub fn gateway(
     if url.path.is_empty() {
         "/ws".clone_into(&mut url.path);
     }
-    let flag = |value: bool| if value { "true" } else { "false" }.to_owned();
+    let able = || "true".to_owned();
     let ours = [
         ("agent_version", percent::encode_part(query.agent_version)),
         ("cluster_uuid", percent::encode_part(query.cluster_uuid)),
-        ("supports_binary", flag(true)),
-        ("supports_response_streaming", flag(true)),
-        ("supports_streaming", flag(true)),
-        ("supports_websocket", flag(true)),
-        ("supports_yamux", flag(query.supports_yamux)),
+        ("supports_binary", able()),
+        ("supports_response_streaming", able()),
+        ("supports_streaming", able()),
+        ("supports_websocket", able()),
+        ("supports_yamux", able()),
     ];
     let given = url.query.take().unwrap_or_default();
     let given = given.split('&').filter(|pair| !pair.is_empty());
@@ -121,7 +119,6 @@ mod tests {
     const QUERY: GatewayQuery<'_> = GatewayQuery {
         cluster_uuid: "6f0c",
         agent_version: "1.4.0",
-        supports_yamux: false,
     };
 
     const TLS_ONLY: GatewayRules<'_> = GatewayRules {
@@ -189,13 +186,13 @@ mod tests {
     fn gateway_urls() {
         let own = "agent_version=1.4.0&cluster_uuid=6f0c&supports_binary=true\
                    &supports_response_streaming=true&supports_streaming=true\
-                   &supports_websocket=true&supports_yamux=false";
+                   &supports_websocket=true&supports_yamux=true";
         for (given, want) in [
             ("wss://g", format!("wss://g/ws?{own}")),
             ("https://g/", format!("wss://g/?{own}")),
             ("wss://g:1573/a/b", format!("wss://g:1573/a/b?{own}")),
             (
-                "wss://g/ws?zone=b&zone=a&supports_yamux=true",
+                "wss://g/ws?zone=b&zone=a&supports_yamux=false",
                 format!("wss://g/ws?{own}&zone=b&zone=a"),
             ),
             ("wss://g/ws?aa", format!("wss://g/ws?aa=&{own}")),

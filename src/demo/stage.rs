@@ -69,6 +69,7 @@ impl Stage {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             certificate: CertificateSource::Generated { names: Vec::new() },
             gateway: GatewayUrl::SameHost,
+            http: ([127, 0, 0, 1], 0).into(),
         })?;
         steps.done(&format!("the control plane listens on {}", plane.url()));
         let cluster = ClusterName::parse(CLUSTER).map_err(crate::plane::PlaneError::Name)?;

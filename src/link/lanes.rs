@@ -125,6 +125,10 @@ pub(super) struct Control {
 }
 
 impl Control {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// False when the lane is full.
     #[must_use]
     pub(super) fn push(&mut self, message: Message) -> bool {

@@ -423,7 +423,10 @@ fn ask(state: &mut MutexGuard<'_, State>, first: Arc<dyn Speaker>) -> Message {
             speaker.control(&mut buf);
             drop(speaker);
         });
-        next = if buf.len() < HEADROOM + CONTROL_FRAMES {
+        // What came in the control lane in the meantime goes before those who came
+        // after it: the answer to a hello, before the new session's frames.
+        let more = buf.len() < HEADROOM + CONTROL_FRAMES && state.lanes.control.is_empty();
+        next = if more {
             state.lanes.speaking.pop_front()
         } else {
             None

@@ -13,6 +13,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use socket2::Socket;
 
+use super::abort::abort;
+
 /// Why a piece of work was ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -53,6 +55,7 @@ struct State {
 
 enum Registered {
     Socket(Arc<Socket>),
+    Aborted(Arc<Socket>),
     Waker(Arc<dyn Fn() + Send + Sync>),
 }
 
@@ -81,6 +84,7 @@ impl Cancel {
                         let _ = socket.set_linger(Some(Duration::ZERO));
                         let _ = socket.shutdown(Shutdown::Both);
                     }
+                    Registered::Aborted(socket) => abort(&socket),
                     Registered::Waker(waker) => wakers.push(waker),
                 }
             }
@@ -102,6 +106,12 @@ impl Cancel {
     /// when it already is.
     pub fn on_socket(&self, socket: Arc<Socket>) -> Result<Guard, Reason> {
         self.register(Registered::Socket(socket))
+    }
+
+    /// Like [`on_socket`](Self::on_socket), but the other end sees a reset and no end
+    /// ([`abort`]).
+    pub fn on_aborted(&self, socket: Arc<Socket>) -> Result<Guard, Reason> {
+        self.register(Registered::Aborted(socket))
     }
 
     /// Calls `waker` if the work is cancelled while the guard lives; fails when it
@@ -185,6 +195,16 @@ mod tests {
         let _guard = cancel.on_socket(near).expect("not cancelled");
         cancel.cancel(Reason::Cancelled);
         assert_eq!(far.read(&mut [0; 8]).expect("read"), 0);
+    }
+
+    #[test]
+    fn a_socket_that_is_to_be_aborted_ends_with_a_reset() {
+        let cancel = Cancel::new();
+        let (near, mut far) = connected();
+        let _guard = cancel.on_aborted(near).expect("not cancelled");
+        cancel.cancel(Reason::Cancelled);
+        let error = far.read(&mut [0; 8]).expect_err("a clean end");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use super::abort::abort;
 use super::{Cancel, Deadline, Guard, Reason};
 
 /// Options of every TCP connection, dialled or accepted.
@@ -79,12 +80,12 @@ impl fmt::Display for Unreachable {
     }
 }
 
-/// A connection under way. It ends at once when the work is cancelled: shutting a
-/// connecting socket down makes it ready.
+/// A connection under way. It ends at once when the work is cancelled: aborting a
+/// connecting socket makes it ready.
 struct Attempt {
     address: SocketAddr,
     socket: Arc<Socket>,
-    guard: Guard,
+    _guard: Guard,
 }
 
 /// Connects to the first address that answers. The socket is in blocking mode;
@@ -120,13 +121,14 @@ pub fn connect(
         {
             match start(address, options) {
                 Ok(socket) => {
+                    // It may have been accepted: an end would be an empty upload.
                     let guard = cancel
-                        .on_socket(socket.clone())
+                        .on_aborted(socket.clone())
                         .map_err(ConnectError::Cancelled)?;
                     open.push(Attempt {
                         address,
                         socket,
-                        guard,
+                        _guard: guard,
                     });
                     next_start = Instant::now() + options.stagger;
                 }
@@ -149,7 +151,15 @@ pub fn connect(
         };
         let attempt = open.swap_remove(index);
         match outcome(&attempt.socket) {
-            Ok(()) => return Ok((attempt.socket, attempt.guard)),
+            Ok(()) => {
+                return match cancel.on_socket(attempt.socket.clone()) {
+                    Ok(guard) => Ok((attempt.socket, guard)),
+                    Err(reason) => {
+                        abort(&attempt.socket);
+                        Err(ConnectError::Cancelled(reason))
+                    }
+                };
+            }
             Err(error) => {
                 attempts.push((attempt.address, error));
                 next_start = Instant::now();
@@ -188,7 +198,7 @@ fn outcome(socket: &Socket) -> io::Result<()> {
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
-    // Ready without an error and without a peer: it was shut down.
+    // Ready without an error and without a peer: it was aborted.
     socket.peer_addr()?;
     socket.set_nonblocking(false)
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
+use super::expose::{self, Entry, Exposer, Exposure, ExposureView};
 use super::hub::{ClusterView, Hub};
 use super::registry::{Registry, RegistryError, Token};
 use super::token::Grant;
@@ -29,6 +30,9 @@ pub(crate) enum Request {
     Tokens,
     RevokeToken { id: String },
     Clusters,
+    Expose(Exposure),
+    Unexpose(Entry),
+    Exposures,
 }
 
 /// What is answered.
@@ -44,6 +48,14 @@ pub(crate) enum Answer {
     /// `None`: there is none of that id.
     Revoked(Option<Token>),
     Clusters(Vec<ClusterView>),
+    /// `open`: a plane runs, and listens now.
+    Exposed {
+        exposure: Exposure,
+        open: bool,
+    },
+    /// `None`: there is none.
+    Unexposed(Option<Exposure>),
+    Exposures(Vec<ExposureView>),
     Failed(String),
 }
 
@@ -75,7 +87,7 @@ pub(crate) fn ask(directory: &Path, request: &Request) -> Result<Answer, AdminEr
     let until = Instant::now() + OPEN_LIMIT;
     loop {
         let cause = match Registry::open(directory) {
-            Ok(registry) => return succeeded(answer(&Hub::new(registry), request)),
+            Ok(registry) => return succeeded(answer(&Hub::new(registry), None, request)),
             Err(RegistryError::InUse { .. }) => match call(&directory.join(SOCKET), request) {
                 Ok(answer) => return succeeded(answer),
                 Err(cause) => cause,
@@ -100,7 +112,8 @@ fn succeeded(answer: Answer) -> Result<Answer, AdminError> {
     }
 }
 
-fn answer(hub: &Hub, request: &Request) -> Answer {
+/// `exposer`: of the plane that runs.
+fn answer(hub: &Hub, exposer: Option<&Exposer>, request: &Request) -> Answer {
     let answer = match request {
         Request::CreateToken { grant, label } => hub
             .create_token(grant.clone(), label.clone())
@@ -111,8 +124,48 @@ fn answer(hub: &Hub, request: &Request) -> Answer {
         Request::Tokens => Ok(Answer::Tokens(hub.registry.tokens())),
         Request::RevokeToken { id } => hub.revoke_token(id).map(Answer::Revoked),
         Request::Clusters => Ok(Answer::Clusters(hub.clusters())),
+        Request::Expose(exposure) => return expose(hub, exposer, exposure),
+        Request::Unexpose(entry) => match exposer {
+            Some(exposer) => {
+                return exposer
+                    .unexpose(entry)
+                    .map_or_else(Answer::Failed, Answer::Unexposed);
+            }
+            None => hub.registry.unexpose(entry).map(Answer::Unexposed),
+        },
+        Request::Exposures => Ok(Answer::Exposures(match exposer {
+            Some(exposer) => exposer.views(),
+            None => {
+                let all = hub.registry.exposures().into_iter();
+                all.map(ExposureView::resting).collect()
+            }
+        })),
     };
     answer.unwrap_or_else(|error| Answer::Failed(error.to_string()))
+}
+
+fn expose(hub: &Hub, exposer: Option<&Exposer>, exposure: &Exposure) -> Answer {
+    let exposed = match exposer {
+        Some(exposer) => exposer.expose(exposure),
+        None => {
+            let before = hub.registry.exposures().into_iter();
+            let mut before = before.filter(|other| other.entry == exposure.entry);
+            match before.next() {
+                Some(other) => Err(expose::taken(&other)),
+                None => {
+                    let written = hub.registry.expose(exposure);
+                    written.map_err(|error| error.to_string())
+                }
+            }
+        }
+    };
+    match exposed {
+        Ok(()) => Answer::Exposed {
+            exposure: exposure.clone(),
+            open: exposer.is_some(),
+        },
+        Err(why) => Answer::Failed(why),
+    }
 }
 
 fn call(path: &Path, request: &Request) -> io::Result<Answer> {
@@ -131,7 +184,11 @@ pub(crate) struct AdminSocket {
 impl AdminSocket {
     /// Listens in `directory`. Called by who has the database open, so a socket
     /// that is there is left over from a crash.
-    pub(crate) fn open(directory: &Path, hub: Arc<Hub>) -> io::Result<Self> {
+    pub(crate) fn open(
+        directory: &Path,
+        hub: Arc<Hub>,
+        exposer: Option<Arc<Exposer>>,
+    ) -> io::Result<Self> {
         let path = directory.join(SOCKET);
         drop(std::fs::remove_file(&path));
         let listener = UnixListener::bind(&path)?;
@@ -140,7 +197,7 @@ impl AdminSocket {
         let cancel = Cancel::new();
         let stop = cancel.clone();
         let thread = threads::spawn("plane-admin", Stack::Work, move || {
-            serve(&socket, &stop, &hub);
+            serve(&socket, &stop, &hub, exposer.as_deref());
         })
         .map_err(io::Error::other)?;
         Ok(Self {
@@ -162,7 +219,7 @@ impl Drop for AdminSocket {
 }
 
 /// One caller after the other: they are people at a terminal.
-fn serve(listener: &Arc<Socket>, stop: &Cancel, hub: &Hub) {
+fn serve(listener: &Arc<Socket>, stop: &Cancel, hub: &Hub, exposer: Option<&Exposer>) {
     // Shutting a listening socket down ends its accept.
     let Ok(_guard) = stop.on_socket(listener.clone()) else {
         return;
@@ -175,7 +232,7 @@ fn serve(listener: &Arc<Socket>, stop: &Cancel, hub: &Hub) {
         match accepted {
             Ok((socket, _)) => {
                 let mut stream = UnixStream::from(socket);
-                if let Err(error) = attend(&mut stream, hub) {
+                if let Err(error) = attend(&mut stream, hub, exposer) {
                     log::debug!("a caller at the control socket failed: {error}");
                 }
             }
@@ -188,14 +245,14 @@ fn serve(listener: &Arc<Socket>, stop: &Cancel, hub: &Hub) {
     }
 }
 
-fn attend(stream: &mut UnixStream, hub: &Hub) -> io::Result<()> {
+fn attend(stream: &mut UnixStream, hub: &Hub, exposer: Option<&Exposer>) -> io::Result<()> {
     let peer = rustix::net::sockopt::socket_peercred(&stream)?;
     let allowed = peer.uid.is_root() || peer.uid == rustix::process::geteuid();
     if !allowed {
         return Err(ErrorKind::PermissionDenied.into());
     }
     let request = receive(stream)?;
-    send(stream, &answer(hub, &request))
+    send(stream, &answer(hub, exposer, &request))
 }
 
 fn send(stream: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
@@ -273,7 +330,7 @@ mod tests {
         let hub = Arc::new(Hub::new(Registry::open(dir.path()).expect("opens")));
         // Left over from a crash.
         drop(UnixListener::bind(dir.path().join(SOCKET)).expect("bound"));
-        let socket = AdminSocket::open(dir.path(), hub.clone()).expect("listens");
+        let socket = AdminSocket::open(dir.path(), hub.clone(), None).expect("listens");
         let Ok(Answer::Created { token, text }) = ask(dir.path(), &create()) else {
             panic!("no token")
         };
@@ -301,7 +358,7 @@ mod tests {
     fn a_caller_that_says_nothing_or_nonsense_stops_nobody() {
         let dir = directory();
         let hub = Arc::new(Hub::new(Registry::open(dir.path()).expect("opens")));
-        let _socket = AdminSocket::open(dir.path(), hub).expect("listens");
+        let _socket = AdminSocket::open(dir.path(), hub, None).expect("listens");
         let path = dir.path().join(SOCKET);
         drop(UnixStream::connect(&path).expect("connected"));
         let mut nonsense = UnixStream::connect(&path).expect("connected");

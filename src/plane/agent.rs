@@ -72,7 +72,7 @@ fn run(slot: &AgentSlot, cluster: ClusterName, endpoint: Endpoint, halves: Halve
     settings.max_message = MAX_MESSAGE;
     let started = Link::start(halves, settings, |link| {
         connection.connect(Box::new(link.clone()));
-        AgentReceiver::new(connection.clone(), sender)
+        AgentReceiver::new(connection.clone(), sender, slot.hub.tunnel_memory.clone())
     });
     let link = match started {
         Ok(link) => link,

@@ -10,14 +10,23 @@ use super::budget::Budget;
 use super::exchange::Exchange;
 use super::in_flight::{InFlight, RequestSender};
 use super::registry::UnixTime;
+use super::tunnels;
 use crate::link::{Lane, Link, Message, SendError, Slot};
 use crate::net::{Cancel, Reason};
+use crate::tunnel::header::Version;
+use crate::tunnel::session::{Inbox, Memory, Session};
+use crate::wire::to_agent;
 
 /// What an [`AgentConnection`] needs of a [`Link`]; tests have one that records.
 pub(crate) trait Channel: Send + Sync {
     fn send(&self, lane: Lane, message: Message, cancel: &Cancel) -> Result<(), SendError>;
     fn close(&self, code: u16, reason: &str);
     fn abort(&self, why: &str);
+    /// Begins the tunnels' session on it, as the side that opens streams. `None`:
+    /// it carries none.
+    fn begin_session(&self, _memory: &Memory) -> Option<(Session, Inbox)> {
+        None
+    }
 }
 
 impl Channel for Link {
@@ -31,6 +40,14 @@ impl Channel for Link {
 
     fn abort(&self, why: &str) {
         Self::abort(self, why);
+    }
+
+    fn begin_session(&self, memory: &Memory) -> Option<(Session, Inbox)> {
+        let line = Arc::new(self.clone());
+        // An agent opens no streams: one that does is refused.
+        let begun = Session::start(tunnels::config(), memory, line, drop);
+        self.attach(Some(begun.0.carrier()));
+        Some(begun)
     }
 }
 
@@ -49,9 +66,22 @@ pub(crate) struct AgentConnection {
 struct State {
     /// The agent knows credit; set before it is attached.
     metered: bool,
+    /// The newest header of a tunnel's stream that the agent reads.
+    headers: Option<Version>,
+    tunnels: Tunnels,
     ended: bool,
     next: u64,
     requests: HashMap<String, Arc<Exchange>>,
+}
+
+/// How far the tunnels of a connection are.
+#[derive(Default)]
+enum Tunnels {
+    #[default]
+    None,
+    /// The agent has been asked.
+    Offered,
+    Live(Session),
 }
 
 impl AgentConnection {
@@ -90,6 +120,45 @@ impl AgentConnection {
     /// The agent knows `flow`: applies to requests that are opened after this.
     pub(crate) fn set_metered(&self) {
         self.state.lock().metered = true;
+    }
+
+    /// The agent reads headers with the client's address in them.
+    pub(crate) fn set_client_addresses(&self) {
+        self.state.lock().headers = Some(Version::Two);
+    }
+
+    /// Asks the agent for tunnels, once.
+    pub(crate) fn offer_tunnels(&self) -> Result<(), SendError> {
+        {
+            let mut state = self.state.lock();
+            if state.ended || !matches!(state.tunnels, Tunnels::None) {
+                return Ok(());
+            }
+            state.tunnels = Tunnels::Offered;
+        }
+        self.send_control(192, |buf| to_agent::gateway_hello(buf, &tunnels::SUGGESTED))
+    }
+
+    /// The agent has taken the offer up: binary messages are the inbox's from here
+    /// on. `None` where nothing was offered, or the link is no more.
+    pub(crate) fn begin_tunnels(&self, memory: &Memory) -> Option<Inbox> {
+        let mut state = self.state.lock();
+        if state.ended || !matches!(state.tunnels, Tunnels::Offered) {
+            return None;
+        }
+        let (session, inbox) = self.channel.get()?.begin_session(memory)?;
+        state.tunnels = Tunnels::Live(session);
+        Some(inbox)
+    }
+
+    /// The session of its tunnels, and the newest header that may be sent there.
+    pub(crate) fn tunnels(&self) -> Option<(Session, Version)> {
+        let state = self.state.lock();
+        let headers = state.headers.unwrap_or(Version::One);
+        match &state.tunnels {
+            Tunnels::Live(session) => Some((session.clone(), headers)),
+            Tunnels::None | Tunnels::Offered => None,
+        }
     }
 
     /// A new request; it leaves the connection when the handle is dropped.
@@ -142,11 +211,15 @@ impl AgentConnection {
     ///
     /// [`AgentReceiver`]: super::agent_receiver::AgentReceiver
     pub(crate) fn on_link_ended(&self) {
-        let requests = {
+        let (requests, tunnels) = {
             let mut state = self.state.lock();
             state.ended = true;
-            std::mem::take(&mut state.requests)
+            let tunnels = std::mem::take(&mut state.tunnels);
+            (std::mem::take(&mut state.requests), tunnels)
         };
+        if let Tunnels::Live(session) = tunnels {
+            session.lose();
+        }
         for exchange in requests.values() {
             exchange.on_agent_gone();
         }

@@ -8,18 +8,32 @@ use super::agent_connection::AgentConnection;
 use super::agent_event::{AgentEvent, Heartbeat, RegisterRequest};
 use super::registry::tidy;
 use crate::link::Receiver;
-use crate::wire::{Envelope, FLOW, FromAgent};
+use crate::tunnel::session::{Inbox, Memory};
+use crate::wire::{Envelope, FLOW, FromAgent, TUNNEL_HEADER_2};
 
 /// Takes an agent's messages on the `link-reader`. Never waits: answers go into
 /// their exchanges, the rest to the connection's thread by a bounded channel.
 pub(crate) struct AgentReceiver {
     connection: Arc<AgentConnection>,
     events: Sender<AgentEvent>,
+    /// For its tunnels.
+    memory: Memory,
+    /// Gets binary messages, once there are tunnels.
+    tunnels: Option<Inbox>,
 }
 
 impl AgentReceiver {
-    pub(crate) fn new(connection: Arc<AgentConnection>, events: Sender<AgentEvent>) -> Self {
-        Self { connection, events }
+    pub(crate) fn new(
+        connection: Arc<AgentConnection>,
+        events: Sender<AgentEvent>,
+        memory: Memory,
+    ) -> Self {
+        Self {
+            connection,
+            events,
+            memory,
+            tunnels: None,
+        }
     }
 
     fn tell(&self, event: AgentEvent) {
@@ -32,7 +46,7 @@ impl AgentReceiver {
         }
     }
 
-    fn dispatch(&self, text: &str) {
+    fn dispatch(&mut self, text: &str) {
         let envelope = match Envelope::parse(text) {
             Ok(envelope) => envelope,
             Err(error) => {
@@ -90,11 +104,18 @@ impl AgentReceiver {
             FromAgent::Heartbeat(report) => {
                 self.tell(AgentEvent::Heartbeat(Heartbeat::from_wire(&report)));
             }
-            FromAgent::PlaneHelloAck { features } => self.tell(AgentEvent::Hello {
-                flow: features.iter().any(|feature| feature == FLOW),
-            }),
+            FromAgent::PlaneHelloAck { features } => {
+                let knows = |name| features.iter().any(|feature| feature == name);
+                self.tell(AgentEvent::Hello {
+                    flow: knows(FLOW),
+                    client_addresses: knows(TUNNEL_HEADER_2),
+                });
+            }
             FromAgent::ProtocolFallback { unknown_type } if unknown_type == "plane_hello" => {
-                self.tell(AgentEvent::Hello { flow: false });
+                self.tell(AgentEvent::Hello {
+                    flow: false,
+                    client_addresses: false,
+                });
             }
             FromAgent::ProtocolFallback { unknown_type } => {
                 let unknown = tidy(&unknown_type);
@@ -103,6 +124,12 @@ impl AgentReceiver {
             FromAgent::Ping => self.tell(AgentEvent::Ping {
                 request_id: id.map(str::to_owned),
             }),
+            FromAgent::GatewayHelloAck { use_yamux: true } => {
+                // Here, on the reader: the agent may speak yamux at once.
+                if let Some(inbox) = self.connection.begin_tunnels(&self.memory) {
+                    self.tunnels = Some(inbox);
+                }
+            }
             FromAgent::Pong | FromAgent::GatewayHelloAck { .. } | FromAgent::Other => {}
         }
     }
@@ -127,7 +154,21 @@ impl Receiver for AgentReceiver {
         self.dispatch(message);
     }
 
+    /// yamux has no messages, only bytes.
+    fn takes_pieces(&self) -> bool {
+        self.tunnels.is_some()
+    }
+
+    fn binary_piece(&mut self, piece: &[u8], _last: bool) {
+        if let Some(tunnels) = &mut self.tunnels {
+            tunnels.receive(piece);
+        }
+    }
+
     fn binary(&mut self, message: &[u8]) {
+        if let Some(tunnels) = &mut self.tunnels {
+            return tunnels.receive(message);
+        }
         match std::str::from_utf8(message) {
             Ok(text) if text.trim_start().starts_with('{') => self.dispatch(text),
             _ => self.refuse_binary_response(message),

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use super::admin::{self, Answer, Request};
 use super::hub::ClusterView;
 use super::registry::Token;
-use super::table::{ago, table};
+use super::table::{ago, bytes, table};
 use super::{
-    Access, CertificateSource, ClusterName, GatewayUrl, Grant, Plane, PlaneConfig, PlaneError,
-    Scope,
+    Access, CertificateSource, ClusterName, Entry, Exposure, ExposureState, ExposureView,
+    GatewayUrl, Grant, Plane, PlaneConfig, PlaneError, Scope,
 };
 use crate::net::Cancel;
 use welcome::welcome;
@@ -30,6 +30,28 @@ pub enum Command {
     RevokeToken { data: PathBuf, id: String },
     /// `plane clusters`.
     Clusters { data: PathBuf },
+    /// `plane expose`.
+    Expose(Expose),
+    /// `plane unexpose`.
+    Unexpose {
+        data: PathBuf,
+        kind: String,
+        entry: String,
+    },
+    /// `plane tunnels`.
+    Tunnels { data: PathBuf },
+}
+
+/// As it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expose {
+    pub data: PathBuf,
+    /// `tcp`, `udp`, `http`.
+    pub kind: String,
+    /// A port, an address, or a host.
+    pub entry: String,
+    pub cluster: String,
+    pub service: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +65,8 @@ pub struct RunArgs {
     /// Names for the generated certificate, besides the loopback ones.
     pub names: Vec<String>,
     pub gateway: GatewayUrl,
+    /// Default: 127.0.0.1:8088.
+    pub http: SocketAddr,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +108,7 @@ pub fn run(command: &Command, stop: &Cancel) -> Result<(), PlaneError> {
                     },
                 },
                 gateway: args.gateway.clone(),
+                http: args.http,
             })?;
             say(&mut out, &welcome(&plane, args));
             drop(out);
@@ -117,7 +142,26 @@ fn request(command: &Command) -> Result<(&Path, Request), PlaneError> {
         Command::ListTokens { data } => (data, Request::Tokens),
         Command::RevokeToken { data, id } => (data, Request::RevokeToken { id: id.clone() }),
         Command::Clusters { data } => (data, Request::Clusters),
+        Command::Expose(expose) => {
+            let exposure = Exposure {
+                entry: entry(&expose.kind, &expose.entry)?,
+                cluster: ClusterName::parse(&expose.cluster)?,
+                service: expose.service.parse()?,
+                created: jiff::Timestamp::now().as_second(),
+            };
+            (expose.data.as_path(), Request::Expose(exposure))
+        }
+        Command::Unexpose {
+            data,
+            kind,
+            entry: text,
+        } => (data, Request::Unexpose(entry(kind, text)?)),
+        Command::Tunnels { data } => (data, Request::Exposures),
     })
+}
+
+fn entry(kind: &str, text: &str) -> Result<Entry, PlaneError> {
+    Entry::parse(kind, text).map_err(PlaneError::Entry)
 }
 
 fn grant(role: &Role) -> Result<Grant, PlaneError> {
@@ -170,6 +214,23 @@ fn shown(answer: Answer, command: &Command) -> Result<Shown, PlaneError> {
         Answer::Revoked(Some(token)) => format!("revoked {} ({})\n", token.id, token.grant),
         Answer::Revoked(None) => return Err(PlaneError::NoSuchToken),
         Answer::Clusters(clusters) => clusters_table(&clusters, now),
+        Answer::Exposed { exposure, open } => {
+            if !open {
+                note = "It opens when the plane runs on this data.\n".to_owned();
+            }
+            exposed(&exposure)
+        }
+        Answer::Unexposed(Some(exposure)) => format!("closed {}\n", exposure.entry),
+        Answer::Unexposed(None) => {
+            let Command::Unexpose {
+                kind, entry: text, ..
+            } = command
+            else {
+                unreachable!("only that is answered so")
+            };
+            return Err(PlaneError::NotExposed(entry(kind, text)?));
+        }
+        Answer::Exposures(exposures) => exposures_table(&exposures),
         Answer::Failed(text) => return Err(admin::AdminError::Refused(text).into()),
     };
     Ok(Shown { text, note })
@@ -181,8 +242,46 @@ fn data(command: &Command) -> &Path {
         Command::CreateToken(create) => &create.data,
         Command::ListTokens { data }
         | Command::RevokeToken { data, .. }
-        | Command::Clusters { data } => data,
+        | Command::Clusters { data }
+        | Command::Unexpose { data, .. }
+        | Command::Tunnels { data } => data,
+        Command::Expose(expose) => &expose.data,
     }
+}
+
+fn exposed(exposure: &Exposure) -> String {
+    format!(
+        "{} leads to {} of {}\n",
+        exposure.entry,
+        exposure.service,
+        exposure.cluster.as_str()
+    )
+}
+
+fn exposures_table(exposures: &[ExposureView]) -> String {
+    let head = [
+        "ENTRY", "CLUSTER", "SERVICE", "CLIENTS", "SO FAR", "REFUSED", "DOWN", "UP", "STATE",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(exposures.iter().map(|view| {
+        [
+            view.exposure.entry.to_string(),
+            view.exposure.cluster.to_string(),
+            view.exposure.service.to_string(),
+            view.clients.to_string(),
+            view.total.to_string(),
+            view.refused.to_string(),
+            bytes(view.down),
+            bytes(view.up),
+            match &view.state {
+                ExposureState::Resting => "the plane doesn't run".to_owned(),
+                ExposureState::Open => "open".to_owned(),
+                ExposureState::Away => "agent away".to_owned(),
+                ExposureState::Failed(why) => why.clone(),
+            },
+        ]
+    }));
+    table(&rows)
 }
 
 fn tokens_table(tokens: &[Token], now: i64) -> String {
@@ -294,6 +393,76 @@ mod tests {
         });
         assert!(matches!(done(&command), Err(PlaneError::Name(_))));
         assert!(!data.exists());
+    }
+
+    fn expose(data: &Path, kind: &str, entry: &str) -> Command {
+        Command::Expose(Expose {
+            data: data.to_owned(),
+            kind: kind.into(),
+            entry: entry.into(),
+            cluster: "edge".into(),
+            service: "postgres.default:5432".into(),
+        })
+    }
+
+    fn tunnels(data: &Path) -> String {
+        let data = data.to_owned();
+        done(&Command::Tunnels { data }).expect("listed").text
+    }
+
+    #[test]
+    fn what_is_exposed_without_a_running_plane_waits_for_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path();
+        done(&agent(data)).expect("made");
+        let exposed = done(&expose(data, "http", "shop.test")).expect("exposed");
+        assert_eq!(
+            exposed.text,
+            "http shop.test leads to postgres.default:5432 of edge\n"
+        );
+        assert!(exposed.note.contains("when the plane runs"));
+        assert!(tunnels(data).contains("the plane doesn't run"));
+        let again = done(&expose(data, "http", "Shop.Test")).err();
+        let again = again.expect("taken").to_string();
+        assert!(again.contains("plane unexpose http shop.test"), "{again}");
+        let unexpose = Command::Unexpose {
+            data: data.to_owned(),
+            kind: "http".into(),
+            entry: "shop.test".into(),
+        };
+        assert_eq!(
+            done(&unexpose).expect("closed").text,
+            "closed http shop.test\n"
+        );
+        assert!(matches!(done(&unexpose), Err(PlaneError::NotExposed(_))));
+        for (kind, entry) in [("tcp", "0"), ("http", "a/b")] {
+            let error = done(&expose(data, kind, entry)).err().expect("refused");
+            assert!(error.to_string().contains("write"), "{error}");
+        }
+    }
+
+    /// The port of another listener says what is wrong; one of ours is closed again.
+    #[test]
+    fn exposing_beside_a_running_plane() {
+        let house = House::new();
+        let data = house.config.data_dir.clone();
+        let busy = house.plane.addr().to_string();
+        let error = done(&expose(&data, "tcp", &busy)).err().expect("busy");
+        assert!(error.to_string().contains("cannot listen on"), "{error}");
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let entry = format!("127.{}.{low}.254:15432", high | 128);
+        let opened = done(&expose(&data, "tcp", &entry)).expect("opened");
+        assert!(opened.note.is_empty());
+        assert!(tunnels(&data).contains("agent away"));
+        drop(std::net::TcpStream::connect(&entry).expect("it listens"));
+        let unexpose = Command::Unexpose {
+            data,
+            kind: "tcp".into(),
+            entry: entry.clone(),
+        };
+        done(&unexpose).expect("closed");
+        let error = std::net::TcpStream::connect(&entry).expect_err("closed");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

@@ -13,15 +13,16 @@ use super::hub::{Hub, NotRegistered};
 use super::name::ClusterName;
 use crate::link::SendError;
 use crate::wire::to_agent::{self, RegisterSuccess};
-use crate::wire::{FLOW, from_agent};
+use crate::wire::{FLOW, TUNNEL_HEADER_2, from_agent};
 
 /// Which endpoint an agent has dialled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// Registration. The URL of the gateway that it is sent on to; `None`: it stays.
     Controller { gateway: Option<String> },
-    /// Requests; with the `cluster_uuid` of the query.
-    Gateway { cluster_id: String },
+    /// Requests; with the `cluster_uuid` of the query, and whether it says that the
+    /// agent has tunnels (`supports_yamux=true`).
+    Gateway { cluster_id: String, yamux: bool },
 }
 
 /// How a connection goes on.
@@ -45,6 +46,8 @@ pub(crate) struct Dialogue {
     hello: Hello,
     /// A heartbeat came before the answer to our hello.
     owes_ack: bool,
+    /// The agent has said that it can do yamux.
+    has_tunnels: bool,
     identity: Identity,
     /// Without a registration or heartbeat until then the connection is closed.
     idle_until: Option<Instant>,
@@ -89,11 +92,12 @@ impl Dialogue {
             hub,
             connection,
             cluster,
-            endpoint,
             hello: Hello::Awaited {
                 until: now + HELLO_LIMIT,
             },
             owes_ack: false,
+            has_tunnels: matches!(endpoint, Endpoint::Gateway { yamux: true, .. }),
+            endpoint,
             identity: Identity::Unknown,
             idle_until: Some(now + IDLE_LIMIT),
         }
@@ -101,13 +105,13 @@ impl Dialogue {
 
     /// The connection stands: what is sent before anything has come.
     pub(crate) fn start(&mut self) -> Next {
-        let sent = self
-            .connection
-            .send_control(128, |buf| to_agent::plane_hello(buf, &[FLOW]));
+        let sent = self.connection.send_control(128, |buf| {
+            to_agent::plane_hello(buf, &[FLOW, TUNNEL_HEADER_2])
+        });
         if sent.is_err() {
             return next_after(sent);
         }
-        if let Endpoint::Gateway { cluster_id } = &self.endpoint {
+        if let Endpoint::Gateway { cluster_id, .. } = &self.endpoint {
             let known = self.hub.registry.cluster(&self.cluster);
             match known.filter(|known| known.id == *cluster_id) {
                 Some(known) => self.identity = Identity::Presumed(known.agent.id),
@@ -139,11 +143,19 @@ impl Dialogue {
 
     pub(crate) fn handle(&mut self, event: AgentEvent) -> Next {
         match event {
-            AgentEvent::Hello { flow } => match self.hello {
+            AgentEvent::Hello {
+                flow,
+                client_addresses,
+            } => match self.hello {
                 Hello::Awaited { .. } => {
                     self.hello = Hello::Answered;
                     if flow {
                         self.connection.set_metered();
+                    }
+                    if client_addresses {
+                        self.connection.set_client_addresses();
+                        // The controller's query doesn't say it.
+                        self.has_tunnels = true;
                     }
                     self.settled()
                 }
@@ -241,6 +253,10 @@ impl Dialogue {
 
     /// The hello is: what waited for that is done.
     fn settled(&mut self) -> Next {
+        // Not before: the version of streams' headers hangs on it.
+        if self.has_tunnels && self.connection.offer_tunnels().is_err() {
+            return next_after(Err(SendError::Closed));
+        }
         match self.attach() {
             Next::Continue if std::mem::take(&mut self.owes_ack) => self.acknowledge(),
             next => next,

@@ -14,7 +14,10 @@ use super::name::ClusterName;
 use super::registry::{Cluster, Registry, RegistryError, UnixTime};
 use super::token::{Grant, TokenText};
 use super::token_quota::TokenQuota;
+use super::tunnels;
 use crate::net::Reason;
+use crate::tunnel::header::Version;
+use crate::tunnel::session::{Memory, Session};
 
 pub(crate) struct Hub {
     pub(crate) registry: Registry,
@@ -22,6 +25,8 @@ pub(crate) struct Hub {
     pub(crate) budget: Arc<Budget>,
     /// For the requests of users.
     pub(crate) quota: Arc<TokenQuota>,
+    /// For what waits in tunnels.
+    pub(crate) tunnel_memory: Memory,
     table: Mutex<Table>,
     /// A connection has left.
     left: Condvar,
@@ -81,6 +86,7 @@ impl Hub {
             registry,
             budget: Budget::new(MEMORY_LIMIT),
             quota: TokenQuota::new(REQUESTS_PER_TOKEN),
+            tunnel_memory: Memory::new(tunnels::MEMORY_LIMIT),
             table: Mutex::default(),
             left: Condvar::new(),
         }
@@ -239,6 +245,12 @@ impl Hub {
     pub(crate) fn connection(&self, cluster: &ClusterName) -> Option<Arc<AgentConnection>> {
         let table = self.table.lock();
         table.attached.get(cluster).map(|a| a.connection.clone())
+    }
+
+    /// The session that streams to `cluster` go over, and the newest header that may
+    /// be sent on them; `None` while the agent is away, or has no tunnels.
+    pub(crate) fn tunnels(&self, cluster: &ClusterName) -> Option<(Session, Version)> {
+        self.connection(cluster)?.tunnels()
     }
 
     pub(crate) fn create_token(

@@ -35,7 +35,7 @@
 //! `agent_event`s); `flow` counts the credit of one request, `budget` the memory of
 //! all, `token_quota` the requests of one user; the `hub` knows who is connected, the
 //! `registry` keeps clusters and tokens on disk, `api` is for agents without a WebSocket, `admin` lets the command line reach
-//! hub and registry while the plane runs.
+//! hub and registry while the plane runs. What flows over tunnels has its own picture, in `expose`.
 
 mod admin;
 mod agent;
@@ -48,6 +48,7 @@ mod certificate;
 pub mod cli;
 mod dialogue;
 mod exchange;
+mod expose;
 mod flow;
 mod front;
 mod hub;
@@ -59,6 +60,7 @@ mod table;
 mod tests;
 mod token;
 mod token_quota;
+mod tunnels;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -71,6 +73,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use admin::AdminError;
 pub use certificate::{CertificateError, CertificateSource};
+pub use expose::{
+    Entry, Exposure, ExposureView, ServiceError, ServiceName, State as ExposureState,
+};
 pub use hub::ClusterView;
 pub use name::{ClusterName, NameError};
 pub use registry::{AgentInfo, Cluster, RegistryError, Token, UnixTime};
@@ -81,6 +86,7 @@ use crate::net::Cancel;
 use crate::threads::{self, Stack};
 use admin::AdminSocket;
 use certificate::Certificate;
+use expose::Exposer;
 use front::FrontDoor;
 use hub::Hub;
 use registry::Registry;
@@ -94,6 +100,8 @@ pub struct PlaneConfig {
     pub listen: SocketAddr,
     pub certificate: CertificateSource,
     pub gateway: GatewayUrl,
+    /// Where hosts that are exposed are listened for, once there are some.
+    pub http: SocketAddr,
 }
 
 /// Where agents go after their registration.
@@ -143,6 +151,13 @@ pub enum PlaneError {
     Name(#[from] NameError),
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// What was typed, and what to type.
+    #[error("{0}")]
+    Entry(String),
+    #[error("{0} is not exposed (`plane tunnels` shows what is)")]
+    NotExposed(Entry),
     #[error("there is no token of that id (`plane token list` shows them)")]
     NoSuchToken,
 }
@@ -163,6 +178,7 @@ pub struct Plane {
     address: SocketAddr,
     certificate: Certificate,
     admin_socket: Option<AdminSocket>,
+    exposer: Arc<Exposer>,
     flusher: Option<Flusher>,
 }
 
@@ -175,7 +191,13 @@ impl Plane {
             address: config.listen,
             cause,
         })?;
-        let admin_socket = match AdminSocket::open(&config.data_dir, hub.clone()) {
+        let settings = expose::Settings {
+            http: config.http,
+            udp_idle: UDP_IDLE,
+        };
+        let exposer = Exposer::start(hub.clone(), settings);
+        let told = Some(exposer.clone());
+        let admin_socket = match AdminSocket::open(&config.data_dir, hub.clone(), told) {
             Ok(admin_socket) => Some(admin_socket),
             // A path that is too long for a socket, for instance.
             Err(error) => {
@@ -207,6 +229,7 @@ impl Plane {
             address,
             certificate,
             admin_socket,
+            exposer,
             flusher: Some(flusher),
         })
     }
@@ -250,6 +273,28 @@ impl Plane {
         self.hub.clusters()
     }
 
+    /// Exposes a Service of a cluster, from now on and after restarts; an error says
+    /// what to do.
+    pub fn expose(
+        &self,
+        entry: Entry,
+        cluster: ClusterName,
+        service: ServiceName,
+    ) -> Result<(), PlaneError> {
+        let exposure = Exposure {
+            entry,
+            cluster,
+            service,
+            created: jiff::Timestamp::now().as_second(),
+        };
+        self.exposer.expose(&exposure).map_err(PlaneError::Entry)
+    }
+
+    /// What is exposed, with what was counted.
+    pub fn exposures(&self) -> Vec<ExposureView> {
+        self.exposer.views()
+    }
+
     /// Runs until `stop` is cancelled.
     pub fn run_until(self, stop: &Cancel) {
         let (sender, stopped) = bounded(1);
@@ -274,6 +319,7 @@ impl Plane {
             return;
         };
         drop(self.admin_socket.take());
+        self.exposer.stop();
         // Agents first: with them end the answers that clients wait for.
         self.hub.close(Instant::now() + CLOSE_LIMIT);
         server.stop(STOP_LIMIT);
@@ -344,6 +390,10 @@ const REQUESTS_PER_TOKEN: usize = MAX_CONNECTIONS / 2;
 /// A client that takes nothing for this long is given up. Long, because a terminal
 /// that somebody has stopped with Ctrl-S is a slow client, not a dead one.
 const WRITE_LIMIT: Duration = Duration::from_mins(5);
+
+/// A UDP client without a datagram for this long is forgotten: as long as an agent
+/// waits for one.
+const UDP_IDLE: Duration = Duration::from_mins(5);
 
 const OPEN_LIMIT: Duration = Duration::from_secs(3);
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);

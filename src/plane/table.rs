@@ -35,6 +35,24 @@ pub(crate) fn ago(then: i64, now: i64) -> String {
     }
 }
 
+/// How much, roughly: `812 B`, `3.4 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    let mut size = count as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if size < 1024.0 {
+            break;
+        }
+        size /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" {
+        format!("{count} B")
+    } else {
+        format!("{size:.1} {unit}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +62,19 @@ mod tests {
         let row = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
         let text = table(&[row("NAME", "ID"), row("ä", "1"), row("long-name", "")]);
         assert_eq!(text, "NAME        ID\nä           1\nlong-name\n");
+    }
+
+    #[test]
+    fn sizes() {
+        for (count, want) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (256 << 20, "256.0 MiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(bytes(count), want);
+        }
     }
 
     #[test]

@@ -16,12 +16,13 @@ use super::places::{Admission, Places, Refused};
 use super::requests::Requests;
 use super::ticket::{TOO_LATE, Ticket};
 use super::timer::{Alarm, Timer};
-use super::workers::Workers;
 use super::{Outlet, Settings, Upstreams};
-use crate::http::Client;
-use crate::net::{Cancel, Deadline, Reason};
 use crate::allocator;
 use crate::buffers;
+use crate::http::Client;
+use crate::net::{Cancel, Deadline, Reason};
+use crate::threads::Stack;
+use crate::workers::Workers;
 
 /// Executes requests, within limits that hold for the whole process.
 pub struct Executor {
@@ -59,7 +60,7 @@ impl Executor {
             budget: Budget::new(settings.memory_limit),
             compressors: Compressors::default(),
             places: Places::new(settings.places),
-            workers: Workers::new(settings.worker_idle),
+            workers: Workers::new("proxy", Stack::Work, settings.worker_idle),
             timer: Timer::new(),
             orphans: Mutex::default(),
             serial: AtomicU64::new(0),

@@ -10,7 +10,7 @@
 //!    `inbound` takes in if it comes in chunks. What is wrong with it is refused
 //!    here, through a small thread of its `connection`.
 //! 2. [`executor`](Executor) admits it: `places` lets it run, wait or go away, and
-//!    `workers` has a thread (`proxy-N`) for it.
+//!    `crate::workers` has a thread (`proxy-N`) for it.
 //! 3. `job`, on that thread, makes the call with [`http::Client`](crate::http::Client)
 //!    and passes the answer on as it comes (form S) or as a whole (form B, through
 //!    `gzip`), while `credit` and the lane have room.
@@ -38,7 +38,6 @@ mod requests;
 mod ticket;
 mod timer;
 mod times;
-mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;

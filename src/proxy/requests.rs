@@ -27,6 +27,8 @@ pub struct Requests {
     connection: Arc<Connection>,
     /// The peer knows `proxy_flow`.
     flow: bool,
+    /// Binary messages are bodies: no longer where yamux is.
+    binary_bodies: bool,
     /// The next message is the body of a `body_binary` request.
     awaited: Awaited,
 }
@@ -45,6 +47,8 @@ enum Awaited {
 enum Refusal {
     #[error("{0}")]
     Plan(#[from] PlanError),
+    #[error("binary request bodies are not possible beside tunnels")]
+    BinaryBody,
     #[error("invalid base64 in the request body")]
     Base64,
     #[error("the request body is larger than {}, the limit of buffered bodies", mib(*.0))]
@@ -61,6 +65,7 @@ impl Requests {
             executor,
             connection: Connection::new(outlet),
             flow: false,
+            binary_bodies: true,
             awaited: Awaited::Nobodys,
         }
     }
@@ -74,13 +79,19 @@ impl Requests {
         } else {
             Form::Buffered
         };
-        let awaits_body = request.wants_binary_body();
+        let wants_body = request.wants_binary_body();
+        let awaits_body = wants_body && self.binary_bodies;
         if self.connection.live(&id).is_some() {
             self.connection.refuse_duplicate(&id);
         } else {
             // Ids live per connection (decisions.md §6.2 "Lost connection").
             self.executor.disown(&id);
-            match self.prepare(&id, form, &request) {
+            let prepared = if wants_body && !awaits_body {
+                Err(Refusal::BinaryBody)
+            } else {
+                self.prepare(&id, form, &request)
+            };
+            match prepared {
                 Ok(job) if awaits_body => {
                     self.awaited = Awaited::Jobs(job.ticket.serial);
                     self.executor.park(job);
@@ -180,6 +191,12 @@ impl Requests {
     /// and the peer is given credit for streamed bodies.
     pub fn use_flow_control(&mut self) {
         self.flow = true;
+    }
+
+    /// yamux begins: a request whose body would follow in a binary message is refused
+    /// from now on (tunnels.md §1.5).
+    pub fn refuse_binary_bodies(&mut self) {
+        self.binary_bodies = false;
     }
 
     /// `proxy_flow`.

@@ -50,6 +50,8 @@ pub enum HeaderError {
     Port,
     #[error("the stream ended after {0} bytes of its tunnel header")]
     Ended(usize),
+    #[error("no complete tunnel header in time, but {0} bytes of it")]
+    Late(usize),
 }
 
 impl HeaderError {
@@ -98,6 +100,11 @@ impl HeaderParser {
     /// What to say of a stream that ends now.
     pub fn ended(&self) -> HeaderError {
         HeaderError::Ended(self.bytes.len())
+    }
+
+    /// What to say of a stream whose time for it is over.
+    pub fn late(&self) -> HeaderError {
+        HeaderError::Late(self.bytes.len())
     }
 
     /// What there is so far. Rubbish is seen as early as it can be.

@@ -4,23 +4,27 @@
 //!
 //! ```text
 //!  stream ──► HeaderParser ──► Targets::admit ──► Admitted::dial ──► copying ──► Audit
-//!               header.rs        policy by name     policy by address            audit/
+//!               header.rs        policy by name     policy by address   streams/    audit/
 //!                                (no waiting)       (on the stream's thread)
 //! ```
 //!
-//! Where streams come from is in [`session`]: yamux with locks, on a link. The rest
-//! knows sockets of targets only.
+//! Sockets here are those of targets. Streams are [`session`]'s (yamux) and what
+//! becomes of them is [`streams`]'s.
 
 use std::fmt;
 
 pub mod audit;
+pub mod connection;
 pub mod header;
 pub mod json;
 pub mod limits;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod session;
+pub mod streams;
 pub mod target;
+
+pub use connection::{ConnectionTunnels, Tunnels};
 
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

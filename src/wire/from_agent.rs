@@ -219,6 +219,14 @@ pub fn plane_hello_ack(buf: &mut Vec<u8>, features: &[&str]) {
 pub use super::to_agent::proxy_flow;
 pub use super::tunnel::{tcp_tunnel_close, tcp_tunnel_data, udp_tunnel_data};
 
+/// Answer to a `gateway_hello` that offers yamux (tunnels.md §1.3): binary messages
+/// are yamux's from here on.
+pub fn gateway_hello_ack(buf: &mut Vec<u8>) {
+    message(buf, "gateway_hello_ack", None, |buf| {
+        buf.extend_from_slice(b"{\"use_yamux\":true}");
+    });
+}
+
 /// How the body of a buffered answer is written (control-channel.md §8.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {

@@ -29,6 +29,10 @@ pub const MAX_CHUNK: usize = 32 * 1024;
 /// The feature of `plane_hello` by which bodies have credit (decisions.md §6.2).
 pub const FLOW: &str = "flow";
 
+/// The feature of `plane_hello` by which the header of a tunnel's stream may have its
+/// version 2, with the client's address (decisions.md §6.6 "Client address").
+pub const TUNNEL_HEADER_2: &str = "tunnel_header_2";
+
 /// Credit that each direction of a request begins with, in decoded bytes
 /// (decisions.md §6.2).
 pub const INITIAL_CREDIT: u64 = 1024 * 1024;

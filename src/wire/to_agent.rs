@@ -150,11 +150,14 @@ impl Registered {
     }
 }
 
-/// `gateway_hello` (control-channel.md §11), unclamped.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// `gateway_hello` (control-channel.md §11, tunnels.md §1.2). What it suggests isn't
+/// clamped yet; `None`: it says nothing that can be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GatewayHello {
+    /// Only JSON's `true` is.
     pub use_yamux: bool,
-    pub max_stream_window: Option<u64>,
+    /// Bytes.
+    pub max_stream_window: Option<u32>,
     pub keep_alive_interval: Option<Duration>,
     pub connection_timeout: Option<Duration>,
 }
@@ -162,15 +165,29 @@ pub struct GatewayHello {
 impl GatewayHello {
     fn parse(payload: &Payload<'_>) -> Self {
         let config = payload.object("yamux_config").unwrap_or_default();
-        let positive = |name| config.integer(name).filter(|n| *n > 0).map(|n| n as u64);
+        let positive = |name| config.number(name).filter(|number| *number > 0.0);
+        // A number of seconds, or, as the original's documentation has it, a text.
+        let duration = |name| {
+            let text = || crate::duration::parse(&config.text(name)?).ok();
+            let limit = MAX_SUGGESTED.as_secs_f64();
+            positive(name)
+                .map(|seconds| Duration::from_secs_f64(seconds.min(limit)))
+                .or_else(|| Some(text()?.value.min(MAX_SUGGESTED)))
+                .filter(|value| !value.is_zero())
+        };
         Self {
             use_yamux: payload.flag("use_yamux"),
-            max_stream_window: positive("max_stream_window_size"),
-            keep_alive_interval: positive("keep_alive_interval_seconds").map(Duration::from_secs),
-            connection_timeout: positive("connection_timeout_seconds").map(Duration::from_secs),
+            max_stream_window: positive("max_stream_window_size").map(|bytes| bytes as u32),
+            keep_alive_interval: duration("keep_alive_interval_seconds")
+                .or_else(|| duration("keep_alive_interval")),
+            connection_timeout: duration("connection_timeout_seconds")
+                .or_else(|| duration("connection_timeout")),
         }
     }
 }
+
+/// Nothing that a hello suggests may last longer.
+const MAX_SUGGESTED: Duration = Duration::from_hours(24);
 
 pub(super) fn features(payload: &Payload<'_>) -> Vec<String> {
     payload.parse("features").unwrap_or_default()
@@ -220,6 +237,29 @@ pub fn error(buf: &mut Vec<u8>, id: Option<&str>, text: &str) {
 /// First message of our plane on every connection (decisions.md §6.2).
 pub fn plane_hello(buf: &mut Vec<u8>, features: &[&str]) {
     features_message(buf, "plane_hello", features);
+}
+
+/// Offers yamux on this connection (control-channel.md §11).
+pub fn gateway_hello(buf: &mut Vec<u8>, config: &YamuxConfig) {
+    #[derive(Serialize)]
+    struct Hello<'a> {
+        use_yamux: bool,
+        yamux_config: &'a YamuxConfig,
+    }
+    let hello = Hello {
+        use_yamux: true,
+        yamux_config: config,
+    };
+    serialized(buf, "gateway_hello", None, &hello);
+}
+
+/// What [`gateway_hello`] suggests.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct YamuxConfig {
+    /// Bytes to which the agent may let a stream's receive window grow.
+    pub max_stream_window_size: u32,
+    pub keep_alive_interval_seconds: u64,
+    pub connection_timeout_seconds: u64,
 }
 
 pub(super) fn features_message(buf: &mut Vec<u8>, kind: &str, features: &[&str]) {
@@ -334,6 +374,86 @@ mod tests {
         let answer = registered(r#"{"cluster":{"workspace_id":"42","token":"hunter2"}}"#);
         assert!(!format!("{answer:?}").contains("hunter2"));
         assert_eq!(answer.token, Some(Secret::new("hunter2")));
+    }
+
+    fn hello(payload: &str) -> GatewayHello {
+        let text = format!(r#"{{"type":"gateway_hello","payload":{payload}}}"#);
+        let envelope = Envelope::parse(&text).expect("valid");
+        match ToAgent::parse(&envelope) {
+            ToAgent::GatewayHello(hello) => hello,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn x15_only_true_asks_for_yamux() {
+        assert!(hello(r#"{"use_yamux":true}"#).use_yamux);
+        for other in [
+            "{}",
+            r#"{"use_yamux":"true"}"#,
+            r#"{"use_yamux":1}"#,
+            r#"{"use_yamux":null}"#,
+        ] {
+            assert!(!hello(other).use_yamux, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_a_hello_suggests_in_every_spelling() {
+        let config =
+            |config: &str| hello(&format!(r#"{{"use_yamux":true,"yamux_config":{config}}}"#));
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let usual = config(
+            r#"{"max_stream_window_size":524288,"keep_alive_interval_seconds":20,"connection_timeout_seconds":7}"#,
+        );
+        assert_eq!(usual.max_stream_window, Some(524_288));
+        assert_eq!(usual.keep_alive_interval, seconds(20));
+        assert_eq!(usual.connection_timeout, seconds(7));
+        let documented = config(r#"{"accept_backlog":256,"keep_alive_interval":"1m30s"}"#);
+        assert_eq!(documented.keep_alive_interval, seconds(90));
+        let text = config(r#"{"keep_alive_interval_seconds":"15s","connection_timeout":"9"}"#);
+        assert_eq!(text.keep_alive_interval, seconds(15));
+        assert_eq!(text.connection_timeout, seconds(9));
+        // What has the wrong type, or no sense, is as if it weren't there.
+        for nothing in [
+            "[]",
+            r#"{"max_stream_window_size":"1","keep_alive_interval_seconds":true,"connection_timeout_seconds":"soon"}"#,
+            r#"{"max_stream_window_size":-1,"keep_alive_interval_seconds":0,"connection_timeout_seconds":[]}"#,
+        ] {
+            let want = GatewayHello {
+                use_yamux: true,
+                ..GatewayHello::default()
+            };
+            assert_eq!(config(nothing), want, "{nothing}");
+        }
+        let absurd = config(
+            r#"{"max_stream_window_size":1e300,"keep_alive_interval_seconds":1e300,"connection_timeout":"9999h"}"#,
+        );
+        assert_eq!(absurd.max_stream_window, Some(u32::MAX));
+        assert_eq!(absurd.keep_alive_interval, Some(MAX_SUGGESTED));
+        assert_eq!(absurd.connection_timeout, Some(MAX_SUGGESTED));
+    }
+
+    #[test]
+    fn the_planes_hello_is_read_as_it_was_meant() {
+        let mut buf = Vec::new();
+        let suggested = YamuxConfig {
+            max_stream_window_size: 1 << 20,
+            keep_alive_interval_seconds: 25,
+            connection_timeout_seconds: 10,
+        };
+        gateway_hello(&mut buf, &suggested);
+        let envelope = Envelope::parse(str::from_utf8(&buf).expect("text")).expect("valid");
+        let ToAgent::GatewayHello(hello) = ToAgent::parse(&envelope) else {
+            panic!()
+        };
+        let want = GatewayHello {
+            use_yamux: true,
+            max_stream_window: Some(1 << 20),
+            keep_alive_interval: Some(Duration::from_secs(25)),
+            connection_timeout: Some(Duration::from_secs(10)),
+        };
+        assert_eq!(hello, want);
     }
 
     #[test]

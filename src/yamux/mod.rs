@@ -72,7 +72,7 @@ pub struct Config {
     pub max_window: u32,
     /// Streams that may live at once; the next one is refused (4,096).
     pub max_streams: usize,
-    /// Between a ping's answer and the next ping (30 s, at least 5 s).
+    /// Between a ping's answer and the next ping (30 s, 5 s to 1 h).
     pub keepalive: Duration,
     /// A ping unanswered for this long, while nothing else arrives either, ends the
     /// session (30 s, 5 s to 120 s).
@@ -98,9 +98,11 @@ impl Config {
 
     /// The nearest configuration that works (tunnels.md T6: nothing that a hello
     /// asks for may fail).
-    fn clamped(mut self) -> Self {
+    #[must_use]
+    pub fn clamped(mut self) -> Self {
         self.max_window = self.max_window.clamp(INITIAL_WINDOW, MAX_WINDOW);
-        self.keepalive = self.keepalive.max(Duration::from_secs(5));
+        let (least, most) = (Duration::from_secs(5), Duration::from_hours(1));
+        self.keepalive = self.keepalive.clamp(least, most);
         let (least, most) = (Duration::from_secs(5), Duration::from_mins(2));
         self.timeout = self.timeout.clamp(least, most);
         self

@@ -11,7 +11,7 @@ use base64_simd::STANDARD as BASE64;
 use flate2::read::GzDecoder;
 use pipeops_agent::agent::{self, Proxying};
 use pipeops_agent::config::Config;
-use pipeops_agent::control::dispatch::RequestSink;
+use pipeops_agent::control::sinks::RequestSink;
 use pipeops_agent::kube::Credentials;
 use pipeops_agent::link::{Message, SendError};
 use pipeops_agent::net::Cancel;

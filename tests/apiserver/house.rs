@@ -73,6 +73,7 @@ impl Plan {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             certificate: CertificateSource::Generated { names: Vec::new() },
             gateway: GatewayUrl::SameHost,
+            http: ([127, 0, 0, 1], 0).into(),
         })
         .expect("a plane");
         let token = |grant| {

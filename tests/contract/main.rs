@@ -7,6 +7,7 @@ mod support;
 
 mod bodies;
 mod cancelling;
+mod exposed;
 mod fields;
 mod forms;
 mod held;

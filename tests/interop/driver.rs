@@ -67,7 +67,7 @@ impl Gateway {
             .arg(cert)
             .arg("--key")
             .arg(key)
-            .args(["--token", &token])
+            .args(["--token", &token, "--yamux"])
             .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

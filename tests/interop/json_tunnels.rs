@@ -3,10 +3,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 
 use base64_simd::STANDARD as BASE64;
-use pipeops_agent::agent::{Agent, Tunnelling};
+use pipeops_agent::agent::{Agent, Surroundings, Tunnelling};
 use pipeops_agent::config::{Config, Origin};
+use pipeops_agent::tunnel::json::JsonTunnels;
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, far};
@@ -14,7 +16,7 @@ use crate::stage::{Stage, far};
 /// An agent that has tunnels.
 struct Tunnels {
     agent: Agent,
-    tunnels: Tunnelling,
+    json: Arc<JsonTunnels>,
 }
 
 impl Tunnels {
@@ -22,18 +24,20 @@ impl Tunnels {
         let mut config = stage.config();
         config.tunnels.enabled = true;
         change(&mut config);
-        let tunnels = Tunnelling::start(&config, None, &[]).expect("good settings");
-        let tunnels = tunnels.expect("they are enabled");
-        let agent = stage.start_with(|parts| parts.json_tunnels = Some(tunnels.json()));
-        Self { agent, tunnels }
+        let tunnels = Tunnelling::start(&config, Surroundings::Machine).expect("good settings");
+        let json = tunnels.json.expect("they are enabled");
+        let agent = stage.start_with(|parts| {
+            parts.tunnels = tunnels.streams;
+            parts.json_tunnels = Some(json.clone());
+        });
+        Self { agent, json }
     }
 
     /// The last act: nothing of any tunnel is left.
     fn end(self, stage: Stage, conn: &str) {
-        let json = self.tunnels.json();
         stage.end(self.agent, conn);
-        self.tunnels.finish(far());
-        assert_eq!(json.live(), (0, 0));
+        self.json.finish(far());
+        assert_eq!(self.json.live(), (0, 0));
     }
 }
 

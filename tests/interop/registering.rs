@@ -28,7 +28,7 @@ fn registers_on_the_controller_and_moves_to_the_gateway() {
     let query = format!(
         "/ws?agent_version={}&cluster_uuid={CLUSTER_UUID}&supports_binary=true\
          &supports_response_streaming=true&supports_streaming=true&supports_websocket=true\
-         &supports_yamux=false",
+         &supports_yamux=true",
         env!("CARGO_PKG_VERSION")
     );
     assert_eq!(upgrade["uri"], query.as_str());

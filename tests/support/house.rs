@@ -40,6 +40,7 @@ impl House {
                 names: vec![NAME.to_owned()],
             },
             gateway,
+            http: ([127, 0, 0, 1], 0).into(),
         };
         let plane = Plane::start(config.clone()).expect("starts");
         Self {
@@ -47,6 +48,15 @@ impl House {
             config,
             folder,
         }
+    }
+
+    /// Stops the plane and starts it again on the same data, at the same address.
+    pub(crate) fn again(mut self, change: impl FnOnce(&mut PlaneConfig)) -> Self {
+        self.config.listen = self.plane.addr();
+        change(&mut self.config);
+        self.plane.stop();
+        let plane = Plane::start(self.config.clone()).expect("starts again");
+        Self { plane, ..self }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -28,7 +28,6 @@ impl Conductor {
                 let query = GatewayQuery {
                     cluster_uuid,
                     agent_version: &self.parts.registrant.agent_version,
-                    supports_yamux: false,
                 };
                 urls::gateway(url, &query, &self.session.settings().gateway_rules())
                     .map_err(|error| other(error.to_string()))?

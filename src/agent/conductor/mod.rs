@@ -30,6 +30,7 @@ use crate::control::urls;
 use crate::identity::credentials_hash;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::telemetry;
+use crate::threads::{self, Stack};
 use crate::url::Url;
 
 /// What reaches the conductor.
@@ -218,12 +219,21 @@ impl Conductor {
         }
         let now = Instant::now();
         self.stopping = Some(now + self.parts.shutdown_limit);
-        let proxy = self.parts.proxy.clone();
-        let deadline = Deadline::after(DRAIN_LIMIT.min(self.parts.shutdown_limit / 2));
+        let (proxy, tunnels) = (self.parts.proxy.clone(), self.parts.tunnels.clone());
+        let most = self.parts.shutdown_limit / 2;
+        let deadline = Deadline::after(DRAIN_LIMIT.min(most));
+        let streams = Deadline::after(tunnels.drain_limit().min(most));
         let spawned = self
             .background
             .spawn("agent-drain", Done::Drained, move || {
+                let beside = threads::spawn("tunnel-drain", Stack::Work, move || {
+                    tunnels.drain(streams.instant());
+                });
                 proxy.drain(deadline);
+                match beside {
+                    Ok(thread) => drop(thread.join()),
+                    Err(error) => log::warn!("streams are not waited for: {error}"),
+                }
                 Done::Drained
             });
         if let Err(error) = spawned {

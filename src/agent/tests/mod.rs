@@ -4,6 +4,7 @@ mod beside;
 mod handover;
 mod http_mode;
 mod peer;
+mod tunnels;
 mod work;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -82,7 +83,7 @@ fn registration_switch_heartbeat_and_an_orderly_end() {
         gateway.uri,
         "/ws?agent_version=1.0.0-dev&cluster_uuid=u-1&supports_binary=true\
          &supports_response_streaming=true&supports_streaming=true&supports_websocket=true\
-         &supports_yamux=false"
+         &supports_yamux=true"
     );
     assert_eq!(gateway.authorization, "Bearer t-1");
     // Said before the agent has said anything: its heartbeat is first all the same.
@@ -346,7 +347,6 @@ fn unknown_types_get_one_fallback_per_connection() {
     for _ in 0..3 {
         gateway.send(&json!({"type": "deploy", "request_id": "u-1"}));
     }
-    gateway.send(&json!({"type": "gateway_hello", "payload": {"use_yamux": true}}));
     gateway.send(&json!({"type": "ping"}));
     let fallback = gateway.expect("protocol_fallback");
     assert_eq!(fallback["payload"]["unknown_type"], "deploy");

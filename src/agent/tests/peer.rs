@@ -22,6 +22,8 @@ use crate::link;
 use crate::net::{ClientTls, ClientTlsSettings, Deadline, Dialer};
 use crate::proxy::{self, Executor};
 use crate::server::HealthState;
+use crate::tunnel::connection::NoTargets;
+use crate::tunnel::{self, Tunnels};
 use crate::url::Url;
 
 /// Only a hung test reaches it.
@@ -178,6 +180,15 @@ impl Conn {
         }
     }
 
+    /// The next text message.
+    pub(super) fn next_text(&mut self) -> Value {
+        loop {
+            if let Message::Text(text) = self.socket.read().expect("a message") {
+                return serde_json::from_str(text.as_str()).expect("JSON");
+            }
+        }
+    }
+
     /// Reads to the end; the code of the agent's close frame.
     pub(super) fn closed(&mut self) -> Option<u16> {
         let mut code = None;
@@ -239,6 +250,11 @@ pub(super) fn parts(api_url: Url, store: Arc<dyn Store>) -> Parts {
         shutdown_limit: Duration::from_secs(25),
         dialer: Dialer::new(Arc::new(tls)),
         proxy: Arc::new(no_cluster()),
+        tunnels: Tunnels::new(
+            tunnel::connection::Settings::default(),
+            tunnel::session::Memory::new(64 << 20),
+            NoTargets,
+        ),
         json_tunnels: None,
         facts: Arc::new(NoCluster),
         store,

@@ -70,7 +70,7 @@ fn what_runs_is_drained_before_the_close() {
         fn connection(
             &self,
             outlet: Arc<dyn crate::proxy::Outlet>,
-        ) -> Box<dyn crate::control::dispatch::RequestSink> {
+        ) -> Box<dyn crate::control::sinks::RequestSink> {
             Proxying::connection(&peer::no_cluster(), outlet)
         }
         fn drain(&self, _: Deadline) {
@@ -109,12 +109,12 @@ fn an_answer_survives_a_lost_connection() {
         fn connection(
             &self,
             outlet: Arc<dyn crate::proxy::Outlet>,
-        ) -> Box<dyn crate::control::dispatch::RequestSink> {
+        ) -> Box<dyn crate::control::sinks::RequestSink> {
             Box::new(Keeping(outlet, self.0.clone()))
         }
         fn drain(&self, _: Deadline) {}
     }
-    impl crate::control::dispatch::RequestSink for Keeping {
+    impl crate::control::sinks::RequestSink for Keeping {
         fn request(&mut self, id: &str, _: crate::wire::ProxyRequest<'_>) {
             self.1.lock().push_back((id.to_owned(), self.0.clone()));
         }
@@ -126,6 +126,7 @@ fn an_answer_survives_a_lost_connection() {
         fn end(&mut self, _: &str) {}
         fn cancel(&mut self, _: &str) {}
         fn use_flow_control(&mut self) {}
+        fn refuse_binary_bodies(&mut self) {}
         fn credit(&mut self, _: &str, _: u64) {}
     }
     let outlets = Outlets::default();

@@ -33,8 +33,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Close a stream that is idle for this long (0: never)",
     )
-    .default_note("TCP never, UDP 5m")
-    .not_yet(),
+    .default_note("TCP never, UDP 5m"),
     Key::new(
         "tunnel.forwards",
         Kind::Entries {
@@ -42,8 +41,7 @@ pub(super) const TUNNELS: &[Key] = &[
             set: forwards,
         },
         "Named targets: a list of {name, local_addr}; they may be the agent's own ports",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "tunnels.enabled",
         Kind::Bool(|c, v| c.tunnels.enabled = v),
@@ -59,8 +57,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "Streams at once; lowered at start to what the machine grants",
     )
-    .default("4096")
-    .not_yet(),
+    .default("4096"),
     Key::new(
         "tunnels.memory_limit",
         Kind::Size {
@@ -78,8 +75,16 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "How long a stream may live on after the target's end",
     )
-    .default("5m")
-    .not_yet(),
+    .default("5m"),
+    Key::new(
+        "tunnels.drain_timeout",
+        Kind::Duration {
+            min: Duration::ZERO,
+            set: |c, v| c.tunnels.drain_timeout = v,
+        },
+        "How long streams may go on when the agent ends; never more than half of timeouts.shutdown",
+    )
+    .default("5s"),
     Key::new(
         "tunnels.dial_failure",
         Kind::Choice {
@@ -93,8 +98,7 @@ pub(super) const TUNNELS: &[Key] = &[
         },
         "How a stream ends whose target can't be reached: rst or, as the original, fin",
     )
-    .default("rst")
-    .not_yet(),
+    .default("rst"),
     Key::new(
         "tunnels.policy_file",
         Kind::Path(|c, v| c.tunnels.policy_file = Some(v)),
@@ -131,8 +135,7 @@ pub(super) const TUNNELS: &[Key] = &[
         "tunnels.proxy_protocol",
         Kind::Map(proxy_protocol),
         "Targets that are told the client's address: service.namespace[:port] (or a route's name) to v1 or v2",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "tunnels.routing.force_tunnel_mode",
         Kind::Bool(|c, v| c.tunnels.force_tunnel_mode = v),
@@ -179,8 +182,7 @@ pub(super) const DAEMON: &[Key] = &[
         "Origin for what no route names: host:port or unix:///path",
     )
     .env(&["PIPEOPS_DAEMON_ORIGIN"])
-    .flag("daemon-default-origin")
-    .not_yet(),
+    .flag("daemon-default-origin"),
     Key::new(
         "daemon.state_file",
         Kind::Path(|c, v| c.state.file = v),
@@ -197,8 +199,7 @@ pub(super) const DAEMON: &[Key] = &[
         }),
         "Routes to local origins, as a map of host or service to origin",
     )
-    .env(&["PIPEOPS_DAEMON_ROUTES"])
-    .not_yet(),
+    .env(&["PIPEOPS_DAEMON_ROUTES"]),
     Key::new(
         "daemon.ingress",
         Kind::Entries {
@@ -212,15 +213,13 @@ pub(super) const DAEMON: &[Key] = &[
             },
         },
         "Routes to local origins, a list of {hostname, origin}; they win over daemon.routes",
-    )
-    .not_yet(),
+    ),
     Key::new(
         "daemon.allowed_origins",
         Kind::List(|c, v| c.daemon.allowed_origins = v),
         "Origins that may be dialled: host:port, a host for any port, or a socket's path",
     )
-    .default_note("all that are configured")
-    .not_yet(),
+    .default_note("all that are configured"),
 ];
 
 /// Entries with an empty member are skipped, as in the original.

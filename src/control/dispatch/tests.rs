@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use super::super::channel::tests::Recorder;
 use super::*;
+use crate::control::sinks::TunnelSink;
+use crate::wire::ProxyRequest;
+use crate::wire::to_agent::GatewayHello;
 
 /// Notes what it is asked.
 #[derive(Clone, Default)]
@@ -48,8 +51,54 @@ impl RequestSink for Sink {
         self.note("flow".into());
     }
 
+    fn refuse_binary_bodies(&mut self) {
+        self.wants_binary = false;
+        self.note("no binary bodies".into());
+    }
+
     fn credit(&mut self, id: &str, bytes: u64) {
         self.note(format!("credit {id} {bytes}"));
+    }
+}
+
+/// Notes likewise, and what was sent before.
+struct Sessions {
+    calls: Arc<Mutex<Vec<String>>>,
+    channel: Arc<Recorder>,
+    live: bool,
+}
+
+impl Sessions {
+    fn note(&self, call: &str) {
+        let sent = self.channel.types().join(", ");
+        self.calls.lock().push(format!("{call} after [{sent}]"));
+    }
+}
+
+impl TunnelSink for Sessions {
+    fn replace(&mut self, hello: &GatewayHello) {
+        self.live = true;
+        self.note(&format!("session of {:?}", hello.max_stream_window));
+    }
+
+    fn begin(&mut self) {
+        self.note("begin");
+    }
+
+    fn binary(&mut self, message: &[u8]) -> bool {
+        if self.live {
+            let bytes = message.len();
+            self.calls.lock().push(format!("yamux {bytes}"));
+        }
+        self.live
+    }
+
+    fn is_active(&self) -> bool {
+        self.live
+    }
+
+    fn use_client_addresses(&mut self) {
+        self.calls.lock().push("clients".into());
     }
 }
 
@@ -70,8 +119,13 @@ impl Bench {
         let (calls, hears) = (sink.calls.clone(), heard.clone());
         let hear = Box::new(move |said| hears.lock().push(said));
         let late = LateAnswers::new();
+        let tunnels = Box::new(Sessions {
+            calls: calls.clone(),
+            channel: channel.clone(),
+            live: false,
+        });
         Self {
-            dispatch: Dispatch::new(1, channel.clone(), sink, None, late, hear),
+            dispatch: Dispatch::new(1, channel.clone(), sink, tunnels, None, late, hear),
             channel,
             calls,
             heard,
@@ -272,24 +326,84 @@ fn what_is_not_built_yet_is_refused_in_its_own_way() {
     assert!(bench.channel.types().is_empty());
 }
 
+fn hello(use_yamux: &Value, window: u32) -> Value {
+    json!({"type": "gateway_hello", "payload": {
+        "use_yamux": use_yamux, "yamux_config": {"max_stream_window_size": window},
+    }})
+}
+
+/// The session has its place when the ack is queued, and speaks when it is.
 #[test]
-fn a_gateway_hello_is_not_acknowledged_without_tunnels() {
+fn t28_a_hello_is_acknowledged_when_the_session_is_there_and_before_it_speaks() {
     let mut bench = Bench::new();
-    bench.text(&json!({"type": "gateway_hello", "payload": {"use_yamux": true}}));
+    bench.text(&hello(&json!(true), 1000));
+    bench.dispatch.binary(&[0; 12]);
+    let want = [
+        "no binary bodies",
+        "session of Some(1000) after []",
+        "begin after [gateway_hello_ack]",
+        "yamux 12",
+    ];
+    assert_eq!(bench.calls(), want);
+    let ack = &bench.answers(Lane::Control, 1)[0];
+    assert_eq!(ack["payload"], json!({"use_yamux": true}));
+    assert!(ack.get("request_id").is_none());
+}
+
+#[test]
+fn tt10_a_second_hello_replaces_the_session_and_is_acknowledged_too() {
+    let mut bench = Bench::new();
+    bench.text(&hello(&json!(true), 1));
+    bench.text(&hello(&json!(true), 2));
+    let want = [
+        "no binary bodies",
+        "session of Some(1) after []",
+        "begin after [gateway_hello_ack]",
+        "no binary bodies",
+        "session of Some(2) after [gateway_hello_ack]",
+        "begin after [gateway_hello_ack, gateway_hello_ack]",
+    ];
+    assert_eq!(bench.calls(), want);
+}
+
+#[test]
+fn x15_a_hello_that_asks_for_no_yamux_changes_nothing() {
+    let mut bench = Bench::new();
+    for other in [json!("true"), json!(false), json!(1), json!(null)] {
+        bench.text(&hello(&other, 1000));
+    }
     assert!(bench.channel.types().is_empty());
     // JSON in binary is still read afterwards.
     bench.dispatch.binary(br#"{"type":"ping"}"#);
     bench.answers(Lane::Control, 1);
+    assert!(bench.calls().is_empty());
+}
+
+/// Whatever it looks like, and whoever waited for one.
+#[test]
+fn x16_beside_a_session_a_binary_message_is_nothing_else() {
+    let mut bench = Bench::with(Sink {
+        wants_binary: true,
+        ..Sink::default()
+    });
+    bench.text(&hello(&json!(true), 1000));
+    bench.calls();
+    bench.dispatch.binary(br#"{"type":"ping"}"#);
+    assert_eq!(bench.calls(), ["yamux 15"]);
+    assert_eq!(bench.channel.types(), ["gateway_hello_ack"]);
 }
 
 #[test]
 fn plane_hello_agrees_on_what_both_know() {
     let mut bench = Bench::new();
-    bench.text(&json!({"type": "plane_hello", "payload": {"features": ["raw-streams", "flow"]}}));
-    assert_eq!(bench.calls(), ["flow"]);
+    bench.text(&json!({"type": "plane_hello", "payload": {"features": ["tunnel_header_2", "raw-streams", "flow"]}}));
+    assert_eq!(bench.calls(), ["flow", "clients"]);
     let ack = &bench.answers(Lane::Control, 1)[0];
     assert_eq!(ack["type"], "plane_hello_ack");
-    assert_eq!(ack["payload"]["features"], json!(["flow"]));
+    assert_eq!(
+        ack["payload"]["features"],
+        json!(["flow", "tunnel_header_2"])
+    );
 
     let mut bench = Bench::new();
     bench.text(&json!({"type": "plane_hello", "payload": {}}));
@@ -358,10 +472,16 @@ fn a_flood_of_refusals_ends_the_connection_and_never_waits() {
         }
     }
     let channel = Arc::new(Stuck(Recorder::default()));
+    let none = Sessions {
+        calls: Arc::default(),
+        channel: Recorder::new(),
+        live: false,
+    };
     let mut dispatch = Dispatch::new(
         1,
         channel.clone(),
         Sink::default(),
+        Box::new(none),
         None,
         LateAnswers::new(),
         Box::new(|_| {}),

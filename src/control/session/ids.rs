@@ -79,7 +79,6 @@ impl Session {
         let query = GatewayQuery {
             cluster_uuid: &cluster_uuid,
             agent_version: "",
-            supports_yamux: false,
         };
         match urls::gateway(&url, &query, &self.settings.gateway_rules()) {
             Ok(_) => Some(Target::Gateway { url, cluster_uuid }),

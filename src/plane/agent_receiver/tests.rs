@@ -63,7 +63,7 @@ impl Scene {
         }
         let (sender, events) = bounded(EVENTS);
         Self {
-            receiver: AgentReceiver::new(connection, sender),
+            receiver: AgentReceiver::new(connection, sender, Memory::new(MEMORY)),
             events,
             aborts,
             budget,

@@ -52,6 +52,10 @@ To see what is connected:
 
        pipeops-agent plane clusters --data {data}
 
+To reach a Service of it by a port here:
+
+       pipeops-agent plane expose tcp 15432 --cluster NAME --service postgres.default:5432 --data {data}
+
 Ctrl-C ends it.
 "
     )
@@ -88,6 +92,7 @@ mod tests {
             tls: None,
             names: Vec::new(),
             gateway: GatewayUrl::SameHost,
+            http: ([127, 0, 0, 1], 8088).into(),
         };
         let text = welcome(&house.plane, &args);
         let url = format!("api_url: https://{}\n", house.plane.addr());

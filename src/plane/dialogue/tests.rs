@@ -72,7 +72,7 @@ impl House {
         let hello = sent.0.lock().remove(0);
         assert_eq!(
             hello,
-            r#"{"type":"plane_hello","payload":{"features":["flow"]}"#
+            r#"{"type":"plane_hello","payload":{"features":["flow","tunnel_header_2"]}"#
         );
         (dialogue, sent)
     }
@@ -88,7 +88,10 @@ impl House {
             .registry
             .cluster(&name())
             .map_or_else(String::new, |c| c.id);
-        let (mut dialogue, sent) = self.dial(Endpoint::Gateway { cluster_id });
+        let (mut dialogue, sent) = self.dial(Endpoint::Gateway {
+            cluster_id,
+            yamux: false,
+        });
         assert_eq!(dialogue.handle(HELLO), Next::Continue);
         (dialogue, sent)
     }
@@ -118,7 +121,10 @@ impl House {
     }
 }
 
-const HELLO: AgentEvent = AgentEvent::Hello { flow: true };
+const HELLO: AgentEvent = AgentEvent::Hello {
+    flow: true,
+    client_addresses: false,
+};
 
 fn name() -> ClusterName {
     ClusterName::parse("edge").expect("a name")
@@ -264,7 +270,10 @@ fn a_heartbeat_before_the_hello_is_answered_is_no_reason_to_wait_for_the_next() 
     let (mut dead, _) = house.gateway();
     dead.handle(house.beat("a"));
     let cluster_id = house.hub.registry.cluster(&name()).expect("known").id;
-    let (mut again, sent) = house.dial(Endpoint::Gateway { cluster_id });
+    let (mut again, sent) = house.dial(Endpoint::Gateway {
+        cluster_id,
+        yamux: false,
+    });
     assert_eq!(again.handle(house.beat("a")), Next::Continue);
     assert_eq!(house.attached(), Some(dead.connection.id()));
     // Acknowledged it would be taken for connected, and requests would be refused.
@@ -279,7 +288,10 @@ fn a_heartbeat_of_an_agent_that_does_not_know_the_hello_is_acknowledged_later() 
     let house = House::new();
     house.registered("a");
     let cluster_id = house.hub.registry.cluster(&name()).expect("known").id;
-    let (mut dialogue, sent) = house.dial(Endpoint::Gateway { cluster_id });
+    let (mut dialogue, sent) = house.dial(Endpoint::Gateway {
+        cluster_id,
+        yamux: false,
+    });
     assert_eq!(dialogue.handle(house.beat("a")), Next::Continue);
     let until = dialogue.deadline().expect("waits");
     assert_eq!(dialogue.timeout(until), Next::Continue);

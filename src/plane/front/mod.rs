@@ -80,7 +80,10 @@ impl FrontDoor {
         }
         // One that nobody knows is told so on the connection, where the agent
         // understands it (control-channel.md §4.2).
-        let endpoint = Endpoint::Gateway { cluster_id };
+        let endpoint = Endpoint::Gateway {
+            cluster_id,
+            yamux: parameter(query, "supports_yamux") == Some("true"),
+        };
         self.upgrade(request, &token, cluster, endpoint, body, responder);
     }
 

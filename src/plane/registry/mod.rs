@@ -22,9 +22,13 @@ pub(crate) use record::{ServiceToken, tidy};
 pub use store::RegistryError;
 pub(in crate::plane) use store::create_private_dir;
 
+use super::expose::{Entry, Exposure};
 use super::name::ClusterName;
 use super::token::{Grant, TokenHash, TokenText, hex};
-use store::{Store, delete_service_token, delete_token, put_cluster, put_service_token, put_token};
+use store::{
+    Store, delete_exposure, delete_service_token, delete_token, put_cluster, put_exposure,
+    put_service_token, put_token,
+};
 
 /// How old the lazily written facts on disk may be.
 pub(crate) const FLUSH: Duration = Duration::from_secs(30);
@@ -43,6 +47,7 @@ struct State {
     /// By cluster id.
     service_tokens: HashMap<String, ServiceToken>,
     tokens: HashMap<TokenHash, Token>,
+    exposures: BTreeMap<Entry, Exposure>,
     unwritten_clusters: HashSet<ClusterName>,
     unwritten_tokens: HashSet<TokenHash>,
 }
@@ -57,6 +62,11 @@ impl Registry {
             clusters: clusters.map(|c| (c.name.clone(), c)).collect(),
             service_tokens: loaded.service_tokens.into_iter().collect(),
             tokens: loaded.tokens.into_iter().collect(),
+            exposures: loaded
+                .exposures
+                .into_iter()
+                .map(|one| (one.entry.clone(), one))
+                .collect(),
             ..State::default()
         };
         Ok(Self {
@@ -234,6 +244,30 @@ impl Registry {
     /// What the agent of that cluster handed over, for the requests of users.
     pub(crate) fn service_token(&self, cluster_id: &str) -> Option<ServiceToken> {
         self.state.lock().service_tokens.get(cluster_id).cloned()
+    }
+
+    /// What is exposed, by entry.
+    pub(crate) fn exposures(&self) -> Vec<Exposure> {
+        self.state.lock().exposures.values().cloned().collect()
+    }
+
+    /// Writes an exposure down, in the place of another one of the same entry.
+    pub(crate) fn expose(&self, exposure: &Exposure) -> Result<(), RegistryError> {
+        let _writing = self.writing.lock();
+        self.store.write(|to| put_exposure(to, exposure))?;
+        let exposures = &mut self.state.lock().exposures;
+        exposures.insert(exposure.entry.clone(), exposure.clone());
+        Ok(())
+    }
+
+    /// Forgets an exposure; `None` when there is none of that entry.
+    pub(crate) fn unexpose(&self, entry: &Entry) -> Result<Option<Exposure>, RegistryError> {
+        let _writing = self.writing.lock();
+        if !self.state.lock().exposures.contains_key(entry) {
+            return Ok(None);
+        }
+        self.store.write(|to| delete_exposure(to, entry))?;
+        Ok(self.state.lock().exposures.remove(entry))
     }
 
     /// Writes what is written lazily.

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::record::{Cluster, ServiceToken, Token};
+use crate::plane::expose::{Entry, Exposure};
 use crate::plane::token::TokenHash;
 
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,7 @@ pub(super) struct Loaded {
     pub(super) clusters: Vec<Cluster>,
     pub(super) tokens: Vec<(TokenHash, Token)>,
     pub(super) service_tokens: Vec<(String, ServiceToken)>,
+    pub(super) exposures: Vec<Exposure>,
 }
 
 pub(super) struct Store {
@@ -95,6 +97,7 @@ impl Store {
             transaction.open_table(CLUSTERS)?;
             transaction.open_table(TOKENS)?;
             transaction.open_table(SERVICE_TOKENS)?;
+            transaction.open_table(EXPOSURES)?;
             Ok(())
         })
     }
@@ -115,6 +118,10 @@ impl Store {
             if let Some(token) = ServiceToken::new(token.value()) {
                 loaded.service_tokens.push((id.value().to_owned(), token));
             }
+        }
+        for entry in transaction.open_table(EXPOSURES)?.iter()? {
+            let exposure = record("exposures", entry?.1.value())?;
+            loaded.exposures.push(exposure);
         }
         Ok(loaded)
     }
@@ -154,6 +161,20 @@ pub(super) fn put_token(
 
 pub(super) fn delete_token(to: &WriteTransaction, hash: TokenHash) -> Result<(), RegistryError> {
     to.open_table(TOKENS)?.remove(&hash.0)?;
+    Ok(())
+}
+
+pub(super) fn put_exposure(to: &WriteTransaction, one: &Exposure) -> Result<(), RegistryError> {
+    to.open_table(EXPOSURES)?.insert(
+        one.entry.to_string().as_str(),
+        json("exposures", one)?.as_slice(),
+    )?;
+    Ok(())
+}
+
+pub(super) fn delete_exposure(to: &WriteTransaction, entry: &Entry) -> Result<(), RegistryError> {
+    to.open_table(EXPOSURES)?
+        .remove(entry.to_string().as_str())?;
     Ok(())
 }
 
@@ -225,6 +246,8 @@ const CLUSTERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cluster
 const TOKENS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("tokens");
 /// By cluster id; apart from the records that are listed.
 const SERVICE_TOKENS: TableDefinition<'_, &str, &str> = TableDefinition::new("service_tokens");
+/// By entry, as it is shown.
+const EXPOSURES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("exposures");
 
 /// Raised when a record changes so that older versions can't read it.
 const SCHEMA: u64 = 1;

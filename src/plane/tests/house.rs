@@ -39,6 +39,7 @@ impl House {
             listen: "127.0.0.1:0".parse().expect("an address"),
             certificate: CertificateSource::Generated { names: Vec::new() },
             gateway,
+            http: ([127, 0, 0, 1], 0).into(),
         };
         Self {
             plane: Plane::start(config.clone()).expect("starts"),
@@ -224,7 +225,10 @@ impl Agent {
     }
 
     pub(in crate::plane) fn answer_hello(&mut self, knows: bool) {
-        assert_eq!(self.expect("plane_hello")["features"], json!(["flow"]));
+        assert_eq!(
+            self.expect("plane_hello")["features"],
+            json!(["flow", "tunnel_header_2"])
+        );
         if knows {
             self.send("plane_hello_ack", "", json!({"features": ["flow"]}));
         } else {

@@ -81,6 +81,22 @@ fn c9_a_body_in_a_binary_message() {
     house.expect_rest();
 }
 
+/// Where yamux is, none could be told from its bytes: nobody waits for one.
+#[test]
+fn x16_a_body_in_a_binary_message_is_refused_beside_tunnels() {
+    let mut house = House::new();
+    house.requests().refuse_binary_bodies();
+    house.request("r-7", json!({"path": "/api", "body_binary": true}));
+    assert!(house.expect_error("r-7").contains("beside tunnels"));
+    assert!(!house.requests().binary(&binary("r-7", b"x")));
+    house.get("r-7", "/api");
+    let mut peer = house.upstream.accept();
+    peer.request();
+    peer.answer("200 OK", "");
+    house.expect("proxy_response", "r-7");
+    house.expect_rest();
+}
+
 #[test]
 fn c9_a_body_in_chunks_goes_on_as_it_comes() {
     let mut house = House::new();

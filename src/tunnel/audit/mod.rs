@@ -6,6 +6,7 @@
 
 mod file;
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -49,7 +50,7 @@ pub struct Line {
     pub bytes_out: u64,
     pub duration: Duration,
     /// Who ended it, and how.
-    pub end: String,
+    pub end: Cow<'static, str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -263,7 +264,7 @@ fn log_line(line: &Line) {
         bytes_in = line.bytes_in,
         bytes_out = line.bytes_out,
         duration_ms = line.duration.as_millis() as u64,
-        end = line.end.as_str();
+        end = &*line.end;
         "tunnel stream"
     );
 }

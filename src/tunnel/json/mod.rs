@@ -293,7 +293,7 @@ impl Tunnels {
             bytes_in: 0,
             bytes_out: 0,
             duration: Duration::ZERO,
-            end: "refused".to_owned(),
+            end: "refused".into(),
         });
     }
 }

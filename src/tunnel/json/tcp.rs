@@ -470,7 +470,7 @@ impl Running {
             bytes_in: totals.bytes_sent,
             bytes_out: totals.bytes_received,
             duration: totals.duration,
-            end: end.text(),
+            end: end.text().into(),
         });
     }
 

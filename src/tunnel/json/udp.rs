@@ -338,7 +338,7 @@ impl Session {
             bytes_in: self.bytes_sent.load(Ordering::Relaxed),
             bytes_out: self.bytes_received.load(Ordering::Relaxed),
             duration: self.began.elapsed(),
-            end,
+            end: end.into(),
         });
     }
 }

@@ -130,10 +130,11 @@ impl Entry {
         let mut state = self.state.lock();
         let on_cut = state.on_cut.take();
         let stream = &mut state.stream;
-        if matches!(stream.room(), Err(QueueError::Finished)) {
-            stream.discard(Instant::now());
-        } else {
-            stream.reset(Reset::AtOnce);
+        match stream.room() {
+            Ok(_) => stream.reset(Reset::AtOnce),
+            Err(QueueError::Finished) => stream.discard(Instant::now()),
+            // Over already; what is queued before its RST is still written.
+            Err(_) => {}
         }
         self.settle(state);
         drop(on_cut);

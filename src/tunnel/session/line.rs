@@ -37,6 +37,7 @@ impl Line for Link {
     /// There is no way to agree on a new session but a new connection
     /// (tunnels.md T7).
     fn dead(&self, why: Fatal) {
+        log::warn!("the tunnels' session is over, and its connection with it: {why}");
         self.close(PROTOCOL_ERROR, &format!("yamux: {why}"));
     }
 }

@@ -1,5 +1,6 @@
 //! The session and its lock.
 
+use std::iter::Sum;
 use std::mem;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -28,6 +29,19 @@ pub struct Figures {
     pub paused: usize,
     /// Frames that came for no stream, so far.
     pub ignored: u64,
+}
+
+impl Sum for Figures {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            streams: sum.streams + one.streams,
+            windows: sum.windows + one.windows,
+            unread: sum.unread + one.unread,
+            queued: sum.queued + one.queued,
+            paused: sum.paused + one.paused,
+            ignored: sum.ignored + one.ignored,
+        })
+    }
 }
 
 pub(super) struct Shared {

@@ -23,7 +23,7 @@ use super::Protocol;
 use super::header::Header;
 use super::policy::{self, Ask, Policy, Verdict};
 use crate::config::{Origin, Place};
-use crate::net::{Cancel, ConnectOptions, Deadline, Resolver};
+use crate::net::{self, Cancel, ConnectOptions, Deadline, Resolver};
 
 /// Where streams can lead. Shared by all of them.
 pub struct Targets {
@@ -215,10 +215,14 @@ impl Admitted {
     /// For the stream's own thread.
     pub fn dial(&self, deadline: Deadline, cancel: &Cancel) -> Result<Connected, Refusal> {
         let result = self.try_dial(deadline, cancel);
-        match cancel.reason() {
-            Some(reason) => Err(Refusal::cancelled(reason)),
-            None => result,
+        let Some(reason) = cancel.reason() else {
+            return result;
+        };
+        if let Ok(connected) = result {
+            // It was accepted: a clean end would be an empty upload.
+            net::abort(&connected.socket);
         }
+        Err(Refusal::cancelled(reason))
     }
 
     fn try_dial(&self, deadline: Deadline, cancel: &Cancel) -> Result<Connected, Refusal> {

@@ -1,5 +1,6 @@
-//! The threads that execute requests: as many as there is work, parked and used
-//! again, gone after a while without any.
+//! Threads for work that waits (requests, streams): as many as there is work, parked
+//! and used again, because starting one takes ten times as long as waking one; gone
+//! after a while without any.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,14 +10,16 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::threads::{self, Stack};
 
-pub(super) type Task = Box<dyn FnOnce() + Send>;
+pub(crate) type Task = Box<dyn FnOnce() + Send>;
 
 /// A pool of threads. How many there are at once is for the caller to bound, by
 /// not handing in more.
-pub(super) struct Workers(Arc<Shared>);
+pub(crate) struct Workers(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
+    name: &'static str,
+    stack: Stack,
     idle_limit: Duration,
 }
 
@@ -44,16 +47,20 @@ enum Given {
 }
 
 impl Workers {
-    pub(super) fn new(idle_limit: Duration) -> Self {
+    /// Its threads are called `name` and a number; after `idle_limit` without work
+    /// they end.
+    pub(crate) fn new(name: &'static str, stack: Stack, idle_limit: Duration) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::default(),
+            name,
+            stack,
             idle_limit,
         }))
     }
 
     /// Has `task` run on a thread of its own. It comes back when there is none and
     /// none can be started.
-    pub(super) fn run(&self, task: Task) -> Result<(), Task> {
+    pub(crate) fn run(&self, task: Task) -> Result<(), Task> {
         let mut state = self.0.state.lock();
         if let Some(parked) = state.parked.pop() {
             drop(state);
@@ -63,9 +70,9 @@ impl Workers {
         }
         let number = state.expect_thread(task);
         drop(state);
-        let name = format!("proxy-{number}");
+        let name = format!("{}-{number}", self.0.name);
         let shared = self.0.clone();
-        let spawned = threads::spawn(name, Stack::Work, move || {
+        let spawned = threads::spawn(name, self.0.stack, move || {
             let _counted = Counted(shared.clone());
             shared.work();
         });
@@ -89,7 +96,7 @@ impl Workers {
     }
 
     /// Threads now.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.state.lock().threads
     }
 }
@@ -181,6 +188,10 @@ mod tests {
 
     const FAR: Duration = Duration::from_mins(1);
 
+    fn workers(idle_limit: Duration) -> Workers {
+        Workers::new("test", Stack::Work, idle_limit)
+    }
+
     fn run(workers: &Workers, task: impl FnOnce() + Send + 'static) {
         assert!(workers.run(Box::new(task)).is_ok());
     }
@@ -195,7 +206,7 @@ mod tests {
 
     #[test]
     fn threads_are_used_again() {
-        let workers = Workers::new(FAR);
+        let workers = workers(FAR);
         let (send, receive) = mpsc::channel();
         for _ in 0..100 {
             let send = send.clone();
@@ -213,7 +224,7 @@ mod tests {
 
     #[test]
     fn work_at_the_same_time_has_threads_at_the_same_time_which_end_later() {
-        let workers = Workers::new(Duration::from_millis(10));
+        let workers = workers(Duration::from_millis(10));
         let (send, receive) = mpsc::channel();
         let gate = Arc::new(std::sync::Barrier::new(9));
         for _ in 0..8 {
@@ -232,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_task_without_a_thread_comes_back_whatever_the_others_do() {
-        let workers = Workers::new(FAR);
+        let workers = workers(FAR);
         let (release, hangs) = mpsc::channel::<()>();
         run(&workers, move || {
             let _ = hangs.recv();
@@ -255,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_panic_costs_one_thread_and_dropping_ends_all() {
-        let workers = Workers::new(FAR);
+        let workers = workers(FAR);
         run(&workers, || panic!("on purpose"));
         wait_until(|| workers.count() == 0);
         let (send, receive) = mpsc::channel();

@@ -1,0 +1,253 @@
+//! One exposure while the plane runs: its clients, and their streams.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::exposure::Exposure;
+use crate::net::{self, Cancel, Guard};
+use crate::plane::hub::Hub;
+use crate::telemetry::RateLimit;
+use crate::threads::Stack;
+use crate::tunnel::header::Version;
+use crate::tunnel::session::{Payload, Stream};
+use crate::tunnel::streams::{self, Account};
+use crate::workers::Workers;
+use crate::yamux::{Cut, OpenError, Reset};
+
+/// The threads of all exposures.
+pub(super) struct Crew {
+    /// They open streams, and read heads of requests.
+    pub(super) openers: Workers,
+    pub(super) copiers: Workers,
+    pub(super) settings: streams::Settings,
+}
+
+impl Crew {
+    pub(super) fn new() -> Self {
+        Self {
+            openers: Workers::new("expose", Stack::Work, PARKED),
+            copiers: Workers::new("expose-copy", Stack::Copy, PARKED),
+            settings: streams::Settings::default(),
+        }
+    }
+}
+
+/// Where the clients of one exposure pass.
+pub(super) struct Entrance {
+    pub(super) exposure: Exposure,
+    pub(super) crew: Arc<Crew>,
+    hub: Arc<Hub>,
+    /// Ends its listener and all clients.
+    pub(super) cancel: Cancel,
+    clients: AtomicUsize,
+    total: AtomicU64,
+    refused: AtomicU64,
+    /// From the Service to clients, in bytes.
+    down: AtomicU64,
+    up: AtomicU64,
+}
+
+/// What an entrance has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) clients: usize,
+    pub(super) total: u64,
+    pub(super) refused: u64,
+    pub(super) down: u64,
+    pub(super) up: u64,
+}
+
+/// Why a client gets no stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoStream {
+    #[error("the agent is not connected, or has no tunnels")]
+    Away,
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    #[error("the stream was lost at once")]
+    Lost,
+}
+
+impl Entrance {
+    pub(super) fn new(exposure: Exposure, hub: Arc<Hub>, crew: Arc<Crew>) -> Arc<Self> {
+        Arc::new(Self {
+            exposure,
+            crew,
+            hub,
+            cancel: Cancel::new(),
+            clients: AtomicUsize::new(0),
+            total: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            up: AtomicU64::new(0),
+        })
+    }
+
+    /// Counts a client in; none when there are too many.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Client> {
+        let more = |clients| (clients < MAX_CLIENTS).then_some(clients + 1);
+        let entered = self
+            .clients
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if entered.is_err() {
+            self.refuse(&"it has too many clients");
+            return None;
+        }
+        self.total.fetch_add(1, Ordering::Relaxed);
+        Some(Client {
+            entrance: self.clone(),
+            guard: None,
+        })
+    }
+
+    /// Opens a stream for a client, its header sent. Waits until `until`, and only
+    /// while the agent is slow to answer others before it.
+    pub(super) fn open(&self, client: SocketAddr, until: Instant) -> Result<Stream, NoStream> {
+        let Exposure {
+            entry,
+            cluster,
+            service,
+            ..
+        } = &self.exposure;
+        let (session, version) = self.hub.tunnels(cluster).ok_or(NoStream::Away)?;
+        let client = (version == Version::Two).then_some(client);
+        let header = service.header(entry.protocol(), entry.tunnel_id(), client);
+        // Both were checked when it was exposed.
+        let header = header.encode(version).map_err(|_| NoStream::Lost)?;
+        let stream = session.open(until)?;
+        let sent = stream.send(Payload::from(&header[..]), Some(until));
+        sent.map_err(|_| NoStream::Lost)?;
+        Ok(stream)
+    }
+
+    /// A client was turned away.
+    pub(super) fn refuse(&self, why: &dyn std::fmt::Display) {
+        static REFUSED: RateLimit = RateLimit::new(5, Duration::from_mins(1));
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(skipped) = REFUSED.pass() {
+            let entry = &self.exposure.entry;
+            let cluster = self.exposure.cluster.as_str();
+            log::info!(cluster, skipped; "a client of {entry} is refused: {why}");
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            clients: self.clients.load(Ordering::Relaxed),
+            total: self.total.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            down: self.down.load(Ordering::Relaxed),
+            up: self.up.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The agent of its cluster can take streams now.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.hub.tunnels(&self.exposure.cluster).is_some()
+    }
+}
+
+/// One client's place; given back when it is dropped.
+pub(super) struct Client {
+    entrance: Arc<Entrance>,
+    /// Takes the stream from it when the exposure ends.
+    guard: Option<Guard>,
+}
+
+impl Client {
+    /// From now on the end of the exposure resets `stream`. False: it has ended.
+    pub(super) fn holds(&mut self, stream: &Stream) -> bool {
+        let held = stream.clone();
+        let guard = self
+            .entrance
+            .cancel
+            .on_wake(Arc::new(move || held.reset(Reset::AtOnce)));
+        self.guard = guard.ok();
+        self.guard.is_some()
+    }
+
+    /// Leads a connection to the Service, `first` before what it sends. An error
+    /// leaves the connection as it is.
+    pub(super) fn connect(
+        mut self,
+        socket: &Arc<Socket>,
+        address: SocketAddr,
+        first: &[u8],
+    ) -> Result<(), NoStream> {
+        let entrance = self.entrance.clone();
+        let refuse = |why: NoStream| {
+            entrance.refuse(&why);
+            why
+        };
+        let until = Instant::now() + OPEN_LIMIT;
+        let stream = entrance.open(address, until).map_err(refuse)?;
+        if !first.is_empty() {
+            // A head fits in what every stream may send at first.
+            for part in first.chunks(PART) {
+                let sent = stream.send(Payload::from(part), Some(until));
+                sent.map_err(|_| refuse(NoStream::Lost))?;
+            }
+            self.moved_out(first.len());
+        }
+        if !self.holds(&stream) {
+            return Err(NoStream::Lost);
+        }
+        let crew = entrance.crew.clone();
+        let (settings, copiers) = (&crew.settings, &crew.copiers);
+        streams::join(stream, socket.clone(), Box::new(self), settings, copiers);
+        Ok(())
+    }
+}
+
+impl Account for Client {
+    fn moved_in(&self, bytes: usize) {
+        let down = &self.entrance.down;
+        down.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn moved_out(&self, bytes: usize) {
+        self.entrance.up.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn ended(&self, _: &'static str) {}
+
+    fn failed(&self, why: Cow<'static, str>) {
+        log::debug!("a client of {}: {why}", self.entrance.exposure.entry);
+    }
+
+    fn copy_failed(&self, why: String) {
+        self.failed(why.into());
+    }
+
+    fn cut(&self, cut: Cut) {
+        self.failed(cut.to_string().into());
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.entrance.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Turns a connection away, so that its client sees it at once.
+pub(super) fn turn_away(socket: &Socket) {
+    net::abort(socket);
+}
+
+/// Clients of one exposure at a time.
+pub(super) const MAX_CLIENTS: usize = 1024;
+
+/// How long a client waits for its stream.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Bytes of a head in one frame.
+const PART: usize = 16 * 1024;
+
+/// How long a thread without work is kept.
+const PARKED: Duration = Duration::from_secs(3);

@@ -1,0 +1,236 @@
+//! The HTTP listener: the first request's host says which Service a connection is
+//! led to, as bytes over a stream of its own.
+//!
+//! A connection carries one request. Were it kept open, its next request could be
+//! for another host (whatever stands in front of the plane may mix clients and
+//! hosts on one connection), and answers would have to be parsed to find where one
+//! ends. So the request is passed on with `Connection: close`, unless it asks for an
+//! upgrade: then the connection is the client's until its end anyway.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::entrance::NoStream;
+use crate::http::RequestHead;
+
+/// A request, read and rewritten.
+pub(super) struct First {
+    /// In lower case, without a port.
+    pub(super) host: String,
+    /// The head, and what came behind it.
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Why a request isn't passed on: what its client is told.
+pub(super) struct Refused {
+    pub(super) status: &'static str,
+    pub(super) text: String,
+}
+
+impl Refused {
+    fn bad(text: impl Into<String>) -> Self {
+        Self {
+            status: "400 Bad Request",
+            text: text.into(),
+        }
+    }
+
+    pub(super) fn unknown(host: &str) -> Self {
+        Self {
+            status: "404 Not Found",
+            text: format!("nothing is exposed as {host:?}"),
+        }
+    }
+
+    pub(super) fn no_stream(why: NoStream) -> Self {
+        Self {
+            status: "503 Service Unavailable",
+            text: why.to_string(),
+        }
+    }
+
+    pub(super) fn busy() -> Self {
+        Self {
+            status: "503 Service Unavailable",
+            text: "too many clients".to_owned(),
+        }
+    }
+
+    /// Best effort: who doesn't take it is gone.
+    pub(super) fn say(&self, mut socket: &Socket) {
+        let body = format!("{}\n", self.text);
+        let answer = format!(
+            "HTTP/1.1 {}\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.status,
+            body.len(),
+        );
+        let _ = socket.set_write_timeout(Some(Duration::from_secs(1)));
+        let _ = socket.write_all(answer.as_bytes());
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        // What was sent and not read would turn the end into a reset, which takes
+        // the answer with it.
+        let _ = socket.set_read_timeout(Some(Duration::from_millis(200)));
+        let mut rest = [0; 4096];
+        for _ in 0..16 {
+            if !matches!(socket.read(&mut rest), Ok(1..)) {
+                break;
+            }
+        }
+    }
+}
+
+/// Reads the head of the first request; `None`: there is none, and nobody to be told.
+pub(super) fn read(socket: &Socket, client: SocketAddr) -> Option<Result<First, Refused>> {
+    let until = Instant::now() + HEAD_LIMIT;
+    let mut bytes = Vec::new();
+    let mut buf = [0; 4096];
+    let end = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || socket.set_read_timeout(Some(left)).is_err() {
+            return None;
+        }
+        let mut reader = socket;
+        match reader.read(&mut buf) {
+            Ok(count @ 1..) => bytes.extend_from_slice(&buf[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(0) | Err(_) => return None,
+        }
+        if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if bytes.len() > MAX_HEAD {
+            return Some(Err(Refused {
+                status: "431 Request Header Fields Too Large",
+                text: format!("a head of more than {MAX_HEAD} bytes"),
+            }));
+        }
+    };
+    // Copying waits as long as it takes.
+    if socket.set_read_timeout(None).is_err() {
+        return None;
+    }
+    Some(rewrite(&bytes[..end], &bytes[end..], client))
+}
+
+fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refused> {
+    let head = RequestHead::parse(head).map_err(|error| Refused::bad(error.to_string()))?;
+    head.framing()
+        .map_err(|error| Refused::bad(error.to_string()))?;
+    if !head.target.starts_with('/') && head.target != "*" {
+        return Err(Refused::bad("the target is no path"));
+    }
+    let mut hosts = head.headers.get_all("host");
+    let (Some(given), None) = (hosts.next(), hosts.next()) else {
+        return Err(Refused::bad("one Host is needed"));
+    };
+    let given = given.to_owned();
+    let host = match given.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => &given,
+    };
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let connection: Vec<String> = head
+        .headers
+        .list("connection")
+        .map(str::to_ascii_lowercase)
+        .collect();
+    let upgrade = head.headers.contains("upgrade") && connection.iter().any(|c| c == "upgrade");
+    let before = head.headers.list("x-forwarded-for").collect::<Vec<_>>();
+    let mut forwarded = before.join(", ");
+    if !forwarded.is_empty() {
+        forwarded.push_str(", ");
+    }
+    forwarded.push_str(&client.ip().to_string());
+
+    let mut text = format!("{} {} HTTP/1.{}\r\n", head.method, head.target, head.minor);
+    let mut field = |name: &str, value: &str| {
+        text.extend([name, ": ", value, "\r\n"]);
+    };
+    for (name, value) in head.headers.iter() {
+        let lower = name.to_ascii_lowercase();
+        let ours = [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "x-forwarded-for",
+        ];
+        let hop = connection.contains(&lower) && !(upgrade && lower == "upgrade");
+        if !ours.contains(&lower.as_str()) && !(hop && lower != "host") {
+            field(name, value);
+        }
+    }
+    field("X-Forwarded-For", &forwarded);
+    if !head.headers.contains("x-forwarded-host") {
+        field("X-Forwarded-Host", &given);
+    }
+    if !head.headers.contains("x-forwarded-proto") {
+        field("X-Forwarded-Proto", "http");
+    }
+    field("Connection", if upgrade { "Upgrade" } else { "close" });
+    text.push_str("\r\n");
+    let mut bytes = text.into_bytes();
+    bytes.extend_from_slice(rest);
+    Ok(First { host, bytes })
+}
+
+/// How long a client may take for the head of its request.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// Bytes of a head.
+const MAX_HEAD: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(head: &str) -> Result<(String, String), &'static str> {
+        let client = "192.0.2.7:4711".parse().expect("an address");
+        match rewrite(head.as_bytes(), b"rest", client) {
+            Ok(first) => Ok((first.host, String::from_utf8(first.bytes).expect("text"))),
+            Err(refused) => Err(refused.status),
+        }
+    }
+
+    #[test]
+    fn a_request_is_passed_on_as_the_only_one_of_its_connection() {
+        let (host, text) = rewritten(
+            "GET /a?b HTTP/1.1\r\nHost: Shop.Test:8088\r\nConnection: keep-alive, X-Mine\r\n\
+             X-Mine: 1\r\nX-Forwarded-For: 198.51.100.1\r\nAccept: */*\r\n\r\n",
+        )
+        .expect("passed on");
+        assert_eq!(host, "shop.test");
+        assert_eq!(
+            text,
+            "GET /a?b HTTP/1.1\r\nHost: Shop.Test:8088\r\nAccept: */*\r\n\
+             X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nX-Forwarded-Host: Shop.Test:8088\r\n\
+             X-Forwarded-Proto: http\r\nConnection: close\r\n\r\nrest"
+        );
+    }
+
+    #[test]
+    fn an_upgrade_stays_one() {
+        let (_, text) = rewritten(
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )
+        .expect("passed on");
+        assert!(text.contains("\r\nUpgrade: websocket\r\n"));
+        assert!(text.contains("\r\nConnection: Upgrade\r\n"));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for head in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "nonsense\r\n\r\n",
+        ] {
+            assert_eq!(rewritten(head), Err("400 Bad Request"), "{head}");
+        }
+    }
+}

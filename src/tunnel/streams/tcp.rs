@@ -1,0 +1,201 @@
+//! TCP (and Unix sockets): bytes both ways, each half with its own end.
+
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use socket2::Socket;
+
+use super::Settings;
+use super::flow::{Flow, is_hung_up, wait};
+use crate::tunnel::session::{Payload, SendError};
+use crate::yamux::{Input, MAX_PAYLOAD, Reset};
+
+/// What the two threads tell each other.
+pub(super) struct Tcp {
+    /// Why the target takes no more. Held while something is written.
+    refused: Mutex<Option<Errno>>,
+    /// The target has ended well, and the stream was told.
+    answered: AtomicBool,
+}
+
+impl Tcp {
+    /// For a socket that was just connected; `prefix` is to be its first bytes.
+    pub(super) fn new(target: &Socket, prefix: &[u8], settings: &Settings) -> Self {
+        let rest = settings.times.rest;
+        let stall = settings.tcp_idle.map_or(rest, |idle| idle.min(rest));
+        // Fails for no socket that can be written to.
+        let _ = target.set_write_timeout(Some(stall.max(Duration::from_millis(1))));
+        // There is room for it. What is wrong with the target is noticed by who copies.
+        let _ = send(target, prefix, SendFlags::NOSIGNAL);
+        Self {
+            refused: Mutex::new(None),
+            answered: AtomicBool::new(false),
+        }
+    }
+}
+
+/// stream → target.
+pub(super) fn to_target(flow: &Flow<Tcp>) {
+    loop {
+        match flow.stream.read(flow.activity.until()) {
+            Ok(Input::Some(chunk)) => {
+                let written = flow.write(&chunk);
+                flow.stream.give_back(chunk);
+                if !written {
+                    return;
+                }
+            }
+            Ok(Input::Wait) => {
+                if flow.end_if_idle() {
+                    return;
+                }
+            }
+            Ok(Input::End) => {
+                flow.record.ended("by the gateway");
+                // Fails when the target is gone; then there is nobody to be told.
+                let _ = flow.target.shutdown(Shutdown::Write);
+                return;
+            }
+            Err(cut) => return flow.record.cut(cut),
+        }
+    }
+}
+
+/// target → stream. A buffer is taken when there are bytes, and room for them.
+pub(super) fn from_target(flow: &Flow<Tcp>) {
+    let mut more = false;
+    loop {
+        let room = match flow.stream.room(flow.activity.until()) {
+            Ok(room) => room,
+            Err(SendError::TimedOut) => {
+                if flow.end_if_idle() {
+                    return;
+                }
+                continue;
+            }
+            Err(SendError::Cut(cut)) => return flow.record.cut(cut),
+            // Nobody else does that.
+            Err(SendError::Finished) => return,
+        };
+        if !more && wait(&flow.target, flow.activity.until()).is_empty() {
+            if flow.end_if_idle() {
+                return;
+            }
+            continue;
+        }
+        let mut payload = if room == MAX_PAYLOAD {
+            Payload::new()
+        } else {
+            Payload::with_capacity(room)
+        };
+        let read = payload.fill(|buf| recv(&flow.target, spare_capacity(buf), RecvFlags::DONTWAIT));
+        match read {
+            Ok((0, _)) => return flow.target_ended(),
+            Ok((read, _)) => {
+                flow.activity.touch();
+                flow.record.moved_out(read);
+                more = read == room;
+                // It fits: nobody else has taken the room.
+                match flow.stream.send(payload, None) {
+                    Ok(()) => {}
+                    Err(SendError::Cut(cut)) => return flow.record.cut(cut),
+                    Err(SendError::Finished | SendError::TimedOut) => return,
+                }
+            }
+            Err(Errno::AGAIN | Errno::INTR) => more = false,
+            Err(errno) => return flow.target_failed(errno),
+        }
+    }
+}
+
+impl Flow<Tcp> {
+    /// False: this direction is over.
+    fn write(&self, mut bytes: &[u8]) -> bool {
+        let mut refused = self.kind.refused.lock();
+        while !bytes.is_empty() {
+            match send(&self.target, bytes, SendFlags::NOSIGNAL) {
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    self.activity.touch();
+                    self.record.moved_in(written);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    // Nothing was taken for so long that it may be time.
+                    if self.end_if_idle() || self.end_if_over() {
+                        return false;
+                    }
+                }
+                Err(errno) => {
+                    *refused = Some(errno);
+                    drop(refused);
+                    if !self.is_cut() {
+                        // It may have answered all the same (413), and that is still
+                        // to be read: the other direction ends the stream.
+                        self.stream.discard();
+                    }
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn end_if_idle(&self) -> bool {
+        let idle = self.activity.is_idle();
+        if idle {
+            self.reset("idle");
+        }
+        idle
+    }
+
+    /// Both ends have finished, the session may be gone: nobody else would ever end
+    /// this.
+    fn end_if_over(&self) -> bool {
+        let over = self.kind.answered.load(Ordering::Acquire) && self.stream.peer_finished();
+        if over {
+            self.reset("the target doesn't take the rest");
+        }
+        over
+    }
+
+    /// Zero bytes were read.
+    fn target_ended(&self) {
+        if self.is_cut() {
+            return;
+        }
+        if let Some(errno) = self.hidden_error() {
+            return self.target_failed(errno);
+        }
+        self.record.ended("by the target");
+        self.kind.answered.store(true, Ordering::Release);
+        self.stream.finish();
+    }
+
+    /// A socket tells of a reset once: if that was to the thread that writes, the
+    /// other one reads a clean end.
+    fn hidden_error(&self) -> Option<Errno> {
+        if !is_hung_up(&self.target) {
+            // Only its half has ended; somebody may be writing for long.
+            return None;
+        }
+        // EPIPE: it had ended its half before. Or the error was told to us.
+        self.kind
+            .refused
+            .lock()
+            .filter(|errno| *errno != Errno::PIPE)
+    }
+
+    fn target_failed(&self, errno: Errno) {
+        if self.is_cut() {
+            return;
+        }
+        self.record.copy_failed(format!("the target: {errno}"));
+        self.stream.reset(Reset::AfterData);
+    }
+}
