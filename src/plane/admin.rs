@@ -133,30 +133,27 @@ fn answer(hub: &Hub, exposer: Option<&Exposer>, request: &Request) -> Answer {
             }
             None => hub.registry.unexpose(entry).map(Answer::Unexposed),
         },
-        Request::Exposures => Ok(Answer::Exposures(match exposer {
-            Some(exposer) => exposer.views(),
-            None => {
+        Request::Exposures => Ok(Answer::Exposures(exposer.map_or_else(
+            || {
                 let all = hub.registry.exposures().into_iter();
                 all.map(ExposureView::resting).collect()
-            }
-        })),
+            },
+            Exposer::views,
+        ))),
     };
     answer.unwrap_or_else(|error| Answer::Failed(error.to_string()))
 }
 
 fn expose(hub: &Hub, exposer: Option<&Exposer>, exposure: &Exposure) -> Answer {
-    let exposed = match exposer {
-        Some(exposer) => exposer.expose(exposure),
-        None => {
-            let before = hub.registry.exposures().into_iter();
-            let mut before = before.filter(|other| other.entry == exposure.entry);
-            match before.next() {
-                Some(other) => Err(expose::taken(&other)),
-                None => {
-                    let written = hub.registry.expose(exposure);
-                    written.map_err(|error| error.to_string())
-                }
-            }
+    let exposed = if let Some(exposer) = exposer {
+        exposer.expose(exposure)
+    } else {
+        let mut before = hub.registry.exposures().into_iter();
+        if let Some(other) = before.find(|other| other.entry == exposure.entry) {
+            Err(expose::taken(&other))
+        } else {
+            let written = hub.registry.expose(exposure);
+            written.map_err(|error| error.to_string())
         }
     };
     match exposed {

@@ -216,7 +216,7 @@ fn shown(answer: Answer, command: &Command) -> Result<Shown, PlaneError> {
         Answer::Clusters(clusters) => clusters_table(&clusters, now),
         Answer::Exposed { exposure, open } => {
             if !open {
-                note = "It opens when the plane runs on this data.\n".to_owned();
+                note.push_str("It opens when the plane runs on this data.\n");
             }
             exposed(&exposure)
         }

@@ -106,7 +106,7 @@ impl Dialogue {
     /// The connection stands: what is sent before anything has come.
     pub(crate) fn start(&mut self) -> Next {
         let sent = self.connection.send_control(128, |buf| {
-            to_agent::plane_hello(buf, &[FLOW, TUNNEL_HEADER_2])
+            to_agent::plane_hello(buf, &[FLOW, TUNNEL_HEADER_2]);
         });
         if sent.is_err() {
             return next_after(sent);

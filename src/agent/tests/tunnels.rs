@@ -1,5 +1,8 @@
 //! Negotiation and life of tunnels, against a gateway that is played frame by frame.
 
+// `json!(…)` as an argument reads better without an ampersand.
+#![allow(clippy::needless_pass_by_value)]
+
 use std::sync::mpsc;
 
 use parking_lot::Mutex;

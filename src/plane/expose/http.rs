@@ -159,7 +159,8 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
             "x-forwarded-for",
         ];
         let hop = connection.contains(&lower) && !(upgrade && lower == "upgrade");
-        if !ours.contains(&lower.as_str()) && !(hop && lower != "host") {
+        let dropped = ours.contains(&lower.as_str()) || (hop && lower != "host");
+        if !dropped {
             field(name, value);
         }
     }
