@@ -5,6 +5,7 @@ use std::fmt;
 use std::mem;
 
 use super::frame::MAX_HEADER;
+use super::spare::keep_buffer;
 
 /// What the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +141,7 @@ impl Drop for Message {
                 owner: None,
             });
         }
+        keep_buffer(mem::take(&mut self.buf));
     }
 }
 

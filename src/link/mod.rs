@@ -25,6 +25,7 @@ mod outbox;
 mod reader;
 mod shared;
 mod slots;
+mod spare;
 mod speaker;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,9 @@ use std::time::Duration;
 pub use ending::{EndedBy, Ending};
 pub use message::{HEADROOM, Kind, Message};
 pub use slots::Slot;
+pub use spare::{
+    SMALL_SPARE, SPARE, keep_buffer, small_spare_buffer, spare_buffer, tidy_spare_buffers,
+};
 pub use speaker::{Carrier, Speaker};
 
 use crate::net::{Cancel, Halves, Reason};

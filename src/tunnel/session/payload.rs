@@ -1,8 +1,11 @@
 //! Bytes on their way out.
 
 use std::fmt;
+use std::mem;
 
-use crate::link::{HEADROOM, Kind, Message};
+use crate::link::{
+    HEADROOM, Kind, Message, SMALL_SPARE, SPARE, keep_buffer, small_spare_buffer, spare_buffer,
+};
 use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
 
 /// What one Data frame carries, with room in front for all headers: what is read
@@ -13,16 +16,31 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// An empty one with room for [`MAX_PAYLOAD`] bytes.
+    /// An empty one with room for [`MAX_PAYLOAD`] bytes, in a buffer that is used
+    /// again.
     pub fn new() -> Self {
-        Self::with_capacity(MAX_PAYLOAD)
+        Self::with(spare_buffer())
     }
 
-    /// With room for `bytes`: datagrams may be larger.
+    /// With room for `bytes` and no more: datagrams may be larger.
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut buf = Vec::with_capacity(ROOM + bytes);
+        Self::with(Vec::with_capacity(ROOM + bytes))
+    }
+
+    fn with(mut buf: Vec<u8>) -> Self {
         buf.resize(ROOM, 0);
         Self { buf }
+    }
+
+    /// The same bytes, in a buffer that isn't much too large for them: what is queued
+    /// may have to wait.
+    #[must_use]
+    pub fn fitting(self) -> Self {
+        if ROOM + self.len() <= SMALL_SPARE {
+            Self::from(self.bytes())
+        } else {
+            self
+        }
     }
 
     /// Gives `fill` the buffer, to which it may only append (a read into its spare
@@ -55,7 +73,13 @@ impl Payload {
     /// With its header in front, ready to be sent.
     pub(super) fn into_message(mut self, header: &Header) -> Message {
         self.buf[HEADROOM..ROOM].copy_from_slice(&header.encode());
-        Message::from_buffer(Kind::Binary, self.buf)
+        Message::from_buffer(Kind::Binary, mem::take(&mut self.buf))
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        keep_buffer(mem::take(&mut self.buf));
     }
 }
 
@@ -67,7 +91,11 @@ impl Default for Payload {
 
 impl From<&[u8]> for Payload {
     fn from(bytes: &[u8]) -> Self {
-        let mut payload = Self::with_capacity(bytes.len());
+        let mut payload = if ROOM + bytes.len() <= SMALL_SPARE {
+            Self::with(small_spare_buffer())
+        } else {
+            Self::with_capacity(bytes.len())
+        };
         payload.fill(|buf| buf.extend_from_slice(bytes));
         payload
     }
@@ -81,3 +109,8 @@ impl fmt::Debug for Payload {
 
 /// In front: the WebSocket's header, then that of yamux.
 const ROOM: usize = HEADROOM + HEADER;
+
+const _: () = assert!(
+    ROOM + MAX_PAYLOAD == SPARE,
+    "a spare buffer is a full frame"
+);

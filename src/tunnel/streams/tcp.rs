@@ -102,7 +102,7 @@ pub(super) fn from_target(flow: &Flow<Tcp>) {
                 flow.record.moved_out(read);
                 more = read == room;
                 // It fits: nobody else has taken the room.
-                match flow.stream.send(payload, None) {
+                match flow.stream.send(payload.fitting(), None) {
                     Ok(()) => {}
                     Err(SendError::Cut(cut)) => return flow.record.cut(cut),
                     Err(SendError::Finished | SendError::TimedOut) => return,
