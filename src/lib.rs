@@ -22,11 +22,13 @@
 //! * [`agent`]: the conductor. It knows every room, and no room knows it.
 //! * `plane`, `demo` (feature `plane`): our own control plane, and the demo on it.
 //!
-//! Beside them: [`config`] (one table of keys), [`identity`] (what is remembered),
-//! [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
+//! * [`identity`]: what is remembered. [`server`]: the local `/health` and `/ready`.
+//!   [`cli`]: the command line, on top of all.
+//!
+//! Used by any of them: [`config`] (one table of keys), [`telemetry`] (logs),
 //! [`threads`] (the one way to start a thread), `workers` (threads used again),
 //! [`turns`] (whose turn it is to write), [`duration`], [`url`] and [`percent`] (their
-//! texts), and [`cli`] on top.
+//! texts).
 
 pub mod agent;
 pub mod cli;
@@ -44,6 +46,8 @@ pub mod percent;
 #[cfg(feature = "plane")]
 pub mod plane;
 pub mod proxy;
+#[cfg(test)]
+mod rooms;
 pub mod server;
 mod sync;
 pub mod telemetry;
@@ -58,6 +62,7 @@ mod workers;
 pub mod yamux;
 
 mod allocator;
+mod buffers;
 
 // Tested wherever it can run; only the static build links it.
 #[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]

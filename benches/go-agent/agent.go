@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -77,7 +78,7 @@ func (a *agent) controllerURL() string {
 }
 
 // gatewayURL adds the seven parameters of control-channel.md §2.1.
-func gatewayURL(given, clusterUUID string) (string, error) {
+func gatewayURL(given, clusterUUID string, tunnels bool) (string, error) {
 	u, err := url.Parse(given)
 	if err != nil {
 		return "", err
@@ -92,7 +93,7 @@ func gatewayURL(given, clusterUUID string) (string, error) {
 	query.Set("supports_streaming", "true")
 	query.Set("supports_binary", "true")
 	query.Set("supports_websocket", "true")
-	query.Set("supports_yamux", "false")
+	query.Set("supports_yamux", strconv.FormatBool(tunnels))
 	query.Set("supports_response_streaming", "true")
 	u.RawQuery = query.Encode()
 	return u.String(), nil
@@ -187,7 +188,7 @@ func (a *agent) register(ctx context.Context, l *link) (string, error) {
 			if p.ClusterUUID == "" {
 				p.ClusterUUID = p.ClusterID
 			}
-			return gatewayURL(p.GatewayURL, p.ClusterUUID)
+			return gatewayURL(p.GatewayURL, p.ClusterUUID, a.tunnels)
 		}
 	}
 }

@@ -30,13 +30,14 @@ import (
 type peer struct {
 	t             *testing.T
 	controllerURL string
+	targetPort    int
 	stdin         io.WriteCloser
 	lines         chan []byte
 	stderr        strings.Builder
 	process       *exec.Cmd
 }
 
-func startPeer(t *testing.T, caFile, keyFile string) *peer {
+func startPeer(t *testing.T, caFile, keyFile string, flags ...string) *peer {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "gateway")
 	build := exec.Command("go", "build", "-o", binary, ".")
@@ -44,7 +45,7 @@ func startPeer(t *testing.T, caFile, keyFile string) *peer {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	p := &peer{t: t, lines: make(chan []byte, 10_000), process: exec.Command(binary, "--cert", caFile, "--key", keyFile)}
+	p := &peer{t: t, lines: make(chan []byte, 10_000), process: exec.Command(binary, append(flags, "--cert", caFile, "--key", keyFile)...)}
 	p.process.Stderr = &p.stderr
 	stdin, err := p.process.StdinPipe()
 	if err != nil {
@@ -71,11 +72,12 @@ func startPeer(t *testing.T, caFile, keyFile string) *peer {
 	}()
 	var ready struct {
 		ControllerURL string `json:"controller_url"`
+		TargetPort    int    `json:"target_port"`
 	}
 	if err := json.Unmarshal(<-p.lines, &ready); err != nil {
 		t.Fatal(err)
 	}
-	p.controllerURL = ready.ControllerURL
+	p.controllerURL, p.targetPort = ready.ControllerURL, ready.TargetPort
 	return p
 }
 
@@ -227,11 +229,17 @@ func TestAgainstTheGateway(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+	p.finish()
+}
+
+// finish ends the gateway, which must have found nothing wrong.
+func (p *peer) finish() {
+	p.t.Helper()
 	p.stdin.Close()
 	for range p.lines { // to its end
 	}
 	if err := p.process.Wait(); err != nil || p.stderr.Len() > 0 {
-		t.Errorf("%v\n%s", err, p.stderr.String())
+		p.t.Errorf("%v\n%s", err, p.stderr.String())
 	}
 }
 

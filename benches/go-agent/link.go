@@ -33,7 +33,9 @@ type link struct {
 	mu       sync.Mutex
 	requests map[string]context.CancelFunc // running, by request id
 
-	unknown map[string]bool // unknown types already reported; the reader's own
+	// The reader's own:
+	unknown map[string]bool // unknown types already reported
+	tunnels *wsConn         // since gateway_hello
 }
 
 func newLink(a *agent, ws *websocket.Conn) *link {
@@ -94,13 +96,25 @@ func (l *link) read() {
 	defer l.ws.Close()
 	alive := func() error { return l.ws.SetReadDeadline(time.Now().Add(readLimit)) }
 	l.ws.SetPongHandler(func(string) error { return alive() })
+	defer func() {
+		if l.tunnels != nil {
+			_ = l.tunnels.Close() // ends the session
+		}
+	}()
 	for {
 		if l.err = alive(); l.err != nil {
 			return
 		}
 		var data []byte
-		if _, data, l.err = l.ws.ReadMessage(); l.err != nil {
+		var kind int
+		if kind, data, l.err = l.ws.ReadMessage(); l.err != nil {
 			return
+		}
+		if kind == websocket.BinaryMessage && l.tunnels != nil {
+			if _, err := l.tunnels.feed.Write(data); err != nil {
+				log.Println("binary message without a session:", err)
+			}
+			continue
 		}
 		var m incoming // text, or JSON in a binary message
 		if err := json.Unmarshal(data, &m); err != nil {
@@ -129,7 +143,11 @@ func (l *link) dispatch(m incoming) {
 		default:
 			log.Printf("%s: %s", m.Type, m.Payload)
 		}
-	case "gateway_hello", "tcp_tunnel_start", "tcp_tunnel_data", "tcp_tunnel_close", "udp_tunnel_data":
+	case "gateway_hello":
+		if l.agent.tunnels {
+			l.report(l.startTunnels(m.Payload))
+		}
+	case "tcp_tunnel_start", "tcp_tunnel_data", "tcp_tunnel_close", "udp_tunnel_data":
 		// Known, not offered here.
 	default:
 		if slices.Contains(supportedTypes, m.Type) || l.unknown[m.Type] {

@@ -1,9 +1,10 @@
-// Command go-agent is the yardstick of the proxy benchmark: an agent in plain
+// Command go-agent is the yardstick of the benchmarks: an agent in plain
 // Go (net/http, gorilla/websocket, encoding/json) that does for a proxied
 // request what has to be done, and nothing beside it. It registers, moves to
 // the gateway if there is one, sends heartbeats, answers pings, and executes
 // proxy_request against a Kubernetes API, in both response forms. Streams,
-// tunnels, Services and streamed request bodies are refused.
+// Services and streamed request bodies are refused. With --tunnels it is the
+// yardstick of the tunnel benchmark too (tunnels.go).
 package main
 
 import (
@@ -25,7 +26,7 @@ import (
 type options struct {
 	apiURL, token, agentID, clusterName string
 	kubeURL, kubeCA, caFile             string
-	insecure                            bool
+	insecure, tunnels                   bool
 	heartbeat                           time.Duration
 }
 
@@ -41,6 +42,7 @@ func main() {
 	flag.StringVar(&o.kubeCA, "kube-ca", os.Getenv("PIPEOPS_KUBE_CA"), "its CA, PEM file (env PIPEOPS_KUBE_CA)")
 	flag.StringVar(&o.caFile, "ca-file", os.Getenv("PIPEOPS_CA_FILE"), "CA of the control plane, PEM file (env PIPEOPS_CA_FILE)")
 	flag.BoolVar(&o.insecure, "insecure", insecure, "don't verify the control plane (env PIPEOPS_INSECURE)")
+	flag.BoolVar(&o.tunnels, "tunnels", false, "take up gateway_hello; every service is 127.0.0.1:port")
 	flag.DurationVar(&o.heartbeat, "heartbeat-interval", 30*time.Second, "time between heartbeats")
 	flag.Parse()
 

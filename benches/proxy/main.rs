@@ -11,6 +11,7 @@ mod cluster;
 mod gateway;
 mod load;
 mod measure;
+mod page;
 mod process;
 mod report;
 
@@ -103,7 +104,8 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
             report::machine(),
             about.trim_end()
         );
-        std::fs::write(file, page).map_err(|error| format!("{}: {error}", file.display()))?;
+        page::write_section(file, "proxied requests", &page)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(())
 }
@@ -245,7 +247,7 @@ const SECONDS: f64 = 1.25;
 const ROUNDS: usize = 2;
 
 const PAGE: &str = "\
-# Benchmark
+## Proxied requests, in one run
 
 Proxied GETs of the Kubernetes API through our agent and through a small one in plain Go (net/http, gorilla/websocket;
 `benches/go-agent`), in turns, in one run. How it is measured, and what not to read into it: `benches/README.md`.

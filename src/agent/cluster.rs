@@ -9,7 +9,7 @@ use super::{AgentError, Proxying};
 use crate::config::{self, Config, Secret};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
 use crate::http::client;
-use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Search};
+use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Material, Search};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
 use crate::telemetry::{self, RateLimit};
@@ -61,6 +61,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         return Ok((Arc::new(Executor::new(settings, None)), Arc::new(NoCluster)));
     };
     let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));
+    let ca = credentials.ca.clone();
     let connections = client::Settings {
         idle_limit: timeouts.proxy_idle,
         dial_limit: timeouts.proxy_dial,
@@ -81,6 +82,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         api,
         given: config.kubernetes.service_token.clone(),
         mounted,
+        ca,
         limit: timeouts.k8s_operation,
     };
     Ok((Arc::new(executor), Arc::new(facts)))
@@ -107,6 +109,8 @@ struct KubeFacts {
     given: Option<Secret>,
     /// The ServiceAccount's token, in a pod that speaks for its own cluster.
     mounted: Option<PathBuf>,
+    /// Whoever signs the API server's certificate.
+    ca: Option<Material>,
     /// `timeouts.k8s_operation`: each call is cut at this age, if not before.
     limit: Duration,
 }
@@ -164,6 +168,12 @@ impl ClusterFacts for KubeFacts {
             );
         }
         mounted.or_else(|| self.given.clone())
+    }
+
+    fn ca_certificates(&self) -> Option<Vec<u8>> {
+        let read = self.ca.as_ref()?.read();
+        read.inspect_err(|error| log::warn!("the cluster's CA can't be read: {error}"))
+            .ok()
     }
 
     fn service_tokens(&self) -> Vec<Secret> {

@@ -11,7 +11,8 @@ use crate::config::Secret;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::threads::{self, SpawnError, Stack};
 
-/// Reads facts from the cluster; implemented over `kube`, and by stand-ins.
+/// Reads facts from the cluster; implemented over `kube`, and by stand-ins, which know
+/// nothing unless they say so.
 pub trait ClusterFacts: Send + Sync {
     /// Whether there is a cluster at all.
     fn exists(&self) -> bool {
@@ -25,10 +26,20 @@ pub trait ClusterFacts: Send + Sync {
 
     /// Blocks until there is an answer, `deadline` passes or `cancel` fires. What
     /// can't be read is zero or empty (control-channel.md §7.3).
-    fn read(&self, deadline: Deadline, cancel: &Cancel) -> Facts;
+    fn read(&self, _deadline: Deadline, _cancel: &Cancel) -> Facts {
+        Facts::default()
+    }
 
     /// The token that `register` hands over, if any (config-and-state.md §9.3).
-    fn service_token(&self, deadline: Deadline, cancel: &Cancel) -> Option<Secret>;
+    fn service_token(&self, _deadline: Deadline, _cancel: &Cancel) -> Option<Secret> {
+        self.service_tokens().into_iter().next()
+    }
+
+    /// The certificates (PEM) that the cluster's API server is trusted by; `None`
+    /// where it isn't the cluster's own authority. Reads a file at most.
+    fn ca_certificates(&self) -> Option<Vec<u8>> {
+        None
+    }
 
     /// The tokens among which [`service_token`](Self::service_token) chooses now;
     /// reads files at most.
@@ -44,14 +55,6 @@ pub struct NoCluster;
 impl ClusterFacts for NoCluster {
     fn exists(&self) -> bool {
         false
-    }
-
-    fn read(&self, _deadline: Deadline, _cancel: &Cancel) -> Facts {
-        Facts::default()
-    }
-
-    fn service_token(&self, _deadline: Deadline, _cancel: &Cancel) -> Option<Secret> {
-        None
     }
 }
 
@@ -179,6 +182,10 @@ impl FactsHandle {
     pub fn service_token(&self, deadline: Deadline) -> Option<Secret> {
         self.0.source.service_token(deadline, &self.0.cancel)
     }
+
+    pub fn ca_certificates(&self) -> Option<Vec<u8>> {
+        self.0.source.ca_certificates()
+    }
 }
 
 fn run(shared: &Shared, asked: &Receiver<()>, on_answer: &dyn Fn()) {
@@ -219,10 +226,6 @@ mod tests {
                 ..Facts::default()
             }
         }
-
-        fn service_token(&self, _deadline: Deadline, _cancel: &Cancel) -> Option<Secret> {
-            None
-        }
     }
 
     /// Answers only when it is cancelled.
@@ -238,10 +241,6 @@ mod tests {
                 let _ = receive.recv();
             }
             Facts::default()
-        }
-
-        fn service_token(&self, _deadline: Deadline, _cancel: &Cancel) -> Option<Secret> {
-            None
         }
     }
 

@@ -14,7 +14,7 @@ use crate::net::{Cancel, Dialer};
 use crate::percent;
 use crate::url::Url;
 use crate::wire::Payload;
-use crate::wire::from_agent::{Heartbeat, HeartbeatMetadata, Register};
+use crate::wire::from_agent::{Heartbeat, HeartbeatMetadata, HttpRegister};
 use crate::wire::to_agent::Registered;
 
 mod transport;
@@ -48,7 +48,7 @@ impl HttpApi {
     /// that names the cluster.
     pub fn register(
         &self,
-        payload: &Register<'_>,
+        payload: &HttpRegister<'_>,
         token: &Secret,
         cancel: &Cancel,
     ) -> Result<Registered, Failure> {

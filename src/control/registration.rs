@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::facts::Facts;
 use super::host::Host;
 use crate::config::Secret;
-use crate::wire::from_agent::{Features, Register, ServerSpecs, TunnelPortConfig};
+use crate::wire;
+use crate::wire::from_agent::{Features, HttpRegister, Register, ServerSpecs, TunnelPortConfig};
 
 /// Who registers: what stays the same for the process's life.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Attempt {
     pub cluster_id: Option<String>,
     pub facts: Facts,
     pub service_token: Option<Secret>,
+    /// The cluster's own authority (PEM); goes out in HTTP mode alone (T17).
+    pub ca_certificates: Option<Vec<u8>>,
 }
 
 impl Registrant {
@@ -79,6 +82,29 @@ impl Registrant {
         })
     }
 
+    /// The same for HTTP mode, which has a few fields more (control-channel.md §12.8).
+    pub fn http_payload<T>(
+        &self,
+        attempt: &Attempt,
+        with: impl FnOnce(&HttpRegister<'_>) -> T,
+    ) -> T {
+        let ca = attempt.ca_certificates.as_deref();
+        // A whole system's bundle is no cluster's authority, and a body too large.
+        let ca = ca.filter(|pem| pem.len() <= MAX_CA).unwrap_or_default();
+        let ca = base64_simd::STANDARD.encode_to_string(ca);
+        self.payload(attempt, |register| {
+            with(&HttpRegister {
+                cluster_cert_data: &ca,
+                cluster_name: register.name,
+                last_seen: wire::now_rfc3339(),
+                registry_region: REGISTRY_REGION,
+                server_code: register.server_ip,
+                status: "registering",
+                register,
+            })
+        })
+    }
+
     /// `req_<unix nanoseconds>_<agent id>` (control-channel.md §3).
     pub fn request_id(&self) -> String {
         let nanos = SystemTime::now()
@@ -87,6 +113,13 @@ impl Registrant {
         format!("req_{nanos}_{}", self.agent_id)
     }
 }
+
+/// A cluster's authority is one certificate, or a few while it is replaced: of 2 KiB
+/// each.
+const MAX_CA: usize = 64 * 1024;
+
+/// gateway-proxy.md §12.1: what holds until region detection exists.
+const REGISTRY_REGION: &str = "us";
 
 fn whole_seconds() -> String {
     let now = jiff::Timestamp::now();
@@ -135,6 +168,7 @@ pub(crate) mod tests {
                 ..Facts::default()
             },
             service_token: Some(Secret::new("bench-kube-token")),
+            ca_certificates: Some(b"never over the WebSocket (T17)".to_vec()),
         };
         let mut got = payload(&registrant(), &attempt);
         let time = got["metadata"]["registration_timestamp"].take();
@@ -172,6 +206,40 @@ pub(crate) mod tests {
         // What isn't known is empty or absent, never made up.
         assert_eq!(got["k8s_version"], "");
         assert!(got.get("k8s_service_token").is_none());
+    }
+
+    /// control-channel.md §12.8: all of the message, flat, and more.
+    #[test]
+    fn over_http_there_are_more_fields() {
+        let attempt = Attempt {
+            ca_certificates: Some(b"the CA".to_vec()),
+            ..Attempt::default()
+        };
+        let mut registrant = registrant();
+        registrant.host.server_ip = "203.0.113.9".into();
+        let mut got = registrant.http_payload(&attempt, |payload| {
+            serde_json::to_value(payload).expect("JSON")
+        });
+        let time = got["last_seen"].take();
+        let time: jiff::Timestamp = time.as_str().expect("a time").parse().expect("RFC 3339");
+        assert!(time.duration_until(jiff::Timestamp::now()).as_secs() < 60);
+        got["metadata"]["registration_timestamp"].take();
+        let mut want = payload(&registrant, &attempt);
+        want["metadata"]["registration_timestamp"].take();
+        let more = json!({
+            "cluster_cert_data": "dGhlIENB", "cluster_name": "bench", "last_seen": null,
+            "registry_region": "us", "server_code": "203.0.113.9", "status": "registering",
+        });
+        let more = more.as_object().expect("fields").clone();
+        want.as_object_mut().expect("fields").extend(more);
+        assert_eq!(got, want);
+        let attempt = Attempt {
+            ca_certificates: Some(vec![b'x'; MAX_CA + 1]),
+            ..Attempt::default()
+        };
+        registrant.http_payload(&attempt, |payload| {
+            assert_eq!(payload.cluster_cert_data, "");
+        });
     }
 
     #[test]

@@ -66,6 +66,37 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
+/// A body that is read piece by piece.
+pub(super) trait Chunks {
+    type Error;
+
+    /// The length, if it was said.
+    fn length(&self) -> Option<u64>;
+
+    /// The next bytes, `max` at most; empty at the end.
+    fn chunk(&mut self, max: usize) -> Result<&[u8], Self::Error>;
+
+    /// The whole body; `None` if it has more than `limit` bytes.
+    fn read_all(&mut self, limit: usize) -> Result<Option<Vec<u8>>, Self::Error> {
+        let said = self.length().unwrap_or(0);
+        if said > limit as u64 {
+            return Ok(None);
+        }
+        // What was said may not come.
+        let mut all = Vec::with_capacity((said as usize).min(64 * 1024));
+        loop {
+            let chunk = self.chunk(usize::MAX)?;
+            if chunk.is_empty() {
+                return Ok(Some(all));
+            }
+            if chunk.len() > limit - all.len() {
+                return Ok(None);
+            }
+            all.extend_from_slice(chunk);
+        }
+    }
+}
+
 /// A body on its way in.
 pub(super) struct Incoming {
     read: ReadHalf,
@@ -90,21 +121,43 @@ impl Incoming {
 
     /// Finds the next bytes of the body, `max` at most; waits for some.
     pub(super) fn advance(&mut self, max: usize) -> Result<(), ReadError> {
+        if !self.find(max, ReadHalf::fill)? && !self.decoder.is_done() {
+            self.decoder.at_end()?;
+        }
+        Ok(())
+    }
+
+    /// As [`advance`](Self::advance), but among what has been received already. When
+    /// it finds nothing that needn't be the end.
+    pub(super) fn advance_received(&mut self, max: usize) -> Result<(), ReadError> {
+        self.find(max, ReadHalf::fill_received).map(drop)
+    }
+
+    /// Bytes that have been received and not been handed out, about; lent ones count.
+    pub(super) fn received(&mut self) -> usize {
+        self.read.received()
+    }
+
+    /// False when `fill` has nothing more, or the body is done.
+    fn find(
+        &mut self,
+        max: usize,
+        fill: fn(&mut ReadHalf) -> io::Result<&mut [u8]>,
+    ) -> Result<bool, ReadError> {
         self.read.consume(std::mem::take(&mut self.lent));
         while !self.decoder.is_done() {
-            let input = self.read.fill()?;
+            let input = fill(&mut self.read)?;
             if input.is_empty() {
-                self.decoder.at_end()?;
                 break;
             }
             let step = self.decoder.decode(input, max)?;
             self.read.consume(step.skip);
             if step.data > 0 {
                 self.lent = step.data;
-                break;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The last byte of the body has been handed out.

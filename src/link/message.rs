@@ -5,7 +5,7 @@ use std::fmt;
 use std::mem;
 
 use super::frame::MAX_HEADER;
-use super::spare::keep_buffer;
+use crate::buffers::Buffer;
 
 /// What the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Kind {
 /// the buffer that goes out, behind the room for its header: no copy is made
 /// between the encoder and the encryption.
 pub struct Message {
-    buf: Vec<u8>,
+    buf: Buffer,
     kind: Kind,
     held: Option<Box<dyn Any + Send>>,
     owner: Option<Owner>,
@@ -43,7 +43,7 @@ impl Message {
     ///
     /// # Panics
     /// If the buffer is shorter than that.
-    pub fn from_buffer(kind: Kind, buf: Vec<u8>) -> Self {
+    pub(crate) fn from_buffer(kind: Kind, buf: Buffer) -> Self {
         assert!(
             buf.len() >= HEADROOM,
             "a buffer without room for the header"
@@ -57,7 +57,7 @@ impl Message {
     }
 
     fn new(kind: Kind, expected: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Self {
-        let mut buf = Vec::with_capacity(HEADROOM + expected);
+        let mut buf = Buffer::with_capacity(HEADROOM + expected);
         buf.resize(HEADROOM, 0);
         encode(&mut buf);
         Self::from_buffer(kind, buf)
@@ -141,7 +141,6 @@ impl Drop for Message {
                 owner: None,
             });
         }
-        keep_buffer(mem::take(&mut self.buf));
     }
 }
 

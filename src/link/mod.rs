@@ -25,7 +25,6 @@ mod outbox;
 mod reader;
 mod shared;
 mod slots;
-mod spare;
 mod speaker;
 #[cfg(test)]
 mod tests;
@@ -41,9 +40,6 @@ use std::time::Duration;
 pub use ending::{EndedBy, Ending};
 pub use message::{HEADROOM, Kind, Message};
 pub use slots::Slot;
-pub use spare::{
-    SMALL_SPARE, SPARE, keep_buffer, small_spare_buffer, spare_buffer, tidy_spare_buffers,
-};
 pub use speaker::{Carrier, Speaker};
 
 use crate::net::{Cancel, Halves, Reason};
@@ -113,7 +109,22 @@ impl Settings {
 /// `AgentReceiver`.
 pub trait Receiver: Send {
     fn text(&mut self, message: &str);
+
+    /// A whole binary message.
     fn binary(&mut self, message: &[u8]);
+
+    /// Asked when a binary message begins that isn't all there: whether this one shall
+    /// come in pieces as they arrive, so that no copy is made to put it together.
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
+    /// A piece of a binary message that began after [`takes_pieces`] was true; the
+    /// pieces follow each other, without another message in between, up to the `last`
+    /// one, which may be empty. (When the connection ends within, there is none.)
+    ///
+    /// [`takes_pieces`]: Self::takes_pieces
+    fn binary_piece(&mut self, _piece: &[u8], _last: bool) {}
 }
 
 /// Why a message could not be sent.

@@ -432,7 +432,7 @@ fn ask(state: &mut MutexGuard<'_, State>, first: Arc<dyn Speaker>) -> Message {
             None
         };
     }
-    Message::from_buffer(Kind::Binary, buf)
+    Message::from_buffer(Kind::Binary, buf.into())
 }
 
 /// A speaker has its turn; gives back how many bytes it used.

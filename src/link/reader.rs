@@ -1,7 +1,7 @@
 //! `link-reader`: the only thread that reads from a connection. It never waits
 //! for anything but the connection.
 
-use super::frame::{Event, FrameReader};
+use super::frame::{Event, FrameReader, Listener};
 use super::shared::Shared;
 use super::{EndedBy, Receiver};
 use crate::net::ReadHalf;
@@ -21,7 +21,11 @@ pub(super) fn run(shared: &Shared, mut read: ReadHalf, receiver: impl Receiver) 
         let count = bytes.len();
         shared.traffic.received(count);
         if !refused {
-            let result = frames.read(bytes, &mut |event| take(shared, event, &mut receiver));
+            let mut ear = Ear {
+                shared,
+                receiver: &mut receiver,
+            };
+            let result = frames.read(bytes, &mut ear);
             if let Err(refusal) = result {
                 shared.refuse(refusal);
                 refused = true;
@@ -41,28 +45,57 @@ pub(super) fn run(shared: &Shared, mut read: ReadHalf, receiver: impl Receiver) 
     }
 }
 
-fn take(shared: &Shared, event: Event<'_>, receiver: &mut Option<impl Receiver>) {
-    let receiver = receiver.as_mut().filter(|_| !shared.is_closing());
-    match event {
-        Event::Text(text) => {
-            shared.traffic.received_message();
-            if let Some(receiver) = receiver {
-                receiver.text(text);
+/// What the link does with what a peer sent.
+struct Ear<'a, R> {
+    shared: &'a Shared,
+    /// Gone once nothing is of interest any more.
+    receiver: &'a mut Option<R>,
+}
+
+impl<R: Receiver> Ear<'_, R> {
+    fn receiver(&mut self) -> Option<&mut R> {
+        let closing = self.shared.is_closing();
+        self.receiver.as_mut().filter(|_| !closing)
+    }
+}
+
+impl<R: Receiver> Listener for Ear<'_, R> {
+    fn takes_pieces(&self) -> bool {
+        // What nobody receives needn't be kept.
+        self.receiver.as_ref().is_none_or(Receiver::takes_pieces)
+    }
+
+    fn hear(&mut self, event: Event<'_>) {
+        let shared = self.shared;
+        match event {
+            Event::Text(text) => {
+                shared.traffic.received_message();
+                if let Some(receiver) = self.receiver() {
+                    receiver.text(text);
+                }
             }
-        }
-        Event::Binary(bytes) => {
-            shared.traffic.received_message();
-            if let Some(receiver) = receiver {
-                receiver.binary(bytes);
+            Event::Binary(bytes) => {
+                shared.traffic.received_message();
+                if let Some(receiver) = self.receiver() {
+                    receiver.binary(bytes);
+                }
             }
-        }
-        Event::Ping(payload) => {
-            if shared.outbox.pong(payload).is_err() {
-                shared.end(EndedBy::Us, "the peer sends pings and takes no pongs");
+            Event::Piece { bytes, last } => {
+                if last {
+                    shared.traffic.received_message();
+                }
+                if let Some(receiver) = self.receiver() {
+                    receiver.binary_piece(bytes, last);
+                }
             }
+            Event::Ping(payload) => {
+                if shared.outbox.pong(payload).is_err() {
+                    shared.end(EndedBy::Us, "the peer sends pings and takes no pongs");
+                }
+            }
+            // That it arrived is all it says.
+            Event::Pong(_) => {}
+            Event::Close(close) => shared.peer_closed(&close),
         }
-        // That it arrived is all it says.
-        Event::Pong(_) => {}
-        Event::Close(close) => shared.peer_closed(&close),
     }
 }

@@ -199,6 +199,19 @@ mod tests {
         assert_eq!(call(&hub, &path, &beat("other", "a")).status, 404);
     }
 
+    /// What HTTP mode has more (control-channel.md §12.8) is no hindrance, and where
+    /// only the other name is given, that counts.
+    #[test]
+    fn the_fields_of_http_mode_are_understood() {
+        let (hub, _dir) = hub();
+        let body = r#"{"agent_id":"a","cluster_name":"edge","cluster_cert_data":"dGhlIENB",
+            "last_seen":"2026-03-01T10:00:00Z","registry_region":"us","server_code":"192.0.2.1",
+            "status":"registering"}"#;
+        assert_eq!(call(&hub, REGISTER, body).status, 200);
+        let other = r#"{"agent_id":"a","cluster_name":"other"}"#;
+        assert_eq!(call(&hub, REGISTER, other).status, 409);
+    }
+
     #[test]
     fn the_wrong_name_and_what_is_no_json_are_refused() {
         let (hub, _dir) = hub();

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use super::body::BodyWriter;
 use super::connection::send_failure;
-use super::memory::{Budget, OverBudget, Reservation};
+use super::memory::{Budget, OverBudget};
 use super::ticket::{TOO_LATE, Ticket};
 use crate::http::Headers;
 use crate::link::{Message, SendError};
@@ -42,11 +43,15 @@ impl Answer {
         Ok(())
     }
 
-    /// Form S: a piece of the body, [`MAX_CHUNK`](crate::wire::MAX_CHUNK) at most.
-    pub(super) fn chunk(&self, data: &[u8]) -> Result<(), SendError> {
+    /// Form S: a piece of the body, which `data` writes, `expected` bytes or so, at
+    /// least one, [`MAX_CHUNK`](crate::wire::MAX_CHUNK) at most.
+    pub(super) fn chunk(
+        &self,
+        expected: usize,
+        data: impl FnOnce(&mut BodyText<'_>),
+    ) -> Result<(), SendError> {
         let id = &*self.ticket.id;
-        // Straight from the connection's buffer into the message.
-        let message = Message::text(192 + id.len() + data.len().div_ceil(3) * 4, |buf| {
+        let message = Message::text(192 + id.len() + expected.div_ceil(3) * 4, |buf| {
             from_agent::proxy_response_chunk(buf, id, data);
         });
         self.send(message)
@@ -79,16 +84,17 @@ impl Answer {
         // What JSON escapes: of an id anything, of a field value quotes, backslashes
         // and tabs.
         let fields = headers.iter().map(|(n, v)| n.len() + 2 * v.len() + 8);
-        let around = 256 + 6 * id.len() + fields.sum::<usize>();
-        let mut room = budget.reserve(around + expected)?;
-        let mut written = Ok(());
-        let message = Message::text(around + expected, |buf| {
+        let before = 128 + 6 * id.len();
+        let behind = 160 + fields.sum::<usize>();
+        let size = before + expected + behind;
+        let mut room = budget.reserve(size)?;
+        let mut written: Result<(), E> = Ok(());
+        let message = Message::text(size, |buf| {
             written = from_agent::proxy_response(buf, id, status, headers, |text| {
-                body(&mut BodyWriter {
-                    text,
-                    room: &mut room,
-                    around,
-                })
+                let mut writer = BodyWriter::new(text, &mut room, behind);
+                let encoding = body(&mut writer)?;
+                writer.finish()?;
+                Ok(encoding)
             });
         });
         written?;
@@ -148,24 +154,6 @@ impl Answer {
     fn close(&mut self) {
         self.ended = true;
         self.ticket.retire();
-    }
-}
-
-/// Writes the body of a form B answer into its message, and pays for what that takes.
-pub(super) struct BodyWriter<'a, 'b> {
-    pub(super) text: &'a mut BodyText<'b>,
-    pub(super) room: &'a mut Reservation,
-    /// What the message has beside its body, at most.
-    pub(super) around: usize,
-}
-
-impl BodyWriter<'_, '_> {
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), OverBudget> {
-        let (room, around) = (&mut *self.room, self.around);
-        self.text
-            .make_room(bytes.len(), |buf, more| room.extend(buf, more + around))?;
-        self.text.push(bytes);
-        Ok(())
     }
 }
 

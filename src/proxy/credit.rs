@@ -29,6 +29,13 @@ impl Credit {
         self.changed.notify_all();
     }
 
+    /// Gives back what was taken and not used.
+    pub(super) fn put_back(&self, bytes: usize) {
+        if bytes > 0 {
+            self.add(bytes as u64);
+        }
+    }
+
     /// Takes credit for at most `wanted` bytes, at least one; waits for it.
     pub(super) fn take(self: &Arc<Self>, wanted: usize, cancel: &Cancel) -> Result<usize, Reason> {
         if let Some(count) = self.take_now(&mut self.left.lock(), wanted) {

@@ -18,6 +18,7 @@ use super::ticket::{TOO_LATE, Ticket};
 use super::timer::{Alarm, Timer};
 use super::{Outlet, Settings, Upstreams};
 use crate::allocator;
+use crate::buffers;
 use crate::http::Client;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::threads::Stack;
@@ -214,7 +215,7 @@ impl Executor {
             return;
         };
         let mut sweep = self.sweep.lock();
-        if sweep.is_some() || upstreams.idle() + self.compressors.idle() == 0 {
+        if sweep.is_some() || upstreams.idle() + self.compressors.idle() + buffers::idle() == 0 {
             return;
         }
         let me = self.me.clone();
@@ -230,6 +231,7 @@ impl Executor {
     fn sweep_now(&self) {
         *self.sweep.lock() = None;
         self.compressors.sweep();
+        buffers::sweep();
         if let Some(upstreams) = &self.upstreams {
             for client in upstreams.clients() {
                 client.sweep();

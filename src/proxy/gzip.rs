@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use flate2::{Compress, CompressError, Compression, Crc, FlushCompress, Status};
 use parking_lot::Mutex;
 
-use super::answer::BodyWriter;
+use super::body::BodyWriter;
 use super::memory::{Budget, OverBudget, Paid};
 use crate::wire::from_agent::Encoding;
 
@@ -35,8 +35,8 @@ pub(super) struct Packer<'a> {
     block: Paid,
     begun: bool,
     crc: Crc,
-    /// The length if it is known, or 0.
-    known: usize,
+    /// The length, if it is known.
+    known: Option<usize>,
 }
 
 impl<'a> Packer<'a> {
@@ -45,12 +45,12 @@ impl<'a> Packer<'a> {
         compressors: &'a Compressors,
         budget: &'a Arc<Budget>,
         is_text: bool,
-        known: usize,
+        known: Option<usize>,
     ) -> Result<Self, OverBudget> {
-        let gzips = is_text && !(1..GZIP_FROM).contains(&known);
+        let gzips = is_text && known.is_none_or(|known| known >= GZIP_FROM);
         let mut block = Paid::new(budget)?;
         if gzips {
-            block.make_room(known.min(BLOCK))?;
+            block.make_room(known.unwrap_or(0).min(BLOCK))?;
         }
         Ok(Self {
             compressors,
@@ -65,10 +65,10 @@ impl<'a> Packer<'a> {
 
     /// Bytes of text that it will make, about.
     pub(super) fn expected(&self) -> usize {
-        let bytes = if self.gzips {
-            self.known / 5
-        } else {
-            self.known
+        let bytes = match self.known {
+            Some(known) if self.gzips => known / 5,
+            Some(known) => known,
+            None => UNKNOWN,
         };
         bytes.div_ceil(3) * 4
     }
@@ -203,6 +203,9 @@ const GZIP_FROM: usize = 1024;
 /// What a compressor takes while it works, in bytes.
 const COMPRESSOR: usize = 512 * 1024;
 
+/// What a body of unknown length is taken for, in bytes: most are small.
+const UNKNOWN: usize = 8 * 1024;
+
 /// What is compressed at once.
 const BLOCK: usize = 128 * 1024;
 
@@ -248,22 +251,20 @@ mod tests {
         compressors: &Compressors,
         body: &[u8],
         piece: usize,
-        known: usize,
+        known: Option<usize>,
     ) -> Option<Vec<u8>> {
         let budget = Budget::new(8 << 20);
         let mut room = budget.reserve(0).expect("room");
         let mut buf = Vec::new();
         proxy_response(&mut buf, "r", 200, &Headers::new(), |text| {
-            let mut message = BodyWriter {
-                text,
-                room: &mut room,
-                around: 256,
-            };
+            let mut message = BodyWriter::new(text, &mut room, 256);
             let mut packer = Packer::new(compressors, &budget, true, known)?;
             for piece in body.chunks(piece) {
                 packer.push(piece, &mut message)?;
             }
-            packer.finish(&mut message)
+            let encoding = packer.finish(&mut message)?;
+            message.finish()?;
+            Ok::<_, PackError>(encoding)
         })
         .expect("packed");
         // Only the message is left, and all of it is paid for.
@@ -319,7 +320,7 @@ mod tests {
         ) {
             let mut random = fastrand::Rng::with_seed(seed);
             let body: Vec<u8> = (0..length).map(|_| random.u8(..variety)).collect();
-            let known = if is_known { length } else { 0 };
+            let known = is_known.then_some(length);
             let compressors = Compressors::default();
             for _ in 0..2 {
                 let piece = piece.max(length / 1000);

@@ -12,12 +12,12 @@ use super::places::{Applicant, Kind};
 use super::plan::{Identity, Plan, answer_headers};
 use super::ticket::Ticket;
 use super::{Executor, Upstreams};
-use crate::http::client::{Body, Call, CallError, Response};
+use crate::http::client::{Body, Call, CallError, Response, ResponseBody};
 use crate::http::{Client, Headers};
 use crate::link::SendError;
 use crate::net::Cancel;
 use crate::telemetry::RateLimit;
-use crate::wire::MAX_CHUNK;
+use crate::wire::{BodyText, MAX_CHUNK};
 
 /// A request that can be executed.
 pub(super) struct Job {
@@ -131,29 +131,49 @@ impl Job {
         client.call(&call, cancel)
     }
 
-    /// Form S: as it arrives. While the lane has no room, or the peer gives no
-    /// credit, nothing is read from upstream: TCP makes it wait.
+    /// Form S: as it arrives; what has arrived together goes together, so that many
+    /// small TLS records or chunks don't become as many messages. While the lane has
+    /// no room, or the peer gives no credit, nothing is read from upstream: TCP makes
+    /// it wait.
     fn stream(&mut self, mut response: Response, headers: &Headers) -> Result<(), JobError> {
         let ticket = self.ticket.clone();
         self.answer.header(response.status, headers)?;
+        let body = &mut response.body;
         loop {
-            let mut rest = response.body.chunk(MAX_CHUNK)?;
-            if rest.is_empty() {
-                break;
+            let length = body.chunk(MAX_CHUNK)?.len();
+            if length == 0 {
+                return Ok(self.answer.end()?);
             }
-            while !rest.is_empty() {
-                let count = match &ticket.credit {
+            let mut sent = 0;
+            while sent < length {
+                let room = match &ticket.credit {
                     Some(credit) => credit
-                        .take(rest.len(), &ticket.cancel)
+                        .take(MAX_CHUNK, &ticket.cancel)
                         .map_err(SendError::Cancelled)?,
-                    None => rest.len(),
+                    None => MAX_CHUNK,
                 };
-                let (now, later) = rest.split_at(count);
-                self.answer.chunk(now)?;
-                rest = later;
+                let expected = room.min(body.at_hand());
+                let mut used = 0;
+                let mut failed = None;
+                self.answer.chunk(expected, |data| {
+                    // Straight from the connection's buffer into the message.
+                    let first = &body.lent()[sent..];
+                    let first = &first[..first.len().min(room)];
+                    data.push(first);
+                    sent += first.len();
+                    if sent == length {
+                        failed = add_received(data, body, room).err();
+                    }
+                    used = data.length();
+                })?;
+                if let Some(credit) = &ticket.credit {
+                    credit.put_back(room - used);
+                }
+                if let Some(error) = failed {
+                    return Err(error.into());
+                }
             }
         }
-        Ok(self.answer.end()?)
     }
 
     /// Form B: as a whole, within limits. What has come of the body is in the message
@@ -166,12 +186,12 @@ impl Job {
     ) -> Result<(), JobError> {
         let (status, mut incoming) = (response.status, response.body);
         let limit = executor.settings.body_limit;
-        let said = incoming.length().unwrap_or(0);
-        if said > limit as u64 {
+        if incoming.length().is_some_and(|said| said > limit as u64) {
             return Err(JobError::TooLarge(limit));
         }
+        let said = incoming.length().map(|said| said as usize);
         let (budget, compressors) = (&executor.budget, &executor.compressors);
-        let mut body = Packer::new(compressors, budget, is_worth_gzip(headers), said as usize)?;
+        let mut body = Packer::new(compressors, budget, is_worth_gzip(headers), said)?;
         self.answer
             .buffered(status, headers, budget, body.expected(), |message| {
                 let mut length = 0;
@@ -202,6 +222,22 @@ impl Applicant for Job {
     fn cancel(&self) -> &Cancel {
         &self.ticket.cancel
     }
+}
+
+/// Adds what of the body has been received already, up to `room` bytes in all.
+fn add_received(
+    data: &mut BodyText<'_>,
+    body: &mut ResponseBody,
+    room: usize,
+) -> Result<(), CallError> {
+    while data.length() < room {
+        let more = body.received(room - data.length())?;
+        if more.is_empty() {
+            break;
+        }
+        data.push(more);
+    }
+    Ok(())
 }
 
 /// The rule of control-channel.md §8.6 by type (by size: `gzip`); what the target has

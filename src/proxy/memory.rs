@@ -71,11 +71,16 @@ impl Reservation {
             return Ok(());
         }
         // Twice as much, so that it isn't moved often; or as much as there is.
-        let mut capacity = needed.max(had.saturating_mul(2));
-        if self.grow(capacity).is_err() {
-            capacity = needed;
-            self.grow(capacity)?;
+        let capacity = needed.max(had.saturating_mul(2));
+        match self.enlarge(bytes, capacity) {
+            Err(_) if capacity > needed => self.enlarge(bytes, needed),
+            done => done,
         }
+    }
+
+    fn enlarge(&mut self, bytes: &mut Vec<u8>, capacity: usize) -> Result<(), OverBudget> {
+        let had = bytes.capacity();
+        self.grow(capacity)?;
         bytes.reserve_exact(capacity - bytes.len());
         self.shrink(had);
         Ok(())

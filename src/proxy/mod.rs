@@ -14,7 +14,7 @@
 //! 3. `job`, on that thread, makes the call with [`http::Client`](crate::http::Client)
 //!    and passes the answer on as it comes (form S) or as a whole (form B, through
 //!    `gzip`), while `credit` and the lane have room.
-//! 4. `answer` encodes it (`wire::from_agent`) and gives it to the [`Outlet`]. It sees
+//! 4. `answer` encodes it (`wire::from_agent`; a whole body through `body`) and gives it to the [`Outlet`]. It sees
 //!    to it that there is exactly one end, also when the thread panics; none only when
 //!    the peer cancelled before anything was sent, or is gone.
 //!
@@ -24,6 +24,7 @@
 //! the socket to the API server and wakes what waits.
 
 mod answer;
+mod body;
 mod connection;
 mod credit;
 mod executor;
@@ -109,7 +110,8 @@ pub struct Settings {
     /// All that is held of requests and buffered answers together, in bytes
     /// (`proxy.memory_limit`): heads and bodies, and the messages that answers become,
     /// until they are written. Beside it are the buffers of connections, a chunk for
-    /// each streamed answer, and what the link is just reading.
+    /// each streamed answer, what the link is just reading, and 8 MiB of buffers that
+    /// wait to be used again.
     pub memory_limit: usize,
     /// One buffered body or answer, decoded, in bytes.
     pub body_limit: usize,

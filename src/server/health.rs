@@ -5,28 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-/// The four states and names of local-server.md §4; the numbers are its metric's.
-/// `Connected` means the socket is up and the registration confirmed, never less
-/// (control-channel.md T16).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ConnectionState {
-    #[default]
-    Disconnected = 0,
-    Connecting = 1,
-    Connected = 2,
-    Reconnecting = 3,
-}
-
-impl ConnectionState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Disconnected => "disconnected",
-            Self::Connecting => "connecting",
-            Self::Connected => "connected",
-            Self::Reconnecting => "reconnecting",
-        }
-    }
-}
+use crate::control::session::ConnectionState;
 
 /// Shared between those who know (control, the conductor) and those who tell (the
 /// local server, later metrics). Put it in an `Arc`.

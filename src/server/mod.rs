@@ -20,7 +20,7 @@ use log::{debug, info, warn};
 use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 
-pub use health::{ConnectionState, Health, HealthState};
+pub use health::{Health, HealthState};
 
 use crate::config;
 use crate::net::{Cancel, Reason};

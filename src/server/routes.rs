@@ -146,8 +146,9 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::health::{ConnectionState, HealthState};
+    use super::super::health::HealthState;
     use super::*;
+    use crate::control::session::ConnectionState;
 
     fn health(healthy: bool) -> Health {
         Health {

@@ -7,6 +7,8 @@ pub struct BodyText<'a> {
     rest: [u8; 3],
     /// Bytes in `rest`, 2 at most.
     kept: usize,
+    /// Bytes of the body so far.
+    length: usize,
 }
 
 impl<'a> BodyText<'a> {
@@ -16,7 +18,15 @@ impl<'a> BodyText<'a> {
             buf,
             rest: [0; 3],
             kept: 0,
+            length: 0,
         }
+    }
+
+    /// True when so many bytes of a body and `behind` bytes of other text fit into the
+    /// buffer as it is.
+    pub fn has_room(&self, bytes: usize, behind: usize) -> bool {
+        let text = (self.kept + bytes).div_ceil(3) * 4;
+        text + behind <= self.buf.capacity() - self.buf.len()
     }
 
     /// Has `make` see to it that so many bytes of a body find room: it gets the buffer,
@@ -29,8 +39,14 @@ impl<'a> BodyText<'a> {
         make(self.buf, (self.kept + bytes).div_ceil(3) * 4)
     }
 
+    /// Bytes of the body so far.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     /// More of the body.
     pub fn push(&mut self, mut bytes: &[u8]) {
+        self.length += bytes.len();
         if self.kept > 0 {
             let count = bytes.len().min(3 - self.kept);
             let (now, later) = bytes.split_at(count);
@@ -70,6 +86,7 @@ mod tests {
             for piece in &pieces {
                 text.push(piece);
             }
+            prop_assert_eq!(text.length(), pieces.concat().len());
             text.end();
             let want = base64_simd::STANDARD.encode_to_string(pieces.concat());
             prop_assert_eq!(String::from_utf8(buf), Ok(format!("x{want}")));

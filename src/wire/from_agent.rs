@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::body::BodyText;
-use super::encode::{base64, empty, headers, message, number, serialized, string};
+use super::encode::{empty, headers, message, number, serialized, string};
 use super::to_agent::features_message;
 use crate::http::Headers;
 
@@ -37,6 +37,28 @@ pub struct Register<'a> {
     pub server_ip: &'a str,
     pub server_specs: ServerSpecs<'a>,
     pub tunnel_port_config: TunnelPortConfig,
+}
+
+/// The body of HTTP mode's registration (control-channel.md §12.8): what WebSocket
+/// registration has, flat, and what it leaves out (T17). Two fields of that section
+/// are never sent: those of monitoring, which isn't built, and `cluster_url`, because
+/// an agent behind a firewall has no URL at which others could reach its cluster.
+#[derive(Clone, Debug, Serialize)]
+pub struct HttpRegister<'a> {
+    #[serde(flatten)]
+    pub register: &'a Register<'a>,
+    /// Base64 of the cluster's CA certificates (PEM); empty where there is none.
+    pub cluster_cert_data: &'a str,
+    /// As `name`.
+    pub cluster_name: &'a str,
+    /// Now.
+    pub last_seen: String,
+    /// Which image registry is near: `us` or `eu`.
+    pub registry_region: &'a str,
+    /// As `server_ip`.
+    pub server_code: &'a str,
+    /// Of the agent.
+    pub status: &'a str,
 }
 
 /// What this agent can do; all true, as the original says.
@@ -265,14 +287,18 @@ fn status_and_headers(buf: &mut Vec<u8>, status: u16, fields: &Headers) {
     number(buf, status);
 }
 
-/// Form S, a piece of the body; never empty, at most [`MAX_CHUNK`](super::MAX_CHUNK) bytes.
-pub fn proxy_response_chunk(buf: &mut Vec<u8>, id: &str, data: &[u8]) {
-    debug_assert!(!data.is_empty() && data.len() <= super::MAX_CHUNK);
+/// Form S, a piece of the body, which `data` writes: never empty, at most
+/// [`MAX_CHUNK`](super::MAX_CHUNK) bytes.
+pub fn proxy_response_chunk(buf: &mut Vec<u8>, id: &str, data: impl FnOnce(&mut BodyText<'_>)) {
     message(buf, "proxy_response_chunk", Some(id), |buf| {
-        buf.extend_from_slice(b"{\"data\":");
-        base64(buf, data);
-        buf.extend_from_slice(b",\"encoding\":\"base64\",\"size\":");
-        number(buf, data.len() as u64);
+        buf.extend_from_slice(b"{\"data\":\"");
+        let mut text = BodyText::new(buf);
+        data(&mut text);
+        let length = text.length();
+        debug_assert!((1..=super::MAX_CHUNK).contains(&length));
+        text.end();
+        buf.extend_from_slice(b"\",\"encoding\":\"base64\",\"size\":");
+        number(buf, length as u64);
         buf.push(b'}');
     });
 }

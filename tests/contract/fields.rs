@@ -7,11 +7,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pipeops_agent::agent::Agent;
 use pipeops_agent::config::Secret;
-use pipeops_agent::control::facts::{ClusterFacts, Facts};
+use pipeops_agent::control::facts::ClusterFacts;
 use pipeops_agent::http::client::Body;
 use pipeops_agent::http::server::Request;
 use pipeops_agent::kube::Auth;
-use pipeops_agent::net::{Cancel, Deadline};
 use pipeops_agent::plane::GatewayUrl;
 
 use crate::support::front::full;
@@ -77,14 +76,6 @@ fn the_token_that_the_agent_handed_over_goes_along() {
 struct Mounted(Arc<Mutex<&'static str>>);
 
 impl ClusterFacts for Mounted {
-    fn read(&self, _: Deadline, _: &Cancel) -> Facts {
-        Facts::default()
-    }
-
-    fn service_token(&self, _: Deadline, _: &Cancel) -> Option<Secret> {
-        self.service_tokens().pop()
-    }
-
     fn service_tokens(&self) -> Vec<Secret> {
         vec![Secret::new(*self.0.lock())]
     }

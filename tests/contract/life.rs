@@ -8,6 +8,7 @@ use pipeops_agent::agent::AgentError;
 use pipeops_agent::config::{StateBackend, Transport};
 use pipeops_agent::control::session::ConnectionState;
 use pipeops_agent::http::Headers;
+use pipeops_agent::kube::Material;
 use pipeops_agent::plane::GatewayUrl;
 use pipeops_agent::url::Url;
 use serde_json::{Value, json};
@@ -156,11 +157,11 @@ fn ids_are_kept_and_used_again() {
 
 #[test]
 fn the_plane_takes_registrations_and_heartbeats_by_http() {
-    let house = House::with_gateway(GatewayUrl::Stay);
+    let (house, cluster) = (House::with_gateway(GatewayUrl::Stay), yes());
     let mut config = house.agent_config("edge");
     config.pipeops.transport = Transport::Http;
     config.agent.heartbeat_interval_connected = Duration::from_millis(50);
-    let agent = start(&config, None);
+    let agent = start(&config, Some(cluster.credentials()));
     agent
         .wait_until(far(), |status| status.heartbeat_acks >= 3)
         .expect("acknowledged");
@@ -177,6 +178,7 @@ fn the_plane_takes_registrations_and_heartbeats_by_http() {
 
 #[test]
 fn a_controller_without_websockets_is_used_by_http() {
+    let cluster = yes();
     for status in [404, 405, 426, 501] {
         let seen = Arc::new(Mutex::new(Vec::<(String, Value)>::new()));
         let noted = seen.clone();
@@ -205,7 +207,7 @@ fn a_controller_without_websockets_is_used_by_http() {
         let mut config = agent_config(&url, "t-1", ca.path());
         config.pipeops.tls.ca_file = None;
         config.agent.heartbeat_interval_connected = Duration::from_millis(50);
-        let agent = start(&config, None);
+        let agent = start(&config, Some(cluster.credentials()));
         agent
             .wait_until(far(), |status| status.heartbeat_acks >= 2)
             .expect("acknowledged");
@@ -220,6 +222,17 @@ fn a_controller_without_websockets_is_used_by_http() {
             .find(|(target, _)| target.ends_with("register"))
             .expect("registered");
         assert_eq!(register["agent_id"], agent.status().agent_id.as_str());
+        // control-channel.md §12.8: fields that a WebSocket doesn't carry.
+        let Material::Pem(pem) = cluster.credentials().ca.expect("a CA") else {
+            panic!("a file");
+        };
+        let pem = base64_simd::STANDARD.encode_to_string(pem);
+        assert_eq!(register["cluster_cert_data"], pem);
+        assert_eq!(register["cluster_name"], register["name"]);
+        assert_eq!(register["server_code"], register["server_ip"]);
+        for name in ["last_seen", "registry_region", "status"] {
+            assert!(register[name].is_string(), "{name}");
+        }
         let (_, heartbeat) = seen
             .iter()
             .find(|(target, _)| target.ends_with("heartbeat"))

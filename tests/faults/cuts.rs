@@ -199,12 +199,7 @@ fn t5_t43_after_a_thousand_cuts_the_agent_holds_what_it_held_after_ten() {
     });
     let house = House::new();
     let proxy = FaultProxy::start(house.address());
-    let token = house.agent_token("edge");
     let mut agent = AgentProcess::start(&AgentSettings {
-        address: proxy.address().to_string(),
-        ca: house.plane.certificate_path(),
-        token: &token,
-        cluster: "edge",
         upstream: Some(&upstream),
         more: &[
             ("timeouts.websocket_reconnect", "1ms"),
@@ -214,6 +209,7 @@ fn t5_t43_after_a_thousand_cuts_the_agent_holds_what_it_held_after_ten() {
         // In the binary of a plain `cargo test`, the system's allocator keeps an arena
         // for each thread that ever had one.
         environment: &[("MALLOC_ARENA_MAX", "2")],
+        ..house.settings(&proxy.address())
     });
     house.attached("edge");
     let front = house.front("edge");

@@ -16,17 +16,12 @@ fn yes() -> Upstream {
 }
 
 fn agent_of(plane: &PlaneProcess, upstream: &Upstream) -> AgentProcess {
-    let token = plane.token(&["--role", "agent", "--cluster", "edge"]);
-    let mut agent = AgentProcess::start(&AgentSettings {
-        address: plane.address().to_string(),
-        ca: &plane.certificate(),
-        token: &token,
-        cluster: "edge",
+    let agent = AgentProcess::ready_with(&AgentSettings {
         upstream: Some(upstream),
         more: QUICK,
-        environment: &[],
+        ..plane.settings()
     });
-    until("it is ready", || agent.ready() == 200);
+    plane.attached("edge");
     agent
 }
 

@@ -13,7 +13,7 @@ use crate::support::house::House;
 use crate::support::pattern::{Check, PIECE, piece};
 use crate::support::process::{AgentProcess, AgentSettings, PlaneProcess, is_release};
 use crate::support::upstream::{Upstream, content, json};
-use crate::support::wait::{LIMIT, figure, until};
+use crate::support::wait::{LIMIT, figure};
 
 const WATCHES: usize = 256;
 
@@ -156,17 +156,12 @@ fn t9_watches_bulk_slow_clients_and_slow_upstreams_at_once() {
         serve(&request, body, responder, &ringer);
     });
     let plane = PlaneProcess::start();
-    let token = plane.token(&["--role", "agent", "--cluster", "edge"]);
-    let mut agent = AgentProcess::start(&AgentSettings {
-        address: plane.address().to_string(),
-        ca: &plane.certificate(),
-        token: &token,
-        cluster: "edge",
+    let mut agent = AgentProcess::ready_with(&AgentSettings {
         upstream: Some(&upstream),
         more: &[("logging.level", "info")],
-        environment: &[],
+        ..plane.settings()
     });
-    until("it is ready", || agent.ready() == 200);
+    plane.attached("edge");
     figure("agent, idle: KiB resident", agent.process.resident());
     let front = plane.front("edge").patient();
     let mut watches: Vec<Watch> = (0..WATCHES)

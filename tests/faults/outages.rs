@@ -30,17 +30,10 @@ impl Scene {
     fn new(more: &[(&str, &str)]) -> Self {
         let house = House::new();
         let proxy = FaultProxy::start(house.address());
-        let token = house.agent_token("edge");
-        let mut agent = AgentProcess::start(&AgentSettings {
-            address: proxy.address().to_string(),
-            ca: house.plane.certificate_path(),
-            token: &token,
-            cluster: "edge",
-            upstream: None,
+        let agent = AgentProcess::ready_with(&AgentSettings {
             more,
-            environment: &[],
+            ..house.settings(&proxy.address())
         });
-        until("it is ready", || agent.ready() == 200);
         house.attached("edge");
         Self {
             house,
@@ -261,12 +254,7 @@ fn t16_a_frozen_peer_is_noticed_and_readiness_says_so() {
     });
     let house = House::new();
     let proxy = FaultProxy::start(house.address());
-    let token = house.agent_token("edge");
-    let mut agent = AgentProcess::start(&AgentSettings {
-        address: proxy.address().to_string(),
-        ca: house.plane.certificate_path(),
-        token: &token,
-        cluster: "edge",
+    let mut agent = AgentProcess::ready_with(&AgentSettings {
         upstream: Some(&upstream),
         more: &[
             ("timeouts.websocket_ping", "200ms"),
@@ -275,9 +263,8 @@ fn t16_a_frozen_peer_is_noticed_and_readiness_says_so() {
             ("timeouts.websocket_reconnect", "50ms"),
             ("timeouts.websocket_reconnect_max", "200ms"),
         ],
-        environment: &[],
+        ..house.settings(&proxy.address())
     });
-    until("it is ready", || agent.ready() == 200);
     house.attached("edge");
     let front = house.front("edge");
     assert_eq!(front.get("/api/v1/pods").status, 200);

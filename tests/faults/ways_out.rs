@@ -24,18 +24,12 @@ fn https_proxy_with_a_password_carries_the_control_channel_and_nothing_else() {
     let house = House::new();
     // What is special in a URL must be percent-encoded there.
     let proxy = ConnectProxy::start(Some(("agent", "p@ss:word")));
-    let token = house.agent_token("edge");
     let https_proxy = format!("http://agent:p%40ss%3Aword@{}", proxy.address());
-    let mut agent = AgentProcess::start(&AgentSettings {
-        address: named(&house),
-        ca: house.plane.certificate_path(),
-        token: &token,
-        cluster: "edge",
+    let agent = AgentProcess::ready_with(&AgentSettings {
         upstream: Some(&upstream),
-        more: &[],
         environment: &[("HTTPS_PROXY", &https_proxy)],
+        ..house.settings(&named(&house))
     });
-    until("it is ready", || agent.ready() == 200);
     house.attached("edge");
     assert_eq!(house.front("edge").get("/api/v1/pods").status, 200);
     // The controller, then the gateway; the API server is reached directly.
@@ -49,20 +43,15 @@ fn https_proxy_with_a_password_carries_the_control_channel_and_nothing_else() {
 fn a_proxy_that_wants_another_password_is_named_and_tried_again() {
     let house = House::new();
     let proxy = ConnectProxy::start(Some(("agent", "right")));
-    let token = house.agent_token("edge");
     let https_proxy = format!("http://agent:wrong@{}", proxy.address());
     let mut agent = AgentProcess::start(&AgentSettings {
-        address: named(&house),
-        ca: house.plane.certificate_path(),
-        token: &token,
-        cluster: "edge",
-        upstream: None,
         more: &[("timeouts.websocket_reconnect", "20ms")],
         environment: &[("HTTPS_PROXY", &https_proxy)],
+        ..house.settings(&named(&house))
     });
     let line = agent
         .process
-        .logged("what the proxy said", |line| line.contains("407"));
+        .logged("what the proxy said", |line| line.contains("status 407"));
     let address = proxy.address().to_string();
     assert!(line.contains(&address) && line.contains("roxy"), "{line}");
     assert!(!line.contains("wrong"), "{line}");
@@ -78,20 +67,15 @@ fn a_proxy_that_hangs_is_given_up_and_tried_again() {
     let house = House::new();
     let proxy = ConnectProxy::start(None);
     proxy.hang(true);
-    let token = house.agent_token("edge");
     let https_proxy = format!("http://{}", proxy.address());
     let mut agent = AgentProcess::start(&AgentSettings {
-        address: named(&house),
-        ca: house.plane.certificate_path(),
-        token: &token,
-        cluster: "edge",
-        upstream: None,
         more: &[
             ("timeouts.websocket_handshake", "500ms"),
             ("timeouts.websocket_reconnect", "20ms"),
             ("timeouts.websocket_reconnect_max", "50ms"),
         ],
         environment: &[("HTTPS_PROXY", &https_proxy)],
+        ..house.settings(&named(&house))
     });
     until("it was tried twice", || proxy.held() >= 2);
     let address = proxy.address().to_string();
@@ -135,18 +119,12 @@ fn proxy_url_of_the_kubeconfig_is_the_way_to_the_api_server_and_to_nothing_else(
     let kubeconfig = upstream.kubeconfig().replace(&direct, &through);
     assert!(kubeconfig.contains("proxy-url"), "{kubeconfig}");
     let kubeconfig = house.file("kubeconfig", &kubeconfig);
-    let token = house.agent_token("edge");
     let https_proxy = format!("http://{}", outer.address());
-    let mut agent = AgentProcess::start(&AgentSettings {
-        address: named(&house),
-        ca: house.plane.certificate_path(),
-        token: &token,
-        cluster: "edge",
-        upstream: None,
+    let agent = AgentProcess::ready_with(&AgentSettings {
         more: &[("kubernetes.kubeconfig", &kubeconfig.display().to_string())],
         environment: &[("HTTPS_PROXY", &https_proxy)],
+        ..house.settings(&named(&house))
     });
-    until("it is ready", || agent.ready() == 200);
     house.attached("edge");
     // Somebody's call, and the agent's own ones.
     assert_eq!(house.front("edge").get("/api/v1/pods").status, 200);
@@ -195,13 +173,8 @@ fn an_agent_without_a_certificate_is_told_so() {
     let clients = Ca::new("the agents'");
     let plane = FakePlane::start_mtls(&clients);
     let mut agent = AgentProcess::start(&AgentSettings {
-        address: plane.address().to_string(),
-        ca: &plane.ca_file(),
-        token: "t-1",
-        cluster: "edge",
-        upstream: None,
         more: &[("timeouts.websocket_reconnect", "20ms")],
-        environment: &[],
+        ..AgentSettings::new(&plane.address(), &plane.ca_file(), "t-1")
     });
     let line = agent.process.logged("what is missing", |line| {
         line.contains("it asks for a client certificate")

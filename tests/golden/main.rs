@@ -192,7 +192,7 @@ fn answers_have_the_recorded_shape() {
         &of_type("proxy_response_header")[0],
     );
     assert_shape(
-        &ours(|b| from_agent::proxy_response_chunk(b, "r", b"x")),
+        &ours(|b| from_agent::proxy_response_chunk(b, "r", |data| data.push(b"x"))),
         &of_type("proxy_response_chunk")[0],
     );
     assert_shape(

@@ -1,8 +1,10 @@
 //! Controllers that take no WebSocket (decisions.md §6.1, control-channel.md §12.8).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pipeops_agent::agent::{Agent, AgentError, Parts};
+use pipeops_agent::control::facts::ClusterFacts;
 use pipeops_agent::identity::Store;
 use serde_json::json;
 
@@ -50,6 +52,30 @@ fn registers_and_beats_over_http_where_there_is_no_websocket() {
         assert_eq!(upgrades.len(), 1, "five minutes haven't passed");
         end(stage, agent);
     }
+}
+
+/// A cluster of which the authority is all that can be read.
+struct Trusted(Vec<u8>);
+
+impl ClusterFacts for Trusted {
+    fn ca_certificates(&self) -> Option<Vec<u8>> {
+        Some(self.0.clone())
+    }
+}
+
+/// control-channel.md §12.8; the gateway checks what it is.
+#[test]
+#[ignore = "needs the Go gateway: tests/run interop"]
+fn over_http_a_registration_carries_the_clusters_authority() {
+    let stage = Stage::without_gateway();
+    without_websocket(&stage, 404);
+    let pem = std::fs::read(stage.gateway.ca_file()).expect("certificates");
+    let facts = Arc::new(Trusted(pem));
+    let agent = stage.start_with(|parts| parts.facts = facts);
+    let register = stage.gateway.call("register", 200);
+    assert!(register["body"]["cluster_cert_data"].is_string());
+    stage.gateway.call(&format!("{CLUSTER_ID}/heartbeat"), 200);
+    end(stage, agent);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use pipeops_agent::url::Url;
 use tempfile::TempDir;
 
 use super::front::Front;
+use super::process::AgentSettings;
 use super::wait::{far, until};
 
 pub(crate) struct House {
@@ -90,6 +91,16 @@ impl House {
         let agent = start(&config, Some(credentials));
         self.attached(cluster);
         agent
+    }
+
+    /// What an agent of the cluster `edge`, as a process, is started with; it dials
+    /// `address`.
+    pub(crate) fn settings(&self, address: &impl ToString) -> AgentSettings<'static> {
+        AgentSettings::new(
+            address,
+            self.plane.certificate_path(),
+            self.agent_token("edge"),
+        )
     }
 
     /// Waits until requests go to the cluster's agent.

@@ -66,9 +66,13 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// All that it and its predecessors have written.
+    /// All that it and its predecessors have written, up to the last line that is
+    /// whole: the next may be written just now.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("a log")
+        let mut log = fs::read(&self.log).expect("a log");
+        let whole = log.iter().rposition(|byte| *byte == b'\n');
+        log.truncate(whole.map_or(0, |end| end + 1));
+        String::from_utf8(log).expect("text")
     }
 
     /// Waits until a line of its log satisfies `wanted`.
@@ -230,6 +234,21 @@ impl PlaneProcess {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    /// Waits until requests go to the cluster's agent: a moment after the agent is
+    /// ready, because the plane waits for its answer to a hello.
+    pub(crate) fn attached(&self, cluster: &str) {
+        until("the agent is connected", || {
+            let row = self.cluster(cluster);
+            row.is_some_and(|cells| cells[1].starts_with("for "))
+        });
+    }
+
+    /// What an agent of the cluster `edge` is started with.
+    pub(crate) fn settings(&self) -> AgentSettings<'static> {
+        let token = self.token(&["--role", "agent", "--cluster", "edge"]);
+        AgentSettings::new(&self.address, &self.certificate(), token)
+    }
+
     /// Somebody who may do everything, at this cluster's door.
     pub(crate) fn front(&self, cluster: &str) -> Front {
         let token = self.token(&["--role", "user", "--all"]);
@@ -250,13 +269,26 @@ pub(crate) struct AgentProcess {
 pub(crate) struct AgentSettings<'a> {
     /// Its control plane: `host:port`, as it is dialled.
     pub(crate) address: String,
-    pub(crate) ca: &'a Path,
-    pub(crate) token: &'a str,
-    pub(crate) cluster: &'a str,
+    pub(crate) ca: PathBuf,
+    pub(crate) token: String,
     pub(crate) upstream: Option<&'a Upstream>,
     /// More of the configuration file, key by key: `timeouts.websocket_read`.
     pub(crate) more: &'a [(&'a str, &'a str)],
     pub(crate) environment: &'a [(&'a str, &'a str)],
+}
+
+impl AgentSettings<'_> {
+    /// The defaults, without an API server.
+    pub(crate) fn new(address: &impl ToString, ca: &Path, token: impl Into<String>) -> Self {
+        Self {
+            address: address.to_string(),
+            ca: ca.to_owned(),
+            token: token.into(),
+            upstream: None,
+            more: &[],
+            environment: &[],
+        }
+    }
 }
 
 impl AgentProcess {
@@ -273,7 +305,7 @@ impl AgentProcess {
         let mut keys = vec![
             ("pipeops.api_url", api_url.as_str()),
             ("pipeops.tls.ca_file", ca.as_str()),
-            ("agent.cluster_name", settings.cluster),
+            ("agent.cluster_name", "edge"),
             ("agent.port", "0"),
             ("agent.truthful_readiness_probe", "true"),
             ("state.file", state.as_str()),
@@ -292,7 +324,7 @@ impl AgentProcess {
             keys.push((name, value));
         }
         file("config.yaml", &yaml(&keys));
-        let mut environment = vec![("PIPEOPS_TOKEN".to_owned(), settings.token.to_owned())];
+        let mut environment = vec![("PIPEOPS_TOKEN".to_owned(), settings.token.clone())];
         environment.extend(
             settings
                 .environment
@@ -330,6 +362,13 @@ impl AgentProcess {
     /// The text of the state file.
     pub(crate) fn state(&self) -> String {
         fs::read_to_string(self.folder.path().join("state.yaml")).expect("a state file")
+    }
+
+    /// Started, and ready.
+    pub(crate) fn ready_with(settings: &AgentSettings<'_>) -> Self {
+        let mut agent = Self::start(settings);
+        until("it is ready", || agent.ready() == 200);
+        agent
     }
 
     /// The status of `/ready` now.

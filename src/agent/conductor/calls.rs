@@ -57,7 +57,7 @@ impl Conductor {
         let spawned = self.background.spawn("http-register", panicked, move || {
             let outcome = parts
                 .registrant
-                .payload(&attempt(), |payload| api.register(payload, &token, &cancel));
+                .http_payload(&attempt(), |payload| api.register(payload, &token, &cancel));
             Done::Event(Event::HttpRegister(generation, outcome.map(Box::new)))
         });
         if let Err(error) = spawned {
@@ -96,7 +96,7 @@ impl Conductor {
                 // A gateway may take WebSockets while the controller takes none.
                 outcome = parts
                     .registrant
-                    .payload(&attempt, |payload| api.register(payload, &token, &cancel))
+                    .http_payload(&attempt, |payload| api.register(payload, &token, &cancel))
                     .map(Box::new);
             }
             Done::Event(event(outcome))
@@ -141,6 +141,7 @@ fn attempt(facts: &FactsHandle, cluster_id: Option<String>) -> Attempt {
         cluster_id,
         facts: facts.first(Deadline::after(FIRST_FACTS_WAIT)),
         service_token: facts.service_token(Deadline::after(SERVICE_TOKEN_WAIT)),
+        ca_certificates: facts.ca_certificates(),
     }
 }
 

@@ -3,45 +3,36 @@
 use parking_lot::Mutex;
 
 use super::*;
-use crate::control::facts::{ClusterFacts, Facts};
-use crate::net::Cancel;
+use crate::control::facts::ClusterFacts;
 
 /// The token that there is now.
 #[derive(Clone)]
-struct Mounted(Arc<Mutex<&'static str>>);
+pub(super) struct Mounted(Arc<Mutex<&'static str>>);
 
 impl ClusterFacts for Mounted {
-    fn read(&self, _: Deadline, _: &Cancel) -> Facts {
-        Facts::default()
-    }
-
-    fn service_token(&self, _: Deadline, _: &Cancel) -> Option<Secret> {
-        self.service_tokens().pop()
-    }
-
     fn service_tokens(&self) -> Vec<Secret> {
         vec![Secret::new(*self.0.lock())]
     }
 }
 
 impl Mounted {
-    fn new(token: &'static str) -> Self {
+    pub(super) fn new(token: &'static str) -> Self {
         Self(Arc::new(Mutex::new(token)))
     }
 
-    fn replace(&self, token: &'static str) {
+    pub(super) fn replace(&self, token: &'static str) {
         *self.0.lock() = token;
     }
 }
 
 /// What was handed over has been stored: the answer to a `register` is dealt with.
-fn wait_until_known(agent: &Agent, store: &MemoryStore, token: &str) {
+pub(super) fn wait_until_known(agent: &Agent, store: &MemoryStore, token: &str) {
     let hash = crate::identity::token_hash(&Secret::new(token));
     let known = |_: &_| store.identity().service_token_hash.as_ref() == Some(&hash);
     agent.wait_until(far(), known).expect("stored");
 }
 
-fn parts_with(peer: &Peer, facts: &Mounted, store: &Arc<MemoryStore>) -> Parts {
+pub(super) fn parts_with(peer: &Peer, facts: &Mounted, store: &Arc<MemoryStore>) -> Parts {
     let mut parts = parts(peer.api_url(), store.clone());
     parts.facts = Arc::new(facts.clone());
     parts.heartbeat.connected = Duration::from_millis(20);
@@ -49,7 +40,7 @@ fn parts_with(peer: &Peer, facts: &Mounted, store: &Arc<MemoryStore>) -> Parts {
 }
 
 /// The next message that is no heartbeat.
-fn next_but_heartbeats(conn: &mut Conn) -> Value {
+pub(super) fn next_but_heartbeats(conn: &mut Conn) -> Value {
     loop {
         if let Message::Text(text) = conn.socket.read().expect("a message") {
             let value: Value = serde_json::from_str(text.as_str()).expect("JSON");
@@ -60,7 +51,7 @@ fn next_but_heartbeats(conn: &mut Conn) -> Value {
     }
 }
 
-fn handed_over(register: &Value) -> (&Value, &Value) {
+pub(super) fn handed_over(register: &Value) -> (&Value, &Value) {
     let payload = &register["payload"];
     (&payload["cluster_id"], &payload["k8s_service_token"])
 }

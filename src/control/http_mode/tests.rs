@@ -61,7 +61,7 @@ fn api(url: &str) -> HttpApi {
 
 fn register(url: &str) -> Result<Registered, Failure> {
     let token = Secret::new("t-1");
-    registrant().payload(&Attempt::default(), |payload| {
+    registrant().http_payload(&Attempt::default(), |payload| {
         api(url).register(payload, &token, &Cancel::new())
     })
 }
@@ -96,6 +96,8 @@ fn a_registration_goes_out_and_its_answer_is_read() {
     assert_eq!(body["server_specs"]["memory_gb"], 23);
     // Empty members are left out, the token never goes into the body.
     assert!(body.get("k8s_version").is_none() && !body.to_string().contains("t-1"));
+    assert!(body.get("cluster_cert_data").is_none());
+    assert_eq!(body["cluster_name"], body["name"]);
 }
 
 /// A box in between that forbids is not the control plane that refuses us.
@@ -258,7 +260,7 @@ fn cancelling_ends_a_call_that_waits() {
     let calling = std::thread::spawn({
         let cancel = cancel.clone();
         move || {
-            registrant().payload(&Attempt::default(), |payload| {
+            registrant().http_payload(&Attempt::default(), |payload| {
                 api(&url).register(payload, &Secret::new("t"), &cancel)
             })
         }

@@ -4,8 +4,30 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::control::urls::GatewayRules;
-pub use crate::server::ConnectionState;
 use crate::wire::to_agent::Registered;
+
+/// The four states and names of local-server.md §4; the numbers are its metric's.
+/// `Connected` means the socket is up and the registration confirmed, never less
+/// (control-channel.md T16).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConnectionState {
+    #[default]
+    Disconnected = 0,
+    Connecting = 1,
+    Connected = 2,
+    Reconnecting = 3,
+}
+
+impl ConnectionState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Reconnecting => "reconnecting",
+        }
+    }
+}
 
 /// The rules' figures. The defaults are those of decisions.md.
 #[derive(Clone, Debug)]

@@ -53,21 +53,28 @@ impl Pool {
     }
 
     /// Closes what is too old or dead, and takes the buffers of what has been idle
-    /// for a while.
+    /// for a while. Nothing waits for the network here, so it is done in place: what
+    /// were taken out meanwhile wouldn't count when another one comes back.
     pub(super) fn sweep(&self) {
-        let mut idle = std::mem::take(&mut *self.idle.lock());
-        idle.retain_mut(|one| {
+        let mut closed = Vec::new();
+        let mut idle = self.idle.lock();
+        for _ in 0..idle.len() {
+            let Some(mut one) = idle.pop_front() else {
+                break;
+            };
             let age = one.since.elapsed();
-            let good = age < self.limit && one.halves.read.is_idle_alive();
-            if good && age >= SHRINK_AFTER {
-                one.halves.read.shrink();
+            if age >= self.limit || !one.halves.read.is_idle_alive() {
+                closed.push(one);
+                continue;
             }
-            good
-        });
-        let mut now = self.idle.lock();
-        // What came back meanwhile is younger.
-        idle.append(&mut now);
-        *now = idle;
+            if age >= SHRINK_AFTER {
+                one.halves.read.shrink();
+                one.halves.write.shrink();
+            }
+            idle.push_back(one);
+        }
+        drop(idle);
+        drop(closed); // closes sockets: outside the lock
     }
 
     pub(super) fn clear(&self) {
@@ -81,3 +88,87 @@ impl Pool {
 
 /// A connection that is used all the time keeps its buffers.
 const SHRINK_AFTER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::thread;
+
+    use rustls::version::{TLS12, TLS13};
+
+    use super::*;
+    use crate::net::testing::{tcp_pair, tls_pair};
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn later(pool: &Pool, by: Duration) {
+        for one in pool.idle.lock().iter_mut() {
+            one.since = one
+                .since
+                .checked_sub(by)
+                .expect("the machine runs for longer");
+        }
+    }
+
+    /// 66 KiB stayed with each connection that had sent something large.
+    #[test]
+    fn an_idle_connection_keeps_no_buffers() {
+        for version in [&TLS12, &TLS13] {
+            let (mut near, mut far) = tls_pair(version);
+            let reading = thread::spawn(move || {
+                let mut left = 1 << 20;
+                while left > 0 {
+                    let count = far.read.fill().expect("data").len();
+                    far.read.consume(count);
+                    left -= count;
+                }
+                far
+            });
+            let large = vec![1; 1 << 20];
+            near.write.write_all(&[IoSlice::new(&large)]).expect("sent");
+            let _far = reading.join().expect("read");
+            assert!(near.write.memory() > 32 * 1024);
+            let pool = Pool::new(1, HOUR);
+            pool.put(near);
+            pool.sweep();
+            assert!(
+                pool.idle.lock()[0].halves.write.memory() > 0,
+                "used just now"
+            );
+            later(&pool, SHRINK_AFTER);
+            pool.sweep();
+            assert_eq!(pool.idle.lock()[0].halves.write.memory(), 0);
+            // And goes on.
+            let mut near = pool.take().expect("still good");
+            near.write.write_all(&[IoSlice::new(b"x")]).expect("sent");
+        }
+    }
+
+    /// What a sweep had in its hands didn't count.
+    #[test]
+    fn there_are_never_more_than_the_maximum() {
+        const MAX: usize = 4;
+        let pool = Pool::new(MAX, HOUR);
+        let (mut near, mut far) = (Vec::new(), Vec::new());
+        for _ in 0..200 {
+            let (one, other) = tcp_pair();
+            near.push(Halves::plain(one));
+            far.push(other);
+        }
+        thread::scope(|scope| {
+            let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+            let pool = &pool;
+            scope.spawn(move || {
+                while stopped.try_recv() != Err(crossbeam_channel::TryRecvError::Disconnected) {
+                    pool.sweep();
+                }
+            });
+            for halves in near {
+                pool.put(halves);
+                assert!(pool.len() <= MAX);
+            }
+            drop(stop);
+        });
+        assert_eq!(pool.len(), MAX);
+    }
+}

@@ -9,7 +9,7 @@ use super::upload::Upload;
 use super::{CallError, Inner};
 use crate::http::Headers;
 use crate::http::body::Framing;
-use crate::http::incoming::Incoming;
+use crate::http::incoming::{Chunks, Incoming, ReadError};
 use crate::net::{Cancel, Guard, Halves, WriteHalf};
 
 /// An answer of which the head has come.
@@ -92,35 +92,49 @@ impl ResponseBody {
                 self.end();
                 Ok(&[])
             }
-            Ok(()) => match &mut self.rest {
-                Some(rest) => Ok(rest.incoming.lent()),
-                None => Ok(&[]),
-            },
-            Err(error) => {
-                let why = self.broken_off();
-                self.rest = None;
-                Err(why.unwrap_or(CallError::Body(error)))
-            }
+            Ok(()) => Ok(self.lent()),
+            Err(error) => Err(self.failed(error)),
         }
+    }
+
+    /// The bytes that the last call has brought, once more.
+    pub fn lent(&mut self) -> &[u8] {
+        match &mut self.rest {
+            Some(rest) => rest.incoming.lent(),
+            None => &[],
+        }
+    }
+
+    /// As [`chunk`](Self::chunk), but never waits, and doesn't ask the system either:
+    /// when nothing more has been received it is empty, which needn't be the end.
+    pub fn received(&mut self, max: usize) -> Result<&[u8], CallError> {
+        let Some(rest) = &mut self.rest else {
+            return Ok(&[]);
+        };
+        match rest.incoming.advance_received(max) {
+            Ok(()) => Ok(self.lent()),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Bytes of what is lent now and what [`received`](Self::received) would bring;
+    /// with TLS and chunks there are fewer in truth.
+    pub fn at_hand(&mut self) -> usize {
+        self.rest
+            .as_mut()
+            .map_or(0, |rest| rest.incoming.received())
     }
 
     /// The whole body, if it has at most `limit` bytes.
     pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, CallError> {
-        let said = self.length().unwrap_or(0);
-        if said > limit as u64 {
-            return Err(CallError::TooLarge(limit));
-        }
-        let mut all = Vec::with_capacity((said as usize).min(64 * 1024));
-        loop {
-            let chunk = self.chunk(usize::MAX)?;
-            if chunk.is_empty() {
-                return Ok(all);
-            }
-            if chunk.len() > limit - all.len() {
-                return Err(CallError::TooLarge(limit));
-            }
-            all.extend_from_slice(chunk);
-        }
+        Chunks::read_all(self, limit)?.ok_or(CallError::TooLarge(limit))
+    }
+
+    /// What became of the body; there is no more of it.
+    fn failed(&mut self, error: ReadError) -> CallError {
+        let why = self.broken_off();
+        self.rest = None;
+        why.unwrap_or(CallError::Body(error))
     }
 
     /// Why this side has closed the connection, if it has.
@@ -142,6 +156,18 @@ impl ResponseBody {
             return;
         };
         self.client.pool.put(halves);
+    }
+}
+
+impl Chunks for ResponseBody {
+    type Error = CallError;
+
+    fn length(&self) -> Option<u64> {
+        self.length()
+    }
+
+    fn chunk(&mut self, max: usize) -> Result<&[u8], CallError> {
+        self.chunk(max)
     }
 }
 

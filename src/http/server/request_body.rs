@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::exchange::{Shared, Stage};
 use crate::http::body::Framing;
-use crate::http::incoming::{Incoming, ReadError};
+use crate::http::incoming::{Chunks, Incoming, ReadError};
 use crate::net::{Deadline, ReadHalf};
 
 /// The body of a request. May go to another thread than the answer.
@@ -54,21 +54,7 @@ impl RequestBody {
 
     /// The whole body, if it has at most `limit` bytes.
     pub fn read_all(&mut self, limit: usize) -> Result<Vec<u8>, ReadAllError> {
-        let said = self.length().unwrap_or(0);
-        if said > limit as u64 {
-            return Err(ReadAllError::TooLarge(limit));
-        }
-        let mut all = Vec::with_capacity((said as usize).min(64 * 1024));
-        loop {
-            let chunk = self.chunk(usize::MAX)?;
-            if chunk.is_empty() {
-                return Ok(all);
-            }
-            if chunk.len() > limit - all.len() {
-                return Err(ReadAllError::TooLarge(limit));
-            }
-            all.extend_from_slice(chunk);
-        }
+        Chunks::read_all(self, limit)?.ok_or(ReadAllError::TooLarge(limit))
     }
 
     fn invite(&self) -> io::Result<()> {
@@ -87,6 +73,18 @@ impl RequestBody {
 
     pub(super) fn into_read(mut self) -> Option<ReadHalf> {
         self.incoming.take().map(Incoming::into_read)
+    }
+}
+
+impl Chunks for RequestBody {
+    type Error = ReadError;
+
+    fn length(&self) -> Option<u64> {
+        self.length()
+    }
+
+    fn chunk(&mut self, max: usize) -> Result<&[u8], ReadError> {
+        self.chunk(max)
     }
 }
 

@@ -10,12 +10,13 @@
 //! - 1014 (bad gateway, IANA's registry) is a code like others for us, and one of
 //!   those for tungstenite.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 
 use proptest::prelude::*;
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 
-use super::{CloseFrame, Event, FrameReader, Header, Opcode, mask};
+use super::{CloseFrame, Event, FrameReader, Header, Listener, Opcode, mask};
 use crate::link::Role;
 
 const LIMIT: usize = 400;
@@ -31,28 +32,64 @@ enum Seen {
     Refused,
 }
 
-fn ours(role: Role, stream: &[u8], cuts: &[usize]) -> Vec<Seen> {
+/// What hears of binary messages in pieces: nobody, everybody, every other.
+const TAKES_PIECES: [fn(usize) -> bool; 3] = [|_| false, |_| true, |n| n % 2 == 1];
+
+/// Puts pieces together.
+struct Ours {
+    takes_pieces: fn(usize) -> bool,
+    asked: Cell<usize>,
+    seen: Vec<Seen>,
+    pieces: Option<Vec<u8>>,
+}
+
+impl Listener for Ours {
+    fn takes_pieces(&self) -> bool {
+        self.asked.update(|asked| asked + 1);
+        (self.takes_pieces)(self.asked.get())
+    }
+
+    fn hear(&mut self, event: Event<'_>) {
+        if matches!(event, Event::Text(_) | Event::Binary(_)) {
+            assert!(self.pieces.is_none(), "inside another message");
+        }
+        self.seen.push(match event {
+            Event::Text(text) => Seen::Text(text.to_owned()),
+            Event::Binary(bytes) => Seen::Binary(bytes.to_vec()),
+            Event::Piece { bytes, last } => {
+                let pieces = self.pieces.get_or_insert_default();
+                pieces.extend_from_slice(bytes);
+                assert!(pieces.len() <= LIMIT);
+                if !last {
+                    return;
+                }
+                Seen::Binary(self.pieces.take().expect("just filled"))
+            }
+            Event::Ping(bytes) => Seen::Ping(bytes.to_vec()),
+            Event::Pong(bytes) => Seen::Pong(bytes.to_vec()),
+            Event::Close(close) => Seen::Close(close),
+        });
+    }
+}
+
+fn ours(role: Role, stream: &[u8], cuts: &[usize], takes_pieces: fn(usize) -> bool) -> Vec<Seen> {
     let mut reader = FrameReader::new(role, LIMIT);
-    let mut seen = Vec::new();
+    let mut listener = Ours {
+        takes_pieces,
+        asked: Cell::new(0),
+        seen: Vec::new(),
+        pieces: None,
+    };
     let mut from = 0;
     for to in cuts.iter().copied().chain([stream.len()]) {
         let mut slice = stream[from..to].to_vec();
         from = to;
-        let result = reader.read(&mut slice, &mut |event| {
-            seen.push(match event {
-                Event::Text(text) => Seen::Text(text.to_owned()),
-                Event::Binary(bytes) => Seen::Binary(bytes.to_vec()),
-                Event::Ping(bytes) => Seen::Ping(bytes.to_vec()),
-                Event::Pong(bytes) => Seen::Pong(bytes.to_vec()),
-                Event::Close(close) => Seen::Close(close),
-            });
-        });
-        if result.is_err() {
-            seen.push(Seen::Refused);
+        if reader.read(&mut slice, &mut listener).is_err() {
+            listener.seen.push(Seen::Refused);
             break;
         }
     }
-    seen
+    listener.seen
 }
 
 /// A stream that gives what it has, then "would block" for ever.
@@ -116,7 +153,10 @@ fn theirs(role: Role, stream: &[u8]) -> Vec<Seen> {
 }
 
 fn compare(role: Role, stream: &[u8], cuts: &[usize]) -> Result<(), TestCaseError> {
-    let mut ours = ours(role, stream, cuts);
+    let [mut ours, in_pieces, mixed] =
+        TAKES_PIECES.map(|takes_pieces| ours(role, stream, cuts, takes_pieces));
+    prop_assert_eq!(&in_pieces, &ours);
+    prop_assert_eq!(&mixed, &ours);
     let mut theirs_seen = theirs(role, stream);
     if ours.last() == Some(&Seen::Refused) && theirs_seen.last() != Some(&Seen::Refused) {
         // Refused early: with the frame's end they refuse as well.

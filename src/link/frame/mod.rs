@@ -15,4 +15,6 @@ mod text;
 pub(super) use close::CloseFrame;
 pub(super) use header::{Header, MAX_CONTROL, MAX_HEADER, Opcode};
 pub(super) use mask::mask;
-pub(super) use reader::{Event, FrameReader, Refusal};
+#[cfg(test)]
+pub(super) use reader::whole;
+pub(super) use reader::{Event, FrameReader, Listener, Refusal};

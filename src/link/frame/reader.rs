@@ -13,10 +13,24 @@ use crate::link::Role;
 pub(in crate::link) enum Event<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
+    /// A part of a binary message, for who takes pieces; the last one may be empty.
+    Piece {
+        bytes: &'a [u8],
+        last: bool,
+    },
     Ping(&'a [u8]),
     Pong(&'a [u8]),
     /// Nothing comes after it: bytes that follow are ignored.
     Close(CloseFrame),
+}
+
+/// Who hears what a peer sent.
+pub(in crate::link) trait Listener {
+    /// Whether a binary message that begins now, and isn't all there, shall come in
+    /// pieces as they arrive.
+    fn takes_pieces(&self) -> bool;
+
+    fn hear(&mut self, event: Event<'_>);
 }
 
 /// Why a peer's bytes are refused. The connection can't be used any further.
@@ -63,8 +77,10 @@ impl Refusal {
 ///
 /// It takes plaintext in slices that are cut anywhere and works in them: a message
 /// in one frame that lies in one slice is unmasked, checked and handed out there.
-/// Only what is fragmented or cut is copied, into a buffer that grows with what has
-/// arrived (never with what a header announces) and is given back when it was large.
+/// A binary message that is fragmented or cut is handed out in pieces where they lie,
+/// to who takes pieces. What else is fragmented or cut is copied, into a buffer that
+/// grows with what has arrived (never with what a header announces) and is given back
+/// when it was large.
 #[derive(Debug)]
 pub(in crate::link) struct FrameReader {
     role: Role,
@@ -76,8 +92,10 @@ pub(in crate::link) struct FrameReader {
     frame: Option<Frame>,
     /// The payload of a cut control frame so far.
     control: [u8; MAX_CONTROL],
-    /// The message so far, if it is fragmented or cut.
+    /// The message so far, if it is fragmented or cut and kept here.
     message: Option<Body>,
+    /// The bytes so far of one that is handed out in pieces.
+    passed: Option<usize>,
     /// Memory for the next such message.
     spare: Vec<u8>,
     closed: bool,
@@ -95,17 +113,18 @@ impl FrameReader {
             frame: None,
             control: [0; MAX_CONTROL],
             message: None,
+            passed: None,
             spare: Vec::new(),
             closed: false,
         }
     }
 
-    /// Reads all of `bytes` and calls `on` for each event in it. After a refusal the
-    /// reader must not be used again.
+    /// Reads all of `bytes` and tells `listener` of each event in it. After a refusal
+    /// the reader must not be used again.
     pub(in crate::link) fn read(
         &mut self,
         mut bytes: &mut [u8],
-        on: &mut dyn FnMut(Event<'_>),
+        listener: &mut dyn Listener,
     ) -> Result<(), Refusal> {
         while !bytes.is_empty() && !self.closed {
             let mut frame = if let Some(frame) = self.frame.take() {
@@ -123,9 +142,9 @@ impl FrameReader {
                 mask(piece, key, frame.done);
             }
             if frame.header.opcode.is_control() {
-                self.control_payload(&frame, piece, on)?;
+                self.control_payload(&frame, piece, listener)?;
             } else {
-                self.data_payload(&frame, piece, on)?;
+                self.data_payload(&frame, piece, listener)?;
             }
             frame.done += here;
             if frame.left() > 0 {
@@ -172,13 +191,13 @@ impl FrameReader {
             }
             return Ok(Frame { header, done: 0 });
         }
-        match (header.opcode, &self.message) {
+        let before = self.begun();
+        match (header.opcode, before) {
             (Opcode::Continuation, None) => return Err(Refusal::UnexpectedContinuation),
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Refusal::ExpectedContinuation),
             _ => {}
         }
-        let before = self.message.as_ref().map_or(0, Body::len) as u64;
-        let size = before.saturating_add(header.len);
+        let size = (before.unwrap_or_default() as u64).saturating_add(header.len);
         if size > self.limit as u64 {
             return Err(Refusal::TooLong {
                 size,
@@ -192,7 +211,7 @@ impl FrameReader {
         &mut self,
         frame: &Frame,
         piece: &[u8],
-        on: &mut dyn FnMut(Event<'_>),
+        listener: &mut dyn Listener,
     ) -> Result<(), Refusal> {
         let done = frame.done + piece.len();
         let payload = if frame.done == 0 && frame.ends_with(piece) {
@@ -205,33 +224,42 @@ impl FrameReader {
             &self.control[..done]
         };
         match frame.header.opcode {
-            Opcode::Ping => on(Event::Ping(payload)),
-            Opcode::Pong => on(Event::Pong(payload)),
+            Opcode::Ping => listener.hear(Event::Ping(payload)),
+            Opcode::Pong => listener.hear(Event::Pong(payload)),
             _ => {
                 let close = CloseFrame::parse(payload)?;
                 self.closed = true;
-                on(Event::Close(close));
+                listener.hear(Event::Close(close));
             }
         }
         Ok(())
     }
 
-    /// The one place where payload of messages passes: whoever wants binary
-    /// messages in pieces as they arrive gets them from here.
+    /// The one place where payload of messages passes.
     fn data_payload(
         &mut self,
         frame: &Frame,
         piece: &[u8],
-        on: &mut dyn FnMut(Event<'_>),
+        listener: &mut dyn Listener,
     ) -> Result<(), Refusal> {
         let complete = frame.header.fin && frame.ends_with(piece);
+        if let Some(passed) = &mut self.passed {
+            *passed += piece.len();
+            self.pass(piece, complete, listener);
+            return Ok(());
+        }
         let mut body = match self.message.take() {
             Some(body) => body,
             None if complete => {
-                on(match frame.header.opcode {
+                listener.hear(match frame.header.opcode {
                     Opcode::Text => Event::Text(str::from_utf8(piece).map_err(|_| Refusal::Utf8)?),
                     _ => Event::Binary(piece),
                 });
+                return Ok(());
+            }
+            None if frame.header.opcode == Opcode::Binary && listener.takes_pieces() => {
+                self.passed = Some(piece.len());
+                self.pass(piece, false, listener);
                 return Ok(());
             }
             None => Body::new(frame.header.opcode, mem::take(&mut self.spare)),
@@ -247,12 +275,26 @@ impl FrameReader {
             self.message = Some(body);
             return Ok(());
         }
-        on(body.event()?);
+        listener.hear(body.event()?);
         let memory = body.into_memory();
         if memory.capacity() <= KEPT {
             self.spare = memory;
         }
         Ok(())
+    }
+
+    fn pass(&mut self, piece: &[u8], last: bool, listener: &mut dyn Listener) {
+        if last {
+            self.passed = None;
+        }
+        if last || !piece.is_empty() {
+            listener.hear(Event::Piece { bytes: piece, last });
+        }
+    }
+
+    /// Payload bytes so far of the message that has begun.
+    fn begun(&self) -> Option<usize> {
+        self.passed.or(self.message.as_ref().map(Body::len))
     }
 }
 
@@ -348,6 +390,22 @@ impl Body {
 /// A message buffer up to this size is kept for the next message: the usual
 /// message of 32 KiB is cut by TLS records and shouldn't allocate each time.
 const KEPT: usize = 64 * 1024;
+
+/// A listener for tests, which takes whole messages.
+#[cfg(test)]
+pub(in crate::link) fn whole<F: FnMut(Event<'_>)>(hear: F) -> impl Listener {
+    struct Whole<F>(F);
+    impl<F: FnMut(Event<'_>)> Listener for Whole<F> {
+        fn takes_pieces(&self) -> bool {
+            false
+        }
+
+        fn hear(&mut self, event: Event<'_>) {
+            (self.0)(event);
+        }
+    }
+    Whole(hear)
+}
 
 #[cfg(test)]
 mod tests;

@@ -132,9 +132,12 @@ fn frames_of_a_message_are_small_and_masked_by_different_keys() {
         let count = far.stream.read(&mut buf).expect("read");
         bytes.extend_from_slice(&buf[..count]);
         far.frames
-            .read(&mut buf[..count], &mut |event| {
-                closed = matches!(event, Event::Close(_));
-            })
+            .read(
+                &mut buf[..count],
+                &mut whole(|event| {
+                    closed = matches!(event, Event::Close(_));
+                }),
+            )
             .expect("valid");
     }
     let (mut at, mut keys, mut payload) = (0, Vec::new(), Vec::new());

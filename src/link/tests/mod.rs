@@ -5,6 +5,7 @@ mod flow;
 mod liveness;
 mod returning;
 mod speaking;
+mod throttled;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustls::version::{TLS12, TLS13};
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 
-use super::frame::{CloseFrame, Event, FrameReader, Header, Opcode, mask};
+use super::frame::{CloseFrame, Event, FrameReader, Header, Opcode, mask, whole};
 use super::*;
 use crate::net::testing::{tcp_pair, tls_pair};
 
@@ -143,7 +144,8 @@ impl Raw {
         match self.stream.read(&mut buf) {
             Ok(0) | Err(_) => false,
             Ok(count) => {
-                self.frames.read(&mut buf[..count], on).expect("valid");
+                let mut on = whole(on);
+                self.frames.read(&mut buf[..count], &mut on).expect("valid");
                 true
             }
         }
@@ -305,18 +307,7 @@ fn a_frame_behind_the_101_reaches_the_receiver() {
         let limit = crate::net::testing::far_deadline();
         upgrade::upgrade(Halves::plain(near), &request, limit, &Cancel::new()).expect("upgraded")
     });
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        far.read_exact(&mut byte).expect("a head");
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).expect("text");
-    let key = head
-        .lines()
-        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
-        .expect("a key");
-    let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let accept = upgrade::testing::take_request(&mut far);
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\n\r\n"

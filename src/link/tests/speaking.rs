@@ -34,7 +34,7 @@ impl Speaker for Stream {
         };
         let mut buf = vec![0; HEADROOM];
         buf.resize(HEADROOM + len, self.number);
-        out.push(Message::from_buffer(Kind::Binary, buf));
+        out.push(Message::from_buffer(Kind::Binary, buf.into()));
         true
     }
 }

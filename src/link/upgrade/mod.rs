@@ -9,6 +9,8 @@ mod client;
 mod properties;
 mod server;
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::io;

@@ -7,8 +7,8 @@ use std::thread;
 
 use httparse::Status;
 use proptest::prelude::*;
-use tungstenite::handshake::derive_accept_key;
 
+use super::testing::take_request;
 use super::*;
 use crate::net::testing::{far_deadline, tcp_pair};
 use crate::net::{Cancel, Halves};
@@ -100,17 +100,7 @@ fn upgraded(answer: impl FnOnce(&str) -> Vec<u8> + Send) -> Result<Vec<u8>, Upgr
     };
     thread::scope(|scope| {
         let answering = scope.spawn(move || {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                far.read_exact(&mut byte).expect("a head");
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8(head).expect("text");
-            let key = head
-                .lines()
-                .find_map(|l| l.strip_prefix("Sec-WebSocket-Key: "));
-            let accept = derive_accept_key(key.expect("a key").as_bytes());
+            let accept = take_request(&mut far);
             // It may have enough before the end.
             let _ = far.write_all(&answer(&accept));
             let _ = far.shutdown(Shutdown::Write);

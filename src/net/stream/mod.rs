@@ -9,8 +9,8 @@
 //! The two halves share nothing on the way of the data, with TLS neither: rustls
 //! makes the handshake, then each half has the keys of its direction (`tls/`).
 //!
-//! Memory, all of it taken lazily: an idle read half holds 4 KiB, a busy one 32
-//! KiB, with TLS 64 KiB. A second without traffic gives the difference back.
+//! Memory, all of it taken lazily: an idle read half holds 4 KiB, a busy one 32 KiB.
+//! A second without traffic gives the difference back.
 
 mod tcp;
 mod tls;
@@ -117,6 +117,9 @@ enum Read {
 /// How long a layer waits for the layer below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
+    /// Not even for the system: only what this layer has received already.
+    /// [`io::ErrorKind::WouldBlock`] when there is nothing.
+    Received,
     /// Not at all: [`io::ErrorKind::WouldBlock`] when there is nothing.
     No,
     /// A moment; then `WouldBlock`, so that buffers can be given back.
@@ -133,11 +136,30 @@ impl ReadHalf {
     /// Errors: [`io::ErrorKind::TimedOut`] when the deadline has passed (reading
     /// may go on after a new one was set); [`io::ErrorKind::InvalidData`] with a
     /// [`rustls::Error`] inside when the peer broke the TLS protocol (the write
-    /// half then has an alert to flush); others as the system has them. A broken
+    /// half then has an alert to send); others as the system has them. A broken
     /// connection stays broken: it never turns into a clean end.
     pub fn fill(&mut self) -> io::Result<&mut [u8]> {
         self.fill_waiting(Wait::Ever)?;
         Ok(self.buffered())
+    }
+
+    /// As [`fill`](Self::fill), but of what has been received already: asks the
+    /// system for nothing, and is empty when there is no more.
+    pub fn fill_received(&mut self) -> io::Result<&mut [u8]> {
+        match self.fill_waiting(Wait::Received) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(self.buffered()),
+        }
+    }
+
+    /// Bytes that have been received and are unread, about: with TLS they may be
+    /// encrypted still, so there are some more than [`fill_received`](Self::fill_received)
+    /// brings.
+    pub fn received(&mut self) -> usize {
+        match &mut self.0 {
+            Read::Tcp(reader) => reader.buffered().len(),
+            Read::Tls(reader) => reader.unread(),
+        }
     }
 
     /// What is unread now, without waiting.
@@ -225,8 +247,12 @@ impl fmt::Debug for ReadHalf {
     }
 }
 
-/// The half that writes. Its buffers are the caller's; TLS keeps nothing between
-/// two calls.
+/// The half that writes. Its buffers are the caller's. TLS keeps no bytes between two
+/// calls, but the room for some: up to 66 KiB, which [`shrink`](Self::shrink) gives back.
+///
+/// A half that is dropped says no goodbye; [`close`](Self::close) does. But if its
+/// read half has met something that breaks TLS, and nobody has flushed since, the
+/// alert goes out then, unless the peer would have to be waited for.
 pub struct WriteHalf(Write);
 
 enum Write {
@@ -260,6 +286,31 @@ impl WriteHalf {
         match &mut self.0 {
             Write::Tcp(writer) => writer.close(),
             Write::Tls(writer) => writer.close(),
+        }
+    }
+
+    /// Gives the buffers back: for a connection that will be idle.
+    pub fn shrink(&mut self) {
+        match &mut self.0 {
+            Write::Tcp(_) => {}
+            Write::Tls(writer) => writer.shrink(),
+        }
+    }
+
+    /// The last bytes before the end, as far as they go without waiting.
+    fn send_now(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Write::Tcp(writer) => writer.send_now(bytes),
+            Write::Tls(writer) => writer.send_now(bytes),
+        }
+    }
+
+    /// Bytes held by the buffers of all layers.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        match &self.0 {
+            Write::Tcp(_) => 0,
+            Write::Tls(writer) => writer.memory(),
         }
     }
 

@@ -59,6 +59,9 @@ impl Reader {
         if self.start < self.end {
             return Ok(());
         }
+        if wait == Wait::Received {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let filled = self.end == self.buf.len();
         (self.start, self.end) = (0, 0);
         if filled && self.buf.len() < LARGE {
@@ -214,17 +217,28 @@ impl Writer {
         }
     }
 
-    fn send(&self, bufs: &[IoSlice<'_>]) -> Result<usize, Failure> {
-        let mut flags = SendFlags::NOSIGNAL;
-        if self.deadline.is_some() {
-            flags |= SendFlags::DONTWAIT;
-        }
-        match sendmsg(
+    /// Sends what the kernel takes without waiting. Whoever needs to know whether it
+    /// did uses [`write_all`](Self::write_all).
+    pub(super) fn send_now(&self, bytes: &[u8]) {
+        let _ = self.sendmsg(&[IoSlice::new(bytes)], SendFlags::DONTWAIT);
+    }
+
+    fn sendmsg(&self, bufs: &[IoSlice<'_>], flags: SendFlags) -> Result<usize, Errno> {
+        let flags = flags | SendFlags::NOSIGNAL;
+        sendmsg(
             &*self.socket,
             bufs,
             &mut SendAncillaryBuffer::default(),
             flags,
-        ) {
+        )
+    }
+
+    fn send(&self, bufs: &[IoSlice<'_>]) -> Result<usize, Failure> {
+        let flags = match self.deadline {
+            Some(_) => SendFlags::DONTWAIT,
+            None => SendFlags::empty(),
+        };
+        match self.sendmsg(bufs, flags) {
             Ok(count) => Ok(count),
             Err(Errno::INTR) => Err(Failure::NotYet),
             Err(Errno::AGAIN) if self.deadline.is_some() => {

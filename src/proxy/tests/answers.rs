@@ -125,6 +125,35 @@ fn c8_a_streamed_answer_comes_as_it_arrives() {
 }
 
 #[test]
+fn c8_what_arrives_together_goes_together() {
+    let mut house = House::new();
+    house.stream("s", "/api");
+    let mut peer = house.upstream.accept();
+    peer.request();
+    let pieces = "3\r\nabc\r\n".repeat(20);
+    peer.send(format!(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{pieces}0\r\n\r\n"
+    ));
+    house.expect("proxy_response_header", "s");
+    assert_eq!(house.expect_chunk("s"), "abc".repeat(20).as_bytes());
+    house.expect("proxy_response_end", "s");
+    house.expect_rest();
+}
+
+#[test]
+fn what_came_before_a_mistake_is_delivered() {
+    let mut house = House::new();
+    house.stream("s", "/api");
+    let mut peer = house.upstream.accept();
+    peer.request();
+    peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nno chunk");
+    house.expect("proxy_response_header", "s");
+    assert_eq!(house.expect_chunk("s"), b"abc");
+    assert!(house.expect_abort("s").contains("malformed chunk"));
+    house.expect_rest();
+}
+
+#[test]
 fn c8_chunks_are_small_and_never_gzipped() {
     let mut house = House::new();
     house.stream("s", "/api");

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::http::testing::Peer;
+use crate::wire::{INITIAL_CREDIT, MAX_CHUNK};
 
 /// A streamed answer that has begun.
 fn begun(house: &mut House, id: &str, path: &str) -> Peer {
@@ -250,6 +251,25 @@ fn with_flow_control_a_streamed_answer_waits_for_credit() {
     }
     house.expect("proxy_response_end", "r");
     sending.join().expect("sent");
+    house.expect_rest();
+}
+
+#[test]
+fn with_flow_control_only_what_was_sent_uses_credit_up() {
+    let mut house = House::new();
+    house.requests().use_flow_control();
+    house.stream("r", "/api");
+    let mut peer = house.upstream.accept();
+    peer.request();
+    peer.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+    house.expect("proxy_response_header", "r");
+    // More pieces than the credit of the beginning has room for large ones.
+    for _ in 0..=INITIAL_CREDIT as usize / MAX_CHUNK {
+        peer.send("small");
+        assert_eq!(house.expect_chunk("r"), b"small");
+    }
+    drop(peer);
+    house.expect("proxy_response_end", "r");
     house.expect_rest();
 }
 

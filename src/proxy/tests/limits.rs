@@ -219,6 +219,38 @@ fn t43_all_memory_is_shared_limited_and_given_back() {
     house.expect_rest();
 }
 
+/// A body of known length is written into a message that was made large enough at
+/// once. One of unknown length is held as it is until the message can be made; after
+/// that only the message is there.
+#[test]
+fn answers_that_wait_take_what_their_messages_take() {
+    const BODY: usize = 1 << 20;
+    let message = BODY.div_ceil(3) * 4 + 1024;
+    let length = format!("Content-Length: {BODY}");
+    let unknown = "Connection: close";
+    let mut house = House::with(Settings {
+        memory_limit: 4 * message,
+        ..Settings::default()
+    });
+    house.peer.set_room(Some(0));
+    for (n, framing) in [unknown, &length, &length, &length].into_iter().enumerate() {
+        house.get(&format!("r{n}"), "/api");
+        let mut peer = house.upstream.accept();
+        peer.request();
+        peer.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"));
+        peer.send_some(&vec![7; BODY]);
+        drop(peer);
+        house.peer.wait_until(|state| state.waiting == n + 1);
+        assert!(house.executor.load().memory <= (n + 1) * message);
+    }
+    house.peer.set_room(None);
+    for _ in 0..4 {
+        let answer = house.next();
+        assert_eq!(decode(&answer["payload"]["body"]), vec![7; BODY]);
+    }
+    house.expect_rest();
+}
+
 #[test]
 fn threads_are_given_back() {
     let mut house = House::with(Settings {

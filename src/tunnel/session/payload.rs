@@ -1,42 +1,39 @@
 //! Bytes on their way out.
 
 use std::fmt;
-use std::mem;
 
-use crate::link::{
-    HEADROOM, Kind, Message, SMALL_SPARE, SPARE, keep_buffer, small_spare_buffer, spare_buffer,
-};
+use crate::buffers::{self, Buffer};
+use crate::link::{HEADROOM, Kind, Message};
 use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
 
 /// What one Data frame carries, with room in front for all headers: what is read
 /// from a socket into it goes out from where it lies.
 pub struct Payload {
     /// [`ROOM`] bytes, then the payload.
-    buf: Vec<u8>,
+    buf: Buffer,
 }
 
 impl Payload {
-    /// An empty one with room for [`MAX_PAYLOAD`] bytes, in a buffer that is used
-    /// again.
+    /// An empty one with room for [`MAX_PAYLOAD`] bytes.
     pub fn new() -> Self {
-        Self::with(spare_buffer())
+        Self::with(Buffer::with_capacity(ROOM + MAX_PAYLOAD))
     }
 
-    /// With room for `bytes` and no more: datagrams may be larger.
+    /// With room for `bytes` and no more; datagrams may be larger.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self::with(Vec::with_capacity(ROOM + bytes))
+        Self::with(Vec::with_capacity(ROOM + bytes).into())
     }
 
-    fn with(mut buf: Vec<u8>) -> Self {
+    fn with(mut buf: Buffer) -> Self {
         buf.resize(ROOM, 0);
         Self { buf }
     }
 
-    /// The same bytes, in a buffer that isn't much too large for them: what is queued
-    /// may have to wait.
+    /// The same bytes, where they take a large buffer for little: what is queued may
+    /// have to wait.
     #[must_use]
     pub fn fitting(self) -> Self {
-        if ROOM + self.len() <= SMALL_SPARE {
+        if self.len() <= LITTLE {
             Self::from(self.bytes())
         } else {
             self
@@ -73,13 +70,7 @@ impl Payload {
     /// With its header in front, ready to be sent.
     pub(super) fn into_message(mut self, header: &Header) -> Message {
         self.buf[HEADROOM..ROOM].copy_from_slice(&header.encode());
-        Message::from_buffer(Kind::Binary, mem::take(&mut self.buf))
-    }
-}
-
-impl Drop for Payload {
-    fn drop(&mut self) {
-        keep_buffer(mem::take(&mut self.buf));
+        Message::from_buffer(Kind::Binary, self.buf)
     }
 }
 
@@ -91,11 +82,7 @@ impl Default for Payload {
 
 impl From<&[u8]> for Payload {
     fn from(bytes: &[u8]) -> Self {
-        let mut payload = if ROOM + bytes.len() <= SMALL_SPARE {
-            Self::with(small_spare_buffer())
-        } else {
-            Self::with_capacity(bytes.len())
-        };
+        let mut payload = Self::with_capacity(bytes.len());
         payload.fill(|buf| buf.extend_from_slice(bytes));
         payload
     }
@@ -110,7 +97,7 @@ impl fmt::Debug for Payload {
 /// In front: the WebSocket's header, then that of yamux.
 const ROOM: usize = HEADROOM + HEADER;
 
-const _: () = assert!(
-    ROOM + MAX_PAYLOAD == SPARE,
-    "a spare buffer is a full frame"
-);
+const _: () = assert!(ROOM + MAX_PAYLOAD == buffers::FRAME);
+
+/// Bytes that are worth a copy.
+const LITTLE: usize = 4096;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::entry::Entry;
 use super::line::{Line, Voice};
 use super::memory::{Memory, Tenant};
-use crate::link::{Message, Speaker, tidy_spare_buffers};
+use crate::link::{Message, Speaker};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::yamux::{
     Budget, Common, Config, Fatal, HEADER, OpenError, Reset, Session, Stream, Wakes, victim,
@@ -178,7 +178,6 @@ impl Shared {
         }
         self.relieve(&entries, now);
         self.tenant.shelf().tidy(now);
-        tidy_spare_buffers(now);
     }
 
     pub(super) fn figures(&self) -> Figures {

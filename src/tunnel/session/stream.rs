@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::entry::Entry;
 use super::payload::Payload;
-use crate::yamux::{Chunk, Cut, Datagram, Input, QueueError, Reset};
+use crate::yamux::{self, Chunk, Cut, Datagram, Input, QueueError, Reset};
 
 /// A handle to a stream; clones are handles to the same one. One thread reads and
 /// one sends, any thread may end it.
@@ -82,7 +82,7 @@ impl Stream {
 
     /// This is a byte stream: where frames end need not be remembered.
     pub fn join_frames(&self) {
-        self.entry().with(|stream| stream.join_frames());
+        self.entry().with(yamux::Stream::join_frames);
     }
 
     /// The next datagram (what one Data frame carried), appended to `out`, or passed
@@ -158,7 +158,7 @@ impl Stream {
 
     /// We send no more: FIN follows what is queued. A second time it does nothing.
     pub fn finish(&self) {
-        self.entry().with(|stream| stream.finish());
+        self.entry().with(yamux::Stream::finish);
     }
 
     /// Aborts both directions. Does nothing where there is nothing left to abort.

@@ -133,12 +133,14 @@ impl<'a> FromAgent<'a> {
 }
 
 impl<'a> Registration<'a> {
-    /// Also of the HTTP body (control-channel.md §12.8), which has the same fields.
+    /// Also of the HTTP body (control-channel.md §12.8), which has the same fields and
+    /// says the name twice.
     pub fn parse(payload: &Payload<'a>) -> Self {
         let string = |name| payload.string(name).unwrap_or_default();
+        let name = payload.string("name").filter(|name| !name.is_empty());
         Self {
             agent_id: string("agent_id"),
-            name: string("name"),
+            name: name.unwrap_or_else(|| string("cluster_name")),
             agent_version: string("agent_version"),
             k8s_version: string("k8s_version"),
             hostname: string("hostname"),

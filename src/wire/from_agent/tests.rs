@@ -49,7 +49,7 @@ fn an_empty_body_has_neither_body_nor_encoding() {
 
 #[test]
 fn a_chunk_has_the_shape_of_the_original() {
-    let got = text(|buf| proxy_response_chunk(buf, "px-82", b"world"));
+    let got = text(|buf| proxy_response_chunk(buf, "px-82", |data| data.push(b"world")));
     assert_eq!(
         without_time(&got),
         r#"{"type":"proxy_response_chunk","request_id":"px-82","payload":{"data":"d29ybGQ=","encoding":"base64","size":5}"#

@@ -31,6 +31,11 @@ type command struct {
 	Value     json.RawMessage `json:"value"`
 	Match     map[string]any  `json:"match"`
 	TimeoutMS int             `json:"timeout_ms"`
+	Hello     *hello          `json:"hello"`
+	Plan      *plan           `json:"plan"`
+	Header    *streamHeader   `json:"header"`
+	Hex       string          `json:"hex"`
+	Script    string          `json:"script"`
 }
 
 // defaultTimeout of expect and settle is for slow machines: it is waited for
@@ -84,6 +89,9 @@ func (g *gateway) execute(c command, answer event) error {
 		return nil
 	case "settle":
 		return g.settle(timeout)
+	}
+	if known, err := g.executeTunnel(c, answer, timeout); known {
+		return err
 	}
 
 	k, err := g.find(c.Conn)
@@ -146,6 +154,9 @@ func (g *gateway) settle(limit time.Duration) error {
 		g.mu.Lock()
 		for _, k := range g.links {
 			owed = append(owed, k.ledger.owed()...)
+			if k.tunnel != nil && !k.tunnel.over() {
+				owed = append(owed, k.tunnel.book.owed()...)
+			}
 			for _, payload := range k.pings {
 				owed = append(owed, fmt.Sprintf("WebSocket pong %q", payload))
 			}

@@ -166,14 +166,17 @@ func (d *driver) gateway(uuid string) string {
 }
 
 const (
-	theID           = "5b0d7f3c-3a0e-4a5c-8f26-0d4a1c9e7b11"
-	theUUID         = "c19e2d84-77a1-4f0b-9d3e-62b8f5a04c22"
-	theRegistration = `{"agent_id":"a","name":"n","k8s_version":"","hostname":"h","agent_version":"1","server_ip":"0.0.0.0","region":"r",` +
+	theID              = "5b0d7f3c-3a0e-4a5c-8f26-0d4a1c9e7b11"
+	theUUID            = "c19e2d84-77a1-4f0b-9d3e-62b8f5a04c22"
+	registrationFields = `"agent_id":"a","name":"n","k8s_version":"","hostname":"h","agent_version":"1","server_ip":"0.0.0.0","region":"r",` +
 		`"cloud_provider":"agent","tunnel_port_config":{"kubernetes_api":6443,"kubelet":10250,"agent_http":8080},` +
 		`"labels":{"hostname":"h","agent.pipeops.io/version":"1"},"server_specs":{},"features":{"supports_streaming":true,` +
 		`"supports_binary_protocol":true,"supports_compression":true,"supports_websocket_proxy":true,"supports_gateway":true,` +
 		`"supports_response_streaming":true},"metadata":{"agent_mode":"vm-agent","registration_mode":"fresh",` +
-		`"registration_timestamp":"2026-03-01T10:00:00Z"}}`
+		`"registration_timestamp":"2026-03-01T10:00:00Z"}`
+	theRegistration     = "{" + registrationFields + "}"
+	theHTTPRegistration = "{" + registrationFields + `,"server_code":"0.0.0.0","registry_region":"us",` +
+		`"cluster_name":"n","status":"registering","last_seen":"2026-03-01T10:00:00Z"}`
 	theBeat = `"cluster_id":"` + theID + `","agent_id":"a","status":"healthy","tunnel_status":"connected","metadata":{"agent_version":"1",` +
 		`"k8s_version":"","k8s_nodes":0,"k8s_pods":0,"cpu_usage":"0%","memory_usage":"0%","is_private":true,"gateway_routes":0}`
 	registerMessage = `{"type":"register","request_id":"req_1772359200123456789_a","payload":` + theRegistration + `,` + at + "}\n"

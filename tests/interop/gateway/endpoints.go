@@ -104,6 +104,9 @@ func (g *gateway) upgrade(w http.ResponseWriter, r *http.Request, role string) {
 	}
 	if k := g.accept(w, r, role, name, current); k != nil {
 		g.events.emit("upgrade", shown, problems...) // from here on, commands find it
+		if h := current.Hello; h != nil && role == gatewayRole && !h.Glued {
+			_ = k.offer(h) // an error shows again at the next read
+		}
 		k.read()
 	}
 }
@@ -125,6 +128,13 @@ func (g *gateway) accept(w http.ResponseWriter, r *http.Request, role, name stri
 		g: g, name: name, role: role, done: make(chan struct{}), closeSent: noClose,
 		ledger: newLedger(&g.session, role, g.yamux),
 		socket: &socket{Conn: connOf(r)},
+	}
+	if h := current.Hello; h != nil && h.Glued && role == gatewayRole {
+		message, err := h.message()
+		if err != nil {
+			g.events.fail(name, "hello: %v", err)
+		}
+		greeting, k.offered = string(message), h
 	}
 	if greeting != "" {
 		opcode := websocket.TextMessage
@@ -278,7 +288,7 @@ func (g *gateway) checkGatewayURL(r *http.Request, s settings, known session) (p
 func (g *gateway) register(w http.ResponseWriter, r *http.Request) {
 	body, problems := g.readCall(r, object(httpRegisterFields...))
 	if len(problems) == 0 {
-		if err := checkRegistration(body); err != nil {
+		if err := checkHTTPRegistration(body); err != nil {
 			problems = append(problems, err.Error())
 		}
 	}

@@ -33,10 +33,10 @@ func newEvents(out io.Writer) *events {
 }
 
 // ready prints the first line, which is not an event.
-func (e *events) ready(controllerURL, gatewayURL string) {
+func (e *events) ready(line map[string]any) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.print(map[string]any{"ready": true, "controller_url": controllerURL, "gateway_url": gatewayURL})
+	e.print(line)
 }
 
 // emit prints an event of the given kind and records what was wrong with it,

@@ -221,7 +221,7 @@ func TestBadAgents(t *testing.T) {
 		"misspelt command":  {func(d *driver) { d.do(`{"cmd":"set","key":"tokn","value":"x"}`) }, []string{"unknown setting"}},
 		"nothing to expect": {func(d *driver) { d.do(`{"cmd":"expect","match":{"event":"close"},"timeout_ms":10}`) }, []string{"no event like"}},
 		"HTTP without need": {func(d *driver) {
-			d.post("register", theRegistration)
+			d.post("register", theHTTPRegistration)
 			d.next("failure")
 		}, []string{"HTTP mode, although"}},
 		"stray call": {func(d *driver) {
@@ -246,10 +246,10 @@ func TestHTTPMode(t *testing.T) {
 		t.Fatalf("not refused: %v", err)
 	}
 	d.do(`{"cmd":"set","key":"http_register","value":{"status":409,"times":1}}`)
-	if status, _ := d.post("register", theRegistration); status != 409 {
+	if status, _ := d.post("register", theHTTPRegistration); status != 409 {
 		t.Errorf("status %d", status)
 	}
-	status, answer := d.post("register", theRegistration)
+	status, answer := d.post("register", theHTTPRegistration)
 	if nested, _ := answer["cluster"].(map[string]any); status != 200 || nested["uuid"] != "u" {
 		t.Errorf("status %d, %v", status, answer)
 	}
@@ -260,4 +260,29 @@ func TestHTTPMode(t *testing.T) {
 	d.do(`{"cmd":"expect","match":{"event":"http","path":"/api/v1/clusters/agent/u/heartbeat","body":{"status":"healthy"}}}`)
 	d.post("v/heartbeat", beat)
 	d.finish(`"u" in the body, "v" in the path`)
+}
+
+func TestHTTPRegistrationFields(t *testing.T) {
+	form := object(httpRegisterFields...)
+	for name, c := range map[string]struct{ old, new, fault string }{
+		"as it should be":     {"", "", ""},
+		"that of a WebSocket": {theHTTPRegistration, theRegistration, "is missing"},
+		"another name":        {`"cluster_name":"n"`, `"cluster_name":"m"`, "cluster_name"},
+		"another address":     {`"server_code":"0.0.0.0"`, `"server_code":"h"`, "server_code"},
+		"a region":            {`"registry_region":"us"`, `"registry_region":"de"`, "registry_region"},
+		"a time as a number":  {`"2026-03-01T10:00:00Z"}`, `1772359200}`, "last_seen"},
+		"no certificate":      {`"status"`, `"cluster_cert_data":"dGhlIENB","status"`, "cluster_cert_data"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			at := strings.LastIndex(theHTTPRegistration, c.old)
+			body := []byte(theHTTPRegistration[:at] + c.new + theHTTPRegistration[at+len(c.old):])
+			err := form(body)
+			if err == nil {
+				err = checkHTTPRegistration(body)
+			}
+			if (err == nil) != (c.fault == "") || err != nil && !strings.Contains(err.Error(), c.fault) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
 }

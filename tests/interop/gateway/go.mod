@@ -3,3 +3,5 @@ module pipeops-agent/tests/interop/gateway
 go 1.26
 
 require github.com/gorilla/websocket v1.5.3
+
+require github.com/hashicorp/yamux v0.1.2

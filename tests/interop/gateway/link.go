@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +36,8 @@ type link struct {
 	pings     []string // payloads of our WebSocket pings without their pong
 	closeSent int      // code of our close frame; noClose before
 	dropped   bool
+	offered   *hello  // without its ack yet
+	tunnel    *tunnel // the session, from the ack on
 }
 
 const noClose = -1
@@ -44,8 +47,29 @@ func (k *link) read() {
 	k.ws.SetReadLimit(maxMessage)
 	k.ws.SetPingHandler(k.onPing)
 	k.ws.SetPongHandler(k.onPong)
+	pieces := make([]byte, 64<<10)
 	for {
-		kind, data, err := k.ws.ReadMessage()
+		kind, message, err := k.ws.NextReader()
+		if err != nil {
+			k.ended(err)
+			return
+		}
+		k.g.mu.Lock()
+		session := k.tunnel
+		k.g.mu.Unlock()
+		if kind == websocket.BinaryMessage && session != nil {
+			for err == nil {
+				var n int
+				n, err = message.Read(pieces)
+				session.feed(pieces[:n])
+			}
+			if err != io.EOF {
+				k.ended(err)
+				return
+			}
+			continue
+		}
+		data, err := io.ReadAll(message)
 		if err != nil {
 			k.ended(err)
 			return
@@ -97,6 +121,10 @@ func (k *link) onText(data []byte) {
 	case "heartbeat":
 		if current.HeartbeatAck {
 			k.reply("heartbeat_ack", "", map[string]any{"received_at": now()}, current)
+		}
+	case "gateway_hello_ack":
+		if len(problems) == 0 {
+			k.agreed()
 		}
 	}
 }
@@ -175,8 +203,12 @@ func (k *link) ended(err error) {
 	k.ledger.closed()
 	sent, dropped, current := k.closeSent, k.dropped, k.g.settings
 	k.g.links = slices.DeleteFunc(k.g.links, func(other *link) bool { return other == k })
+	session := k.tunnel
 	k.g.mu.Unlock()
 	close(k.done)
+	if session != nil {
+		session.end()
+	}
 
 	shown := event{"conn": k.name}
 	var problem string
@@ -236,7 +268,11 @@ func (k *link) send(opcode int, data []byte, frame int) error {
 		k.ledger.sent(data)
 	}
 	k.g.mu.Unlock()
+	return k.sendFrames(opcode, data, frame)
+}
 
+// sendFrames writes a message without noting it.
+func (k *link) sendFrames(opcode int, data []byte, frame int) error {
 	k.write.Lock()
 	defer k.write.Unlock()
 	for first := true; first || len(data) > 0; first = false {

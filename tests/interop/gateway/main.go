@@ -29,6 +29,7 @@ type options struct {
 	certFile, keyFile string
 	plain             bool
 	yamux             bool
+	target            bool
 }
 
 // gateway is the whole program. mu guards everything below it; it is never
@@ -41,6 +42,8 @@ type gateway struct {
 	settings settings
 	session  session
 	links    []*link
+	jobs     map[string]*job
+	gates    map[string]chan struct{}
 	opened   map[string]int  // connections so far, by role
 	keys     map[string]bool // Sec-WebSocket-Key values so far
 	// lastRefusal is the status of the last refused controller upgrade, 0 if
@@ -58,6 +61,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags.StringVar(&opts.keyFile, "key", "", "its private key, PEM")
 	flags.BoolVar(&opts.plain, "plain", false, "serve without TLS")
 	flags.BoolVar(&opts.yamux, "yamux", false, "the agent has tunnels: it says supports_yamux=true and may take up gateway_hello")
+	flags.BoolVar(&opts.target, "target", false, "also be a service that tunnels lead to")
 	token := flags.String("token", "interop-token", "bearer token the agent must show")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -69,6 +73,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		session: session{carried: map[carriedKey]*request{}},
 		opened:  map[string]int{},
 		keys:    map[string]bool{},
+		jobs:    map[string]*job{},
+		gates:   map[string]chan struct{}{},
 	}
 	controllerURL, stopController, err := g.serve(g.controllerHandler(), "https", "http")
 	if err != nil {
@@ -84,7 +90,16 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer stopGateway()
 	gatewayURL += "/ws"
 	g.settings = defaultSettings(*token, gatewayURL)
-	g.events.ready(controllerURL, gatewayURL)
+	ready := map[string]any{"ready": true, "controller_url": controllerURL, "gateway_url": gatewayURL}
+	if opts.target {
+		service, err := g.startTarget()
+		if err != nil {
+			fmt.Fprintln(stderr, "gateway:", err)
+			return 2
+		}
+		ready["target_port"] = service.port
+	}
+	g.events.ready(ready)
 
 	g.obey(stdin)
 

@@ -238,9 +238,9 @@ func checkHeartbeat(e envelope) error {
 // left out; some that WebSocket registration doesn't carry.
 var (
 	httpRegisterFields = append(relaxed(registerFields, "k8s_version"),
-		optional("server_code", text), optional("registry_region", text), optional("cluster_cert_data", text),
-		optional("cluster_url", text), optional("cluster_name", text), optional("status", text),
-		optional("last_seen", timestamp))
+		required("server_code", text), required("registry_region", oneOf("us", "eu")),
+		required("cluster_name", text), required("status", text), required("last_seen", timestamp),
+		optional("cluster_cert_data", certificates)) // cluster_url: nobody could reach it
 	httpHeartbeatFields = []field{
 		required("cluster_id", text),
 		required("agent_id", text),
@@ -250,6 +250,18 @@ var (
 		required("metadata", heartbeatMetadata),
 	}
 )
+
+// checkHTTPRegistration is checkRegistration, and what HTTP mode says twice.
+func checkHTTPRegistration(body json.RawMessage) error {
+	for name, same := range map[string]string{"cluster_name": "name", "server_code": "server_ip"} {
+		a, _ := stringMember(body, name)
+		b, _ := stringMember(body, same)
+		if a != b {
+			return fmt.Errorf("%s is %q, %s is %q", name, a, same, b)
+		}
+	}
+	return checkRegistration(body)
+}
 
 // relaxed makes one field of a table optional.
 func relaxed(fields []field, name string) []field {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -132,6 +134,17 @@ var (
 	})
 	base64Text = stringThat("base64 with padding", func(s string) bool {
 		_, err := decodeBase64(s)
+		return s != "" && err == nil
+	})
+	certificates = stringThat("base64 of PEM certificates", func(s string) bool {
+		rest, err := decodeBase64(s)
+		for err == nil && len(rest) > 0 {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
+				return false
+			}
+			_, err = x509.ParseCertificate(block.Bytes)
+		}
 		return s != "" && err == nil
 	})
 	boolean  = literalThat("a boolean", regexp.MustCompile(`^(true|false)$`))

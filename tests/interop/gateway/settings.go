@@ -27,12 +27,14 @@ type settings struct {
 
 	ControllerGreeting string // message in the same write as the 101
 	GatewayGreeting    string
+	Hello              *hello // sent to each new gateway connection
 	ControllerQuery    string // query that the agent's api_url has
 
 	CloseCode    int  // code of the agent's own close frames
 	AllowAbrupt  bool // connections may end without a close frame
 	AllowWorker  bool // heartbeats may carry worker_join
 	AllowHTTP    bool // HTTP mode without a refused upgrade (pipeops.transport: http)
+	AllowNoACK   bool // streams that were finished early may go without their ACK (hashicorp/yamux)
 	AllowOverlap bool // a new connection may be opened while an old one is alive
 }
 
@@ -81,11 +83,13 @@ func (s *settings) set(key string, value json.RawMessage) error {
 		"http_heartbeat":      &s.HTTPHeartbeat,
 		"controller_greeting": &s.ControllerGreeting,
 		"gateway_greeting":    &s.GatewayGreeting,
+		"hello":               &s.Hello,
 		"controller_query":    &s.ControllerQuery,
 		"close_code":          &s.CloseCode,
 		"allow_abrupt":        &s.AllowAbrupt,
 		"allow_worker_join":   &s.AllowWorker,
 		"allow_http":          &s.AllowHTTP,
+		"allow_no_ack":        &s.AllowNoACK,
 		"allow_overlap":       &s.AllowOverlap,
 	}
 	if key == "cluster" { // replaced, not merged as Unmarshal would
@@ -99,8 +103,11 @@ func (s *settings) set(key string, value json.RawMessage) error {
 	decoder := json.NewDecoder(strings.NewReader(string(value)))
 	decoder.DisallowUnknownFields()
 	decoder.UseNumber()
-	if r, ok := target.(**refusal); ok {
-		*r = nil // likewise
+	switch r := target.(type) { // likewise
+	case **refusal:
+		*r = nil
+	case **hello:
+		*r = nil
 	}
 	if err := decoder.Decode(target); err != nil {
 		return fmt.Errorf("setting %q: %w", key, err)

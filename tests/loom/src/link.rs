@@ -5,22 +5,6 @@ use std::time::Instant;
 
 pub const HEADROOM: usize = 14;
 
-pub const SPARE: usize = HEADROOM + 32 * 1024 - 8;
-
-pub fn spare_buffer() -> Vec<u8> {
-    Vec::with_capacity(SPARE)
-}
-
-pub const SMALL_SPARE: usize = 2048;
-
-pub fn small_spare_buffer() -> Vec<u8> {
-    Vec::with_capacity(SMALL_SPARE)
-}
-
-pub fn keep_buffer(_buffer: Vec<u8>) {}
-
-pub fn tidy_spare_buffers(_now: Instant) {}
-
 pub enum Kind {
     Binary,
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use loom::model;
+use loom::model::Builder;
 use loom::thread;
 use rooms::link::Speaker;
 use rooms::session::{Inbox, Line, Memory, Payload, SendError, Session, Stream};
@@ -285,6 +286,23 @@ fn a_cut_ends_a_send_and_is_told_once() {
 }
 
 #[test]
+fn who_wants_to_know_of_a_cut_is_told_once_and_never_forgotten() {
+    model(|| {
+        let mut ours = Ours::new();
+        let told = Arc::new(AtomicUsize::new(0));
+        let (stream, tell) = (ours.stream.clone(), told.clone());
+        let asker = thread::spawn(move || {
+            stream.on_cut(move |_| {
+                tell.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        peer(&mut ours.inbox, Flags::RST);
+        asker.join().expect("no panic");
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
 fn frames_may_come_for_a_stream_that_is_being_forgotten() {
     model(|| {
         let mut ours = Ours::new();
@@ -370,11 +388,20 @@ fn who_gets_a_stream_may_end_it_at_once() {
 
 #[test]
 fn nothing_follows_a_go_away_and_the_line_is_told_once() {
-    model(|| {
+    // Three threads with much to do: all orders would take hours.
+    let mut few_switches = Builder::new();
+    few_switches.preemption_bound = Some(2);
+    few_switches.check(|| {
         let mut ours = Ours::new();
         send(&ours.stream).expect("room");
+        // So it is in line when it ends.
+        ours.inbox.receive(&Header::ping(Flags::SYN, 7).encode());
         let wire = ours.wire.clone();
-        let writer = thread::spawn(move || wire.next().unwrap_or_default());
+        let writer = thread::spawn(move || {
+            let mut written = wire.next().unwrap_or_default();
+            written.extend(wire.next().unwrap_or_default());
+            written
+        });
         let session = ours.session.clone();
         let loser = thread::spawn(move || session.lose());
         // A second SYN.

@@ -4,9 +4,8 @@ fn read(role: Role, limit: usize, slices: &[&[u8]]) -> Result<Vec<String>, Refus
     let mut reader = FrameReader::new(role, limit);
     let mut events = Vec::new();
     for slice in slices {
-        reader.read(&mut slice.to_vec(), &mut |event| {
-            events.push(format!("{event:?}"));
-        })?;
+        let mut listener = whole(|event| events.push(format!("{event:?}")));
+        reader.read(&mut slice.to_vec(), &mut listener)?;
     }
     Ok(events)
 }
@@ -28,11 +27,14 @@ fn a_frame_in_one_slice_is_handed_out_where_it_lies() {
     let lies = bytes[2..].as_ptr();
     let mut seen = None;
     reader
-        .read(&mut bytes, &mut |event| {
-            if let Event::Binary(payload) = event {
-                seen = Some(payload.as_ptr());
-            }
-        })
+        .read(
+            &mut bytes,
+            &mut whole(|event| {
+                if let Event::Binary(payload) = event {
+                    seen = Some(payload.as_ptr());
+                }
+            }),
+        )
         .expect("valid");
     assert_eq!(seen, Some(lies));
 }
@@ -89,7 +91,7 @@ fn t31_a_message_too_long_is_refused_by_its_header() {
     // T31: nothing but the header has arrived, no memory has been taken.
     let huge = [0x82, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     let mut reader = FrameReader::new(Role::Client, 1000);
-    let refusal = reader.read(&mut huge.clone(), &mut |_| {});
+    let refusal = reader.read(&mut huge.clone(), &mut whole(|_| {}));
     assert!(matches!(
         refusal,
         Err(Refusal::TooLong { size: u64::MAX, .. })
@@ -110,23 +112,26 @@ fn memory_grows_with_what_arrived_and_is_given_back() {
     let mib = 1024 * 1024;
     let mut reader = FrameReader::new(Role::Client, 64 * mib);
     let mut head = [0x82, 127, 0, 0, 0, 0, 0x03, 0, 0, 0]; // 48 MiB
-    reader.read(&mut head, &mut |_| {}).expect("valid");
+    reader.read(&mut head, &mut whole(|_| {})).expect("valid");
     let mut piece = vec![7; mib];
     let mut arrived = 0;
-    let mut whole = 0;
+    let mut complete = 0;
     while arrived < 48 {
         reader
-            .read(&mut piece, &mut |event| {
-                if let Event::Binary(bytes) = event {
-                    whole = bytes.len();
-                }
-            })
+            .read(
+                &mut piece,
+                &mut whole(|event| {
+                    if let Event::Binary(bytes) = event {
+                        complete = bytes.len();
+                    }
+                }),
+            )
             .expect("valid");
         arrived += 1;
         let taken = reader.message.as_ref().map_or(0, Body::capacity);
         assert!(taken <= 2 * arrived * mib, "{taken} after {arrived} MiB");
     }
-    assert_eq!(whole, 48 * mib);
+    assert_eq!(complete, 48 * mib);
     assert!(reader.message.is_none() && reader.spare.capacity() <= KEPT);
 }
 
@@ -140,4 +145,71 @@ fn nothing_comes_after_a_close() {
     let events = read(Role::Client, 100, &[&stream, &stream]).expect("valid");
     assert_eq!(events.len(), 1);
     assert!(events[0].contains("1000") && events[0].contains("bye"));
+}
+
+/// Takes pieces and remembers where they lie and what they are.
+#[derive(Default)]
+struct Pieces {
+    lie: Vec<*const u8>,
+    events: Vec<String>,
+}
+
+impl Listener for Pieces {
+    fn takes_pieces(&self) -> bool {
+        true
+    }
+
+    fn hear(&mut self, event: Event<'_>) {
+        if let Event::Piece { bytes, .. } = event {
+            self.lie.push(bytes.as_ptr());
+        }
+        self.events.push(format!("{event:?}"));
+    }
+}
+
+#[test]
+fn pieces_are_handed_out_where_they_lie_and_whole_messages_and_texts_as_before() {
+    let mut reader = FrameReader::new(Role::Client, 6);
+    let mut pieces = Pieces::default();
+    let cut = frame(0x82, b"abcdef");
+    let fragments = [
+        frame(0x02, b""),
+        frame(0x00, b"x"),
+        frame(0x89, b"p"),
+        frame(0x80, b""),
+        frame(0x82, b"whole"),
+    ]
+    .concat();
+    let (mut begin, mut end) = (cut[..5].to_vec(), cut[5..].to_vec());
+    end.extend_from_slice(&fragments);
+    end.extend_from_slice(&frame(0x01, b"t"));
+    reader.read(&mut begin, &mut pieces).expect("valid");
+    reader.read(&mut end, &mut pieces).expect("valid");
+    assert_eq!(pieces.lie[..2], [begin[2..].as_ptr(), end.as_ptr()]);
+    assert!(reader.spare.capacity() == 0, "nothing was put together");
+    let mut last = frame(0x80, b"ext");
+    reader.read(&mut last, &mut pieces).expect("valid");
+    let expected = [
+        "Piece { bytes: [97, 98, 99], last: false }",
+        "Piece { bytes: [100, 101, 102], last: true }",
+        "Piece { bytes: [120], last: false }",
+        "Ping([112])",
+        "Piece { bytes: [], last: true }",
+        "Binary([119, 104, 111, 108, 101])",
+        "Text(\"text\")",
+    ];
+    assert_eq!(pieces.events, expected);
+}
+
+#[test]
+fn a_message_in_pieces_has_the_limit_of_all() {
+    for (last, refused) in [(3, false), (4, true)] {
+        let mut reader = FrameReader::new(Role::Client, 6);
+        let mut stream = [frame(0x02, b"abc"), frame(0x80, &vec![7; last])].concat();
+        let result = reader.read(&mut stream, &mut Pieces::default());
+        assert_eq!(result.is_err(), refused);
+        let mut nested = [frame(0x02, b"abc"), frame(0x81, b"t")].concat();
+        let result = FrameReader::new(Role::Client, 6).read(&mut nested, &mut Pieces::default());
+        assert_eq!(result, Err(Refusal::ExpectedContinuation));
+    }
 }

@@ -15,20 +15,19 @@ mod incoming;
 mod received;
 mod record;
 mod session;
+mod writer;
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustls::{AlertDescription, ContentType, HandshakeType, ProtocolVersion};
-
-use super::tcp::Rest;
 use super::{ReadHalf, Wait, WriteHalf};
 pub(super) use handshake::Handshake;
-use incoming::{Incoming, Step, WARNING};
+use incoming::{Incoming, Step};
 use received::Received;
-use record::{MAX_CONTENT, MAX_OVERHEAD, Opener, Refusal, Sealed, Sealer};
+use record::{Opener, Sealer};
 use session::Shared;
+pub(super) use writer::Writer;
 
 /// Why a TLS handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,15 +63,7 @@ pub(super) fn handshake(
         plain: 0..0,
         ended: None,
     };
-    let writer = Writer {
-        shared,
-        sealer,
-        limit,
-        lower: write,
-        out: Sealed::default(),
-        ended: None,
-    };
-    Ok((reader, writer))
+    Ok((reader, Writer::new(shared, sealer, limit, write)))
 }
 
 pub(super) struct Reader {
@@ -92,6 +83,11 @@ impl Reader {
 
     pub(super) fn consume(&mut self, count: usize) {
         self.plain.start = self.plain.start.saturating_add(count).min(self.plain.end);
+    }
+
+    /// Bytes of all that is unread, encrypted or not.
+    pub(super) fn unread(&mut self) -> usize {
+        self.plain.len() + self.received.bytes().len()
     }
 
     pub(super) fn lower(&mut self) -> &mut ReadHalf {
@@ -122,6 +118,9 @@ impl Reader {
                     self.received.advance(used);
                 }
                 Ok(Step::Closed) => self.ended = Some(Ok(())),
+                Ok(Step::Incomplete(_)) if wait == Wait::Received => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 Ok(Step::Incomplete(need)) => {
                     if !self.receive_record(need, wait)? {
                         // Between two records it may be the end of a peer without
@@ -175,214 +174,9 @@ impl Reader {
     }
 }
 
-pub(super) struct Writer {
-    shared: Arc<Shared>,
-    sealer: Sealer,
-    lower: WriteHalf,
-    /// How many records keys may protect.
-    limit: u64,
-    /// Records on their way out. Empty between calls.
-    out: Sealed,
-    /// Why nothing can be written any more.
-    ended: Option<Ended>,
-}
-
-enum Ended {
-    /// close_notify is out.
-    Closed,
-    /// The reader met something that breaks the connection.
-    Broken(Refusal),
-}
-
-impl Writer {
-    pub(super) fn lower(&mut self) -> &mut WriteHalf {
-        &mut self.lower
-    }
-
-    pub(super) fn write_all(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<()> {
-        self.do_jobs()?;
-        self.check()?;
-        let mut rest = Rest::of(bufs);
-        while !rest.is_empty() {
-            self.out
-                .reserve((rest.len() + MAX_OVERHEAD).min(BATCH_SEALED));
-            for _ in 0..BATCH {
-                if rest.is_empty() {
-                    break;
-                }
-                if self.sealer.is_used_up() {
-                    self.keys_are_used_up()?;
-                }
-                self.seal_some(&mut rest)?;
-            }
-            self.send()?;
-        }
-        self.send()
-    }
-
-    /// Seals the next record: a long piece from where it lies, short ones together.
-    fn seal_some(&mut self, rest: &mut Rest<'_, '_>) -> io::Result<()> {
-        let kind = ContentType::ApplicationData;
-        let first = rest.first();
-        if first.len() >= LONG || first.len() == rest.len() {
-            let count = first.len().min(MAX_CONTENT);
-            self.sealer
-                .seal(&mut self.out, kind, &first[..count])
-                .map_err(io::Error::other)?;
-            rest.advance(count);
-            return Ok(());
-        }
-        let length = rest.len().min(MAX_CONTENT);
-        self.sealer
-            .seal_gathered(&mut self.out, kind, length, |room| rest.copy_to(room))
-            .map_err(io::Error::other)
-    }
-
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.do_jobs()?;
-        self.send()?;
-        self.lower.flush()
-    }
-
-    pub(super) fn close(&mut self) -> io::Result<()> {
-        self.do_jobs()?;
-        if self.ended.is_none() {
-            self.end(Ended::Closed)?;
-        }
-        self.send()?;
-        self.lower.close()
-    }
-
-    pub(super) fn version(&self) -> ProtocolVersion {
-        self.shared.version()
-    }
-
-    /// See [`WriteHalf::change_keys`]. The key update goes out at once.
-    pub(super) fn change_keys(&mut self, ask_peer: bool) -> io::Result<()> {
-        self.do_jobs()?;
-        self.check()?;
-        self.renew_keys(ask_peer)?;
-        self.send()
-    }
-
-    /// Lets keys protect no more than `limit` records.
-    #[cfg(test)]
-    fn limit_records(&mut self, limit: u64) {
-        self.limit = limit;
-        self.sealer.set_limit(limit);
-    }
-
-    /// close_notify without closing the layer below.
-    #[cfg(test)]
-    fn notify_close(&mut self) {
-        self.end(Ended::Closed).expect("sealed");
-        self.send().expect("sent");
-    }
-
-    /// Puts what the reader provoked into `out`.
-    fn do_jobs(&mut self) -> io::Result<()> {
-        if !self.shared.has_jobs() {
-            return Ok(());
-        }
-        let jobs = self.shared.take_jobs();
-        if self.ended.is_some() {
-            // The peer has been told that nothing follows.
-            return Ok(());
-        }
-        if jobs.new_keys {
-            self.renew_keys(false)?;
-        }
-        if jobs.refuse_renegotiation {
-            self.alert(WARNING, AlertDescription::NoRenegotiation)?;
-        }
-        match jobs.refusal {
-            Some(refusal) => self.end(Ended::Broken(refusal)),
-            None => Ok(()),
-        }
-    }
-
-    /// Fails if nothing can be written any more.
-    fn check(&self) -> io::Result<()> {
-        match &self.ended {
-            None => Ok(()),
-            Some(Ended::Closed) => Err(io::ErrorKind::BrokenPipe.into()),
-            Some(Ended::Broken(refusal)) => Err(broken(&refusal.error)),
-        }
-    }
-
-    /// The last record, which tells the peer why.
-    fn end(&mut self, ended: Ended) -> io::Result<()> {
-        let told = match &ended {
-            Ended::Closed => self.alert(WARNING, AlertDescription::CloseNotify),
-            Ended::Broken(refusal) => match refusal.alert {
-                Some(alert) => self.alert(FATAL, alert),
-                None => Ok(()),
-            },
-        };
-        self.ended = Some(ended);
-        told
-    }
-
-    /// There is room for one more record under these keys.
-    fn keys_are_used_up(&mut self) -> io::Result<()> {
-        if self.version() == ProtocolVersion::TLSv1_3 {
-            return self.renew_keys(false);
-        }
-        self.end(Ended::Closed)?;
-        self.send()?;
-        Err(io::Error::other(
-            "the keys of this TLS 1.2 connection are used up; a new connection has new ones",
-        ))
-    }
-
-    /// Puts a key update into `out`, the last record under the old keys.
-    fn renew_keys(&mut self, ask_peer: bool) -> io::Result<()> {
-        if self.version() != ProtocolVersion::TLSv1_3 {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let message = [HandshakeType::KeyUpdate.into(), 0, 0, 1, ask_peer.into()];
-        self.control(ContentType::Handshake, &message)?;
-        let secrets = self.shared.next_secrets().map_err(io::Error::other)?;
-        self.sealer = Sealer::new(self.version(), secrets, self.limit).map_err(io::Error::other)?;
-        Ok(())
-    }
-
-    fn alert(&mut self, level: u8, description: AlertDescription) -> io::Result<()> {
-        self.control(ContentType::Alert, &[level, description.into()])
-    }
-
-    fn control(&mut self, kind: ContentType, message: &[u8]) -> io::Result<()> {
-        self.sealer
-            .seal(&mut self.out, kind, message)
-            .map_err(io::Error::other)
-    }
-
-    /// Sends the records that are ready.
-    fn send(&mut self) -> io::Result<()> {
-        if self.out.bytes().is_empty() {
-            return Ok(());
-        }
-        let sent = self.lower.write_all(&[IoSlice::new(self.out.bytes())]);
-        self.out.clear();
-        sent
-    }
-}
-
 fn broken(error: &rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.clone())
 }
-
-/// Level of an alert after which the connection is over.
-const FATAL: u8 = 2;
-
-/// Records in one system call.
-const BATCH: usize = 4;
-
-/// Room that so many full records take.
-const BATCH_SEALED: usize = BATCH * (MAX_CONTENT + MAX_OVERHEAD);
-
-/// A piece of data that is worth a record of its own, so that it needn't be copied.
-const LONG: usize = 4 * 1024;
 
 #[cfg(test)]
 mod peers;

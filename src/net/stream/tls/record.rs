@@ -10,6 +10,7 @@ use rustls::{
     AlertDescription, ConnectionTrafficSecrets, ContentType, InvalidMessage, PeerMisbehaved,
     ProtocolVersion,
 };
+use zeroize::Zeroizing;
 
 /// What the peer did wrong.
 #[derive(Debug)]
@@ -305,6 +306,18 @@ impl Sealed {
         self.len = 0;
     }
 
+    /// Gives back all of the room, unless there is something in it.
+    pub(super) fn shrink(&mut self) {
+        if self.len == 0 {
+            self.buf = Vec::new();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.buf.capacity()
+    }
+
     /// Makes room for so many bytes more.
     pub(super) fn reserve(&mut self, more: usize) {
         if self.buf.len() < self.len + more {
@@ -327,10 +340,10 @@ impl Sealed {
 }
 
 /// The key of one direction. It is erased from memory when it is dropped, by
-/// aws-lc, as rustls erases the copy that it came from.
+/// aws-lc, as rustls erases the copy that it came from; the IV by its type.
 struct Cipher {
     key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+    iv: Zeroizing<[u8; NONCE_LEN]>,
     form: Form,
     /// Number of the next record.
     seq: u64,
@@ -367,7 +380,7 @@ impl Cipher {
         let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| unsupported())?;
         Ok(Self {
             key: LessSafeKey::new(key),
-            iv: iv.as_ref().try_into().map_err(|_| unsupported())?,
+            iv: Zeroizing::new(iv.as_ref().try_into().map_err(|_| unsupported())?),
             form,
             seq,
         })
@@ -379,7 +392,7 @@ impl Cipher {
 
     /// The IV with the number of the record in its last eight bytes, by XOR.
     fn nonce_bytes(&self, seq: u64) -> [u8; NONCE_LEN] {
-        let mut nonce = self.iv;
+        let mut nonce = *self.iv;
         for (byte, number) in nonce[NONCE_LEN - 8..].iter_mut().zip(seq.to_be_bytes()) {
             *byte ^= number;
         }

@@ -12,12 +12,12 @@ fn when_memory_is_full_what_nobody_reads_is_reset() {
     let hung = ours.open(2);
     let small = ours.open(4);
     let elsewhere = other.open(2);
-    ours.peer_data(2, &[0; 200 * 1024]);
+    ours.peer_data(2, &vec![0; 200 * 1024]);
     ours.peer_data(4, &[0; 2000]);
     let now = Instant::now();
     ours.session.tick(now + Duration::from_secs(11));
     assert_eq!(hung.cut(), None, "there is room");
-    other.peer_data(2, &[0; 200 * 1024]);
+    other.peer_data(2, &vec![0; 200 * 1024]);
     ours.session.tick(now + Duration::from_secs(1));
     assert_eq!(hung.cut(), None, "it may read soon");
     ours.session.tick(now + Duration::from_secs(11));
@@ -59,10 +59,10 @@ fn buffers_are_used_again_and_given_back_when_idle() {
         stream.give_back(chunk);
         at
     };
-    ours.peer_data(2, &[1; CHUNK]);
+    ours.peer_data(2, &vec![1; CHUNK]);
     let first = read(&stream);
     assert_eq!(shelf.kept(), CHUNK);
-    ours.peer_data(2, &[1; CHUNK]);
+    ours.peer_data(2, &vec![1; CHUNK]);
     assert_eq!(shelf.kept(), 0);
     assert_eq!(read(&stream), first);
     let now = Instant::now();

@@ -190,13 +190,13 @@ fn a_payload_goes_out_from_where_it_lies() {
     let mut payload = Payload::new();
     let at = payload.fill(|buf| {
         let at = buf.as_ptr().wrapping_add(buf.len());
-        buf.extend_from_slice(&[5; MAX_PAYLOAD]);
+        buf.resize(buf.len() + MAX_PAYLOAD, 5);
         at
     });
     assert_eq!(payload.len(), MAX_PAYLOAD);
     let header = Header::data(2, MAX_PAYLOAD as u32);
     let message = payload.into_message(&header);
     assert_eq!(message.payload()[..HEADER], header.encode());
-    assert_eq!(message.payload()[HEADER..], [5; MAX_PAYLOAD]);
+    assert_eq!(message.payload()[HEADER..], vec![5; MAX_PAYLOAD]);
     assert_eq!(message.payload()[HEADER..].as_ptr(), at);
 }

@@ -37,7 +37,7 @@ fn sender(ours: &Ours, stream: &Stream) -> Receiver<Result<usize, SendError>> {
 /// Until the slots are full, or the window is used up.
 fn fill(stream: &Stream) {
     while let Ok(room) = stream.room(Some(Instant::now())) {
-        let payload = Payload::from(&[1; MAX_PAYLOAD][..room]);
+        let payload = Payload::from(&vec![1; room][..]);
         stream.send(payload, None).expect("room");
     }
 }
