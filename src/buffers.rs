@@ -133,9 +133,14 @@ impl Idle {
     };
 }
 
-/// The sizes, in bytes: 32 KiB with what goes around it, and 32 KiB as base64 in a
-/// message.
-const CLASSES: [usize; 2] = [36 * 1024, 48 * 1024];
+/// The sizes, in bytes: a full Data frame, 32 KiB with what goes around it, and 32 KiB
+/// as base64 in a message.
+const CLASSES: [usize; 3] = [FRAME, 36 * 1024, 48 * 1024];
+
+/// What fills two TLS records, with room for the largest header of a WebSocket frame
+/// instead of one of 8 bytes. A buffer of this size has no room for more, so that a
+/// read from a socket can't take more.
+pub(crate) const FRAME: usize = 32 * 1024 - 8 + 14;
 
 /// Smaller ones the allocator has at hand.
 const WORTH_IT: usize = 12 * 1024;

@@ -27,8 +27,8 @@
 //!
 //! Used by any of them: [`config`] (one table of keys), [`telemetry`] (logs),
 //! [`threads`] (the one way to start a thread), `workers` (threads used again),
-//! [`turns`] (whose turn it is to write),
-//! [`duration`], [`url`] and [`percent`] (their texts).
+//! [`turns`] (whose turn it is to write), [`duration`], [`url`] and [`percent`] (their
+//! texts).
 
 pub mod agent;
 pub mod cli;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::telemetry::RateLimit;
 use crate::threads::{self, Stack};
 
 pub(crate) type Task = Box<dyn FnOnce() + Send>;
@@ -61,6 +62,7 @@ impl Workers {
     /// Has `task` run on a thread of its own. It comes back when there is none and
     /// none can be started.
     pub(crate) fn run(&self, task: Task) -> Result<(), Task> {
+        static FAILED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
         let mut state = self.0.state.lock();
         if let Some(parked) = state.parked.pop() {
             drop(state);
@@ -79,7 +81,9 @@ impl Workers {
         let Err(error) = spawned else {
             return Ok(());
         };
-        log::warn!("{error}");
+        if let Some(skipped) = FAILED.pass() {
+            log::warn!(skipped; "{error}");
+        }
         self.take_back(number)
     }
 

@@ -10,7 +10,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::abort::abort;
 use super::{Cancel, Deadline, Guard, Reason};
 
 /// Options of every TCP connection, dialled or accepted.
@@ -85,11 +84,11 @@ impl fmt::Display for Unreachable {
 struct Attempt {
     address: SocketAddr,
     socket: Arc<Socket>,
-    _guard: Guard,
+    guard: Guard,
 }
 
 /// Connects to the first address that answers. The socket is in blocking mode;
-/// the guard keeps it registered with `cancel`.
+/// the guard keeps it registered with `cancel`, which aborts it.
 pub fn connect(
     addresses: &[SocketAddr],
     options: &ConnectOptions,
@@ -128,7 +127,7 @@ pub fn connect(
                     open.push(Attempt {
                         address,
                         socket,
-                        _guard: guard,
+                        guard,
                     });
                     next_start = Instant::now() + options.stagger;
                 }
@@ -151,15 +150,7 @@ pub fn connect(
         };
         let attempt = open.swap_remove(index);
         match outcome(&attempt.socket) {
-            Ok(()) => {
-                return match cancel.on_socket(attempt.socket.clone()) {
-                    Ok(guard) => Ok((attempt.socket, guard)),
-                    Err(reason) => {
-                        abort(&attempt.socket);
-                        Err(ConnectError::Cancelled(reason))
-                    }
-                };
-            }
+            Ok(()) => return Ok((attempt.socket, attempt.guard)),
             Err(error) => {
                 attempts.push((attempt.address, error));
                 next_start = Instant::now();

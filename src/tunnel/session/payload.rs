@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::buffers::Buffer;
+use crate::buffers::{self, Buffer};
 use crate::link::{HEADROOM, Kind, Message};
 use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
 
@@ -16,14 +16,28 @@ pub struct Payload {
 impl Payload {
     /// An empty one with room for [`MAX_PAYLOAD`] bytes.
     pub fn new() -> Self {
-        Self::with_capacity(MAX_PAYLOAD)
+        Self::with(Buffer::with_capacity(ROOM + MAX_PAYLOAD))
     }
 
-    /// With room for `bytes`: datagrams may be larger.
+    /// With room for `bytes` and no more; datagrams may be larger.
     pub fn with_capacity(bytes: usize) -> Self {
-        let mut buf = Buffer::with_capacity(ROOM + bytes);
+        Self::with(Vec::with_capacity(ROOM + bytes).into())
+    }
+
+    fn with(mut buf: Buffer) -> Self {
         buf.resize(ROOM, 0);
         Self { buf }
+    }
+
+    /// The same bytes, where they take a large buffer for little: what is queued may
+    /// have to wait.
+    #[must_use]
+    pub fn fitting(self) -> Self {
+        if self.len() <= LITTLE {
+            Self::from(self.bytes())
+        } else {
+            self
+        }
     }
 
     /// Gives `fill` the buffer, to which it may only append (a read into its spare
@@ -82,3 +96,8 @@ impl fmt::Debug for Payload {
 
 /// In front: the WebSocket's header, then that of yamux.
 const ROOM: usize = HEADROOM + HEADER;
+
+const _: () = assert!(ROOM + MAX_PAYLOAD == buffers::FRAME);
+
+/// Bytes that are worth a copy.
+const LITTLE: usize = 4096;

@@ -30,10 +30,15 @@ impl Tcp {
         let stall = settings.tcp_idle.map_or(rest, |idle| idle.min(rest));
         // Fails for no socket that can be written to.
         let _ = target.set_write_timeout(Some(stall.max(Duration::from_millis(1))));
-        // There is room for it. What is wrong with the target is noticed by who copies.
-        let _ = send(target, prefix, SendFlags::NOSIGNAL);
+        // Writing nothing would take an error away from who reads.
+        let refused = if prefix.is_empty() {
+            None
+        } else {
+            // There is room for all of it.
+            send(target, prefix, SendFlags::NOSIGNAL).err()
+        };
         Self {
-            refused: Mutex::new(None),
+            refused: Mutex::new(refused),
             answered: AtomicBool::new(false),
         }
     }
@@ -101,7 +106,7 @@ pub(super) fn from_target(flow: &Flow<Tcp>) {
                 flow.record.moved_out(read);
                 more = read == room;
                 // It fits: nobody else has taken the room.
-                match flow.stream.send(payload, None) {
+                match flow.stream.send(payload.fitting(), None) {
                     Ok(()) => {}
                     Err(SendError::Cut(cut)) => return flow.record.cut(cut),
                     Err(SendError::Finished | SendError::TimedOut) => return,
@@ -132,7 +137,7 @@ impl Flow<Tcp> {
                     }
                 }
                 Err(errno) => {
-                    *refused = Some(errno);
+                    refused.get_or_insert(errno);
                     drop(refused);
                     if !self.is_cut() {
                         // It may have answered all the same (413), and that is still

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -69,13 +70,14 @@ pub(super) fn from_target(flow: &Flow<Udp>) {
 impl Flow<Udp> {
     /// Sends what there is, and what comes while it does.
     fn pass_on(&self) {
-        let mut buf = Vec::new();
+        let mut scratch = Scratch::take();
+        let buf = &mut scratch.0;
         loop {
             buf.clear();
             buf.extend_from_slice(&self.kind.prefix);
             let until = self.activity.until();
-            match self.stream.read_datagram(MAX_DATAGRAM, &mut buf, until) {
-                Ok(Input::Some(Datagram::Whole(len))) => self.send(&buf, len),
+            match self.stream.read_datagram(MAX_DATAGRAM, buf, until) {
+                Ok(Input::Some(Datagram::Whole(len))) => self.send(buf, len),
                 Ok(Input::Some(Datagram::TooLong(_))) => metrics::UDP_DROPPED.increment(),
                 // Whoever called us sees it too.
                 Ok(Input::Wait | Input::End) | Err(_) => return,
@@ -112,13 +114,14 @@ impl Flow<Udp> {
 
     /// Takes what has come. False: it is over.
     fn take_all(&self) -> bool {
-        let mut buf = Vec::with_capacity(MAX_DATAGRAM);
+        let mut scratch = Scratch::take();
+        let buf = &mut scratch.0;
         loop {
             buf.clear();
-            match recv(&self.target, spare_capacity(&mut buf), RecvFlags::DONTWAIT) {
+            match recv(&self.target, spare_capacity(buf), RecvFlags::DONTWAIT) {
                 Ok((0, _)) => metrics::UDP_EMPTY.increment(),
                 Ok(_) => {
-                    if !self.take(&buf) {
+                    if !self.take(buf) {
                         return false;
                     }
                 }
@@ -181,5 +184,33 @@ impl Flow<Udp> {
     }
 }
 
+/// Room for one datagram, while it is under way: the kernel says only afterwards how
+/// long it is. A few are kept, for all streams.
+struct Scratch(Vec<u8>);
+
+static SCRATCHES: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+impl Scratch {
+    fn take() -> Self {
+        let kept = SCRATCHES.lock().pop();
+        Self(kept.unwrap_or_else(|| Vec::with_capacity(MAX_PREFIX + MAX_DATAGRAM)))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mut kept = SCRATCHES.lock();
+        if kept.len() < MAX_SCRATCHES {
+            kept.push(std::mem::take(&mut self.0));
+        }
+    }
+}
+
 /// No datagram is longer.
 const MAX_DATAGRAM: usize = 65_535;
+
+/// Nor is what stands in front of it (PROXY protocol, version 2, IPv6).
+const MAX_PREFIX: usize = 52;
+
+/// As many as have something to do at once, and are worth 256 KiB.
+const MAX_SCRATCHES: usize = 4;

@@ -19,7 +19,8 @@ impl<P> Outbound<P> {
     pub(super) fn new() -> Self {
         Self {
             window: INITIAL_WINDOW,
-            slots: VecDeque::new(),
+            // Now: the thread that sends is to allocate nothing.
+            slots: VecDeque::with_capacity(SLOTS),
             queued: 0,
         }
     }

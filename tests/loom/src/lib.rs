@@ -1,6 +1,7 @@
-//! The rooms whose locks are tried in every order, from their source. `sync` and
-//! `link` stand in for the agent's own.
+//! The rooms whose locks are tried in every order, from their source. `sync`,
+//! `link` and `buffers` stand in for the agent's own.
 
+pub mod buffers;
 pub mod link;
 pub mod sync;
 

@@ -288,7 +288,9 @@ fn tt19_bytes_are_counted_while_they_move() {
     io::Write::write_all(&mut target, &[0; 500]).expect("sent");
     client.read(500);
     // The stream still lives.
-    assert!(count().0 >= before.0 + 1000 && count().1 >= before.1 + 500);
+    wait_until("they are counted", || {
+        count().0 >= before.0 + 1000 && count().1 >= before.1 + 500
+    });
     assert!(metrics::YAMUX_ACCEPTED.value() > accepted);
     assert!(metrics::YAMUX_ACTIVE.value() >= 1);
     stage.end();

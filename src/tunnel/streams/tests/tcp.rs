@@ -144,6 +144,18 @@ fn a_target_that_fails_resets_the_stream_behind_its_data() {
     stage.end();
 }
 
+/// Before anything was copied, as well.
+#[test]
+fn a_target_that_hangs_up_at_once_with_a_reset_has_not_ended_well() {
+    let (stage, listener) = stage();
+    for _ in 0..50 {
+        let client = stage.open();
+        resets(accept(&listener));
+        client.assert_reset();
+    }
+    stage.end();
+}
+
 /// The kernel tells of a reset once. When that was to the thread that writes, the
 /// other one reads a clean end.
 #[test]
