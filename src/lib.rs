@@ -21,8 +21,8 @@
 //! * [`agent`]: the conductor. It knows every room, and no room knows it.
 //! * `plane`, `demo` (feature `plane`): our own control plane, and the demo on it.
 //!
-//! Used by all of them: [`config`] (one table of keys), [`identity`] (what is
-//! remembered), [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
+//! Beside them: [`config`] (one table of keys), [`identity`] (what is remembered),
+//! [`server`] (the local `/health` and `/ready`), [`telemetry`] (logs),
 //! [`threads`] (the one way to start a thread), [`duration`], [`url`] and
 //! [`percent`] (their texts), and [`cli`] on top.
 

@@ -13,7 +13,7 @@ pub(super) fn command() -> Command {
     with_settings(Command::new("pipeops-agent"))
         .version(env!("CARGO_PKG_VERSION"))
         .about(
-            "Connects a Kubernetes cluster or a plain machine to its control plane over one \
+            "Connects a Kubernetes cluster to its control plane over one \
              outbound WebSocket. Without a command it runs the agent.",
         )
         .after_help(AFTER_HELP)

@@ -64,7 +64,7 @@ pub(crate) struct Stopped;
 /// | [`end`] | `upload`, `relay`: the client sends or takes no more | `Cancelled` |
 /// | | `Hub::revoke_token`: the token of the client was revoked | `Cancelled` |
 /// | | `InFlight`, dropped: the client has its answer, or gets none | `Failed` |
-/// | [`cancel`], by way of [`end_when_cancelled`] | `ClientWatch`: the client has left, or the server cut it | `Cancelled` |
+/// | [`cancel`], by way of [`end_when_cancelled`] | `ClientWatcher`: the client has left, or the server cut it | `Cancelled` |
 /// | | [`on_chunk`]: more came than may be kept for it | `Failed` |
 ///
 /// [`on_end`]: Self::on_end

@@ -24,7 +24,7 @@
 //!  client ◄─ ResponseWriter ◄─ relay, and credit back to the agent        front/proxied.rs
 //! ```
 //!
-//! and its cancellation: the client leaves → [`ClientWatch`](crate::http::server::ClientWatch)
+//! and its cancellation: the client leaves → `ClientWatcher` (thread `plane-watch`)
 //! fires the exchange's `Cancel` → `Exchange::end_when_cancelled` ends the exchange, the
 //! client's socket is shut down → `relay` and `upload` stop waiting and return →
 //! `InFlight` is dropped → `proxy_cancel`. What else ends an exchange stands at
@@ -33,8 +33,8 @@
 //! Around that path: `agent` runs an agent's connection from its upgrade to its end
 //! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
 //! `agent_event`s); `flow` counts the credit of one request, `budget` the memory of
-//! all, `token_quota` the requests of one user; the `hub` knows who is connected, the `registry` keeps clusters and tokens on
-//! disk, `api` is for agents without a WebSocket, `admin` lets the command line reach
+//! all, `token_quota` the requests of one user; the `hub` knows who is connected, the
+//! `registry` keeps clusters and tokens on disk, `api` is for agents without a WebSocket, `admin` lets the command line reach
 //! hub and registry while the plane runs.
 
 mod admin;

@@ -109,12 +109,12 @@ impl Inbound {
         Ok(())
     }
 
-    /// When a piece last came or was taken (or the body was announced).
     /// Nobody takes the body any more.
     pub(super) fn is_stopped(&self) -> bool {
         self.state.lock().stopped
     }
 
+    /// When a piece last came or was taken (or the body was announced).
     pub(super) fn moved(&self) -> Instant {
         self.state.lock().moved
     }
