@@ -13,12 +13,13 @@ pub(crate) struct Cgroup {
 
 impl Cgroup {
     pub(crate) fn create() -> Option<Self> {
-        let name = format!("pipeops-bench-{:08x}", fastrand::u32(..));
+        let name = format!("{PREFIX}{:08x}", fastrand::u32(..));
         let roots = [
             ("/sys/fs/cgroup", "memory.current"),
             ("/sys/fs/cgroup/memory", "memory.usage_in_bytes"),
         ];
         for (root, file) in roots {
+            sweep(Path::new(root));
             let folder = Path::new(root).join(&name);
             if fs::create_dir(&folder).is_err() {
                 continue;
@@ -49,6 +50,17 @@ impl Cgroup {
         text.trim().parse::<u64>().ok().map(|bytes| bytes / 1024)
     }
 }
+
+/// Removes groups that interrupted runs have left. One with a process in it stays.
+fn sweep(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+const PREFIX: &str = "pipeops-bench-";
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
