@@ -21,8 +21,10 @@ fn ends(name: &str) {
     stage.gateway.set("allow_abrupt", true);
     let agent = stage.start();
     stage.arrived();
+    stage.gateway.set("close_code", 1002);
     stage.gateway.script(name, SERVICE);
     let conn = stage.gateway.connection("gateway");
+    stage.gateway.set("close_code", 1000);
     stage.heartbeat_on(&conn);
     stage.gateway.hello(json!({}));
     stage.gateway.script("vectors", SERVICE);
