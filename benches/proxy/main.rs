@@ -11,7 +11,6 @@ mod cluster;
 mod gateway;
 mod load;
 mod measure;
-#[path = "../page.rs"]
 mod page;
 mod process;
 mod report;

@@ -12,7 +12,7 @@ mod cells;
 mod cgroup;
 mod latency;
 mod memory;
-#[path = "../page.rs"]
+#[path = "../proxy/page.rs"]
 mod page;
 mod peer;
 #[allow(dead_code)] // the other benchmark uses all of it

@@ -130,11 +130,13 @@ func (t *target) serve(conn *net.TCPConn) {
 	default:
 		err = fmt.Errorf("unknown line %q", short([]byte(line)))
 	}
-	shown := event{"number": number, "line": line, "received": received, "sha256": hex.EncodeToString(sum.Sum(nil)), "end": endOf(err)}
-	if wrote != nil {
-		shown["write"] = endOf(wrote)
+	// The kernel tells of a reset once: to the writer or to the reader.
+	end := endOf(err)
+	if endOf(wrote) == "reset" {
+		end = "reset"
 	}
-	t.g.events.emit("target", shown)
+	t.g.events.emit("target", event{"number": number, "line": line, "received": received,
+		"sha256": hex.EncodeToString(sum.Sum(nil)), "end": end})
 }
 
 // endOf names what a socket said: eof, reset, or what else.
