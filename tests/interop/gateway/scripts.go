@@ -226,7 +226,8 @@ func scriptSecondSYN(p *rawPeer) error {
 		return err
 	}
 	return inOrder(
-		func() error { return p.begin(2, "echo\n") },
+		func() error { return p.begin(2, "echo\nhi") },
+		func() error { return p.receive(2, []byte("hi")) }, // the target is there
 		func() error { return p.hex("00 01 00 01 00 00 00 02 00 00 00 00") },
 		func() error { return p.dies(1) },
 		func() error { return p.targetSaw(map[string]any{"line": "echo", "end": "reset"}) },
@@ -351,7 +352,8 @@ func scriptSecondHello(p *rawPeer) error {
 	return inOrder(
 		func() error { return p.begin(2, "source 100000000 1\n") },
 		func() error { return p.received(2, 65536) },
-		func() error { return p.begin(4, "echo\n") },
+		func() error { return p.begin(4, "echo\nhi") },
+		func() error { return p.receive(4, []byte("hi")) },
 		func() error { return p.hello("") },
 		// Whatever comes from here on is judged by the new session's book.
 		func() error { return p.targetSaw(map[string]any{"line": "source 100000000 1", "end": "reset"}) },

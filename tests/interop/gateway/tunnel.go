@@ -352,7 +352,6 @@ func (k *link) offer(h *hello) error {
 func (k *link) agreed() {
 	k.g.mu.Lock()
 	old, h := k.tunnel, k.offered
-	k.offered = nil
 	k.g.mu.Unlock()
 	if h == nil {
 		return // of a hello that a test sent by hand: binary messages are shown, no more
@@ -367,6 +366,9 @@ func (k *link) agreed() {
 	}
 	k.g.mu.Lock()
 	k.tunnel = t
+	if k.offered == h {
+		k.offered = nil
+	}
 	k.g.mu.Unlock()
 	k.g.events.emit("tunnel", event{"conn": k.name})
 }
