@@ -80,6 +80,9 @@ func TestStreams(t *testing.T) {
 	s.do(`{"cmd":"gate","key":"go"}`)
 	s.do(`{"cmd":"wait","key":"held"}`)
 	s.streams("bulk", `,"bulk":true,"count":2`, `{"say":"source 100000000000 1\n"},{"receive":-1}`)
+	for range 2 { // what hasn't begun is not begun any more
+		s.expect(`"event":"target_open","line":"source 100000000000 1"`)
+	}
 	s.do(`{"cmd":"stop","key":"bulk"}`)
 	s.expect(`"event":"job","job":"bulk","ends":{"stopped":2}`)
 	s.streams("reset", "", `{"say":"echo\n"},{"trips":1,"size":10},{"reset":true}`)

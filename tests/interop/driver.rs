@@ -27,6 +27,8 @@ pub(crate) struct Gateway {
     pub(crate) controller_url: String,
     pub(crate) gateway_url: String,
     pub(crate) token: String,
+    /// Of its service, with `--target`.
+    pub(crate) target_port: Option<u16>,
 }
 
 /// What was printed so far, `done` included.
@@ -103,6 +105,7 @@ impl Gateway {
             controller_url: url("controller_url"),
             gateway_url: url("gateway_url"),
             token,
+            target_port: ready["target_port"].as_u64().map(|port| port as u16),
         }
     }
 
@@ -333,7 +336,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Only a failing test waits so long.
-const PATIENCE_MS: u64 = 60_000;
+pub(crate) const PATIENCE_MS: u64 = 60_000;
 
 /// Events that a failing test shows.
 const SHOWN: usize = 40;

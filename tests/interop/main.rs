@@ -22,5 +22,8 @@ mod proxying_ends;
 mod refusals;
 mod registering;
 mod resuming;
+mod scripts;
 mod stage;
+mod tunnel_driver;
+mod tunnels;
 mod upstream;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeops_agent::agent::{self, Agent, AgentError, Parts};
-use pipeops_agent::config::{Config, Secret, StateBackend, TokenSource};
+use pipeops_agent::config::{Config, Origin, Secret, StateBackend, TokenSource};
 use pipeops_agent::control::facts::NoCluster;
 use pipeops_agent::identity::{Identity, MemoryStore, Store};
 use pipeops_agent::net::Deadline;
@@ -24,13 +24,20 @@ pub(crate) const CLUSTER_UUID: &str = "c19e2d84-77a1-4f0b-9d3e-62b8f5a04c22";
 pub(crate) struct Stage {
     pub(crate) gateway: Gateway,
     pub(crate) store: Arc<MemoryStore>,
+    /// Of a plain machine; none: there is no such machine.
+    pub(crate) routes: Vec<(String, Origin)>,
 }
 
 impl Stage {
     pub(crate) fn new() -> Self {
+        Self::over(Gateway::start())
+    }
+
+    pub(crate) fn over(gateway: Gateway) -> Self {
         Self {
-            gateway: Gateway::start(),
+            gateway,
             store: Arc::default(),
+            routes: Vec::new(),
         }
     }
 
@@ -60,6 +67,8 @@ impl Stage {
         config.state.backend = StateBackend::Memory;
         config.timeouts.websocket_reconnect = QUICK;
         config.timeouts.websocket_reconnect_max = QUICK * 4;
+        config.daemon.enabled = !self.routes.is_empty();
+        config.daemon.routes = self.routes.iter().cloned().collect();
         config
     }
 

@@ -23,9 +23,15 @@ type events struct {
 	out     io.Writer
 	start   time.Time
 	seq     int
-	open    []event       // printed, not yet taken by an expect
+	open    []remembered  // printed, not yet taken by an expect
 	changed chan struct{} // closed and replaced at each new event
 	failed  []string
+}
+
+// remembered is an event, and what it is as JSON: patterns are JSON too.
+type remembered struct {
+	event
+	decoded any
 }
 
 func newEvents(out io.Writer) *events {
@@ -82,10 +88,10 @@ func (e *events) take(pattern map[string]any, limit time.Duration) (int, bool) {
 	for {
 		e.mu.Lock()
 		for i, candidate := range e.open {
-			if matches(pattern, candidate) {
+			if candidate.matches(pattern) {
 				e.open = append(e.open[:i:i], e.open[i+1:]...)
 				e.mu.Unlock()
-				return candidate["seq"].(int), true
+				return candidate.event["seq"].(int), true
 			}
 		}
 		changed := e.changed
@@ -102,11 +108,13 @@ func (e *events) add(kind string, fields event) {
 	e.seq++
 	fields["event"], fields["seq"] = kind, e.seq
 	fields["t_ms"] = time.Since(e.start).Milliseconds()
-	e.print(fields)
+	line := e.print(fields)
 	if kind == "done" {
 		return // the answer to a command, nothing that happened
 	}
-	e.open = append(e.open, fields)
+	var decoded any
+	_ = json.Unmarshal(line, &decoded) // just encoded
+	e.open = append(e.open, remembered{fields, decoded})
 	if len(e.open) > maxRemembered {
 		e.open = e.open[1:]
 	}
@@ -114,30 +122,20 @@ func (e *events) add(kind string, fields event) {
 	e.changed = make(chan struct{})
 }
 
-func (e *events) print(value any) {
+func (e *events) print(value any) []byte {
 	line, err := encode(value)
 	if err != nil {
 		panic(err) // the values are ours: maps, strings, numbers, checked raw JSON
 	}
 	// An error means that the driver is gone; EOF on stdin will follow.
 	_, _ = e.out.Write(line)
+	return line
 }
 
 // matches tells whether everything in the pattern is in the event too:
 // objects by their named members, all else by equality.
-func matches(pattern map[string]any, candidate event) bool {
-	if kind, given := pattern["event"]; given && kind != candidate["event"] {
-		return false // spares encoding large messages
-	}
-	encoded, err := json.Marshal(candidate)
-	if err != nil {
-		return false
-	}
-	var decoded any
-	if json.Unmarshal(encoded, &decoded) != nil {
-		return false
-	}
-	return contains(pattern, decoded)
+func (r remembered) matches(pattern map[string]any) bool {
+	return contains(pattern, r.decoded)
 }
 
 func contains(pattern, value any) bool {
