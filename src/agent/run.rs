@@ -205,7 +205,6 @@ const HTTP_LIMIT: Duration = Duration::from_secs(30);
 /// For local requests that are being answered when everything else has ended.
 const SERVER_GRACE: Duration = Duration::from_secs(1);
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

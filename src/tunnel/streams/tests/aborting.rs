@@ -44,7 +44,7 @@ fn with(settings: crate::tunnel::streams::Settings) -> (Stage, TcpListener) {
     let (listener, address) = listen();
     let plan = Plan {
         settings,
-        ..Plan::to(address)
+        ..Plan::to(&address)
     };
     (Stage::new(plan), listener)
 }
@@ -278,7 +278,7 @@ fn tt12_streams_beyond_the_limit_are_refused_and_a_place_that_is_free_is_given()
     assert_eq!(first.read_to_end(), (b"x".to_vec(), Ok(())));
     assert_eq!(third.read_to_end(), (b"x".to_vec(), Ok(())));
     // The refused one was acknowledged, then reset.
-    let frames = stage.from_agent();
+    let frames = stage.heard_from_agent();
     let excess: Vec<Flags> = frames
         .iter()
         .filter(|frame| frame.id == excess.0.id())

@@ -18,7 +18,7 @@ use crate::yamux::Reset;
 
 fn stage(change: impl FnOnce(&mut Plan)) -> (Stage, TcpListener) {
     let (listener, address) = listen();
-    let mut plan = Plan::to(address);
+    let mut plan = Plan::to(&address);
     plan.settings = settings();
     change(&mut plan);
     (Stage::new(plan), listener)
@@ -140,7 +140,7 @@ fn tt16_a_dial_that_fails_is_an_rst_or_a_fin_as_it_is_set() {
     let (listener, nobody) = listen();
     drop(listener);
     for how in [DialFailure::Reset, DialFailure::Fin] {
-        let mut plan = Plan::to(nobody);
+        let mut plan = Plan::to(&nobody);
         plan.settings = settings();
         plan.settings.dial_failure = how;
         let stage = Stage::new(plan);
@@ -188,7 +188,7 @@ fn a_dial_ends_with_its_time_or_at_once_with_the_stream() {
         Stage::new(Plan {
             settings: settings(),
             dial_timeout,
-            ..Plan::to(address)
+            ..Plan::to(&address)
         })
     };
     let stage = with(Duration::from_millis(200));

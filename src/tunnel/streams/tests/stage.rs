@@ -140,7 +140,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// A plain machine whose one route, `target`, leads to this address.
-    pub(super) fn to(target: impl ToString) -> Self {
+    pub(super) fn to(target: &impl ToString) -> Self {
         Self {
             routes: vec![("target", target.to_string())],
             ..Self::default()
@@ -284,7 +284,7 @@ impl Stage {
     }
 
     /// Frames that the agent has sent.
-    pub(super) fn from_agent(&self) -> Vec<Frame> {
+    pub(super) fn heard_from_agent(&self) -> Vec<Frame> {
         self.wires[1].state.lock().frames.clone()
     }
 
@@ -401,7 +401,7 @@ impl Client {
     /// Sends for as long as there is room; how much that was.
     pub(super) fn fill(&self) -> usize {
         let mut sent = 0;
-        let piece = [7; MAX_PAYLOAD];
+        let piece = vec![7; MAX_PAYLOAD];
         let patience = Duration::from_millis(200);
         while let Ok(room) = self.0.room(Some(Instant::now() + patience)) {
             self.send(&piece[..room]);

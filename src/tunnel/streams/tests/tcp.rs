@@ -15,7 +15,7 @@ fn stage() -> (Stage, TcpListener) {
     let (listener, address) = listen();
     let plan = Plan {
         settings: settings(),
-        ..Plan::to(address)
+        ..Plan::to(&address)
     };
     (Stage::new(plan), listener)
 }
@@ -27,11 +27,12 @@ fn accept(listener: &TcpListener) -> TcpStream {
     target
 }
 
-/// Closing it resets it.
+/// Closes it with a reset.
 fn resets(target: TcpStream) {
     SockRef::from(&target)
         .set_linger(Some(Duration::ZERO))
         .expect("linger");
+    drop(target);
 }
 
 fn pattern(len: usize, seed: u64) -> Vec<u8> {
@@ -89,7 +90,7 @@ fn every_window_carries_the_same_bytes() {
         let stage = Stage::new(Plan {
             settings: settings(),
             max_window,
-            ..Plan::to(address)
+            ..Plan::to(&address)
         });
         let client = stage.open();
         let target = accept(&listener);
@@ -133,7 +134,7 @@ fn a_target_that_fails_resets_the_stream_behind_its_data() {
     wait_until("the reset is seen", || stage.streams.open() == 0);
     stage.hold_agent(false);
     client.assert_reset();
-    let frames = stage.from_agent();
+    let frames = stage.heard_from_agent();
     let [.., data, reset] = &frames[..] else {
         panic!("{frames:?}")
     };
@@ -169,7 +170,7 @@ fn a_reset_that_the_writing_thread_hears_of_is_no_clean_end() {
             let piece = vec![1; 1000];
             while writing.0.send(piece[..].into(), Some(soon())).is_ok() {}
         });
-        let mut some = [0; 30_000];
+        let mut some = vec![0; 30_000];
         target.read_exact(&mut some).expect("it comes");
         resets(target);
         client.assert_reset();
@@ -217,14 +218,14 @@ fn the_answer_of_a_target_that_closes_with_a_reset_goes_before_it() {
     let (stage, listener) = stage();
     let client = stage.open();
     let mut target = accept(&listener);
-    client.send(&[1; 100_000]);
+    client.send(&vec![1; 100_000]);
     target.read_exact(&mut [0; 1000]).expect("it comes");
     target.write_all(b"413").expect("sent");
     // With unread bytes in its buffer: a reset.
     drop(target);
     assert_eq!(client.read_to_end().1, Err(Cut::ByPeer));
     let data: u32 = stage
-        .from_agent()
+        .heard_from_agent()
         .iter()
         .filter(|frame| frame.kind == Kind::Data)
         .map(|frame| frame.len)
@@ -240,7 +241,7 @@ fn unix_sockets_are_targets_too() {
     let listener = UnixListener::bind(&path).expect("bound");
     let stage = Stage::new(Plan {
         settings: settings(),
-        ..Plan::to(format!("unix://{}", path.display()))
+        ..Plan::to(&format!("unix://{}", path.display()))
     });
     let client = stage.open();
     let (mut target, _) = listener.accept().expect("accepted");

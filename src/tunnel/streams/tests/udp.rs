@@ -19,7 +19,7 @@ fn target() -> UdpSocket {
 }
 
 fn stage_to(target: &UdpSocket, change: impl FnOnce(&mut Plan)) -> Stage {
-    let mut plan = Plan::to(target.local_addr().expect("address"));
+    let mut plan = Plan::to(&target.local_addr().expect("address"));
     plan.settings = settings();
     plan.settings.times.linger = Duration::from_millis(300);
     change(&mut plan);
@@ -239,7 +239,7 @@ fn data_frames_are_datagrams_on_the_wire() {
         client.datagram();
     }
     let lens: Vec<u32> = stage
-        .from_agent()
+        .heard_from_agent()
         .iter()
         .filter(|frame| frame.kind == Kind::Data)
         .map(|frame| frame.len)
