@@ -20,6 +20,8 @@
 
 mod account;
 mod flow;
+#[cfg(feature = "plane")]
+mod joined;
 mod opening;
 mod record;
 mod tcp;
@@ -33,12 +35,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-pub(crate) use account::Account;
-pub(crate) use flow::Activity;
-use flow::{Flow, copy};
+#[cfg(feature = "plane")]
+pub(crate) use joined::{Account, Activity, join};
 use record::Record;
-use socket2::Socket;
-use tcp::Tcp;
 
 use super::audit::Audit;
 use super::header::{HEADER_LIMIT, Version};
@@ -122,22 +121,6 @@ pub struct Streams {
     open: AtomicUsize,
     openers: Workers,
     copiers: Workers,
-}
-
-/// Copies between a stream and a socket that is connected, each direction on a thread
-/// of `copiers`, by the rules of [`flow`]. For the plane, whose sockets are those of
-/// clients. Returns at once.
-pub(crate) fn join(
-    stream: Stream,
-    socket: Arc<Socket>,
-    account: Box<dyn Account>,
-    settings: &Settings,
-    copiers: &Workers,
-) {
-    stream.join_frames();
-    let tcp = Tcp::new(&socket, &[], settings);
-    let flow = Flow::new(stream, socket, account, settings.tcp_idle, tcp);
-    copy(copiers, flow, [tcp::to_target, tcp::from_target]);
 }
 
 /// What was agreed on for one connection.
