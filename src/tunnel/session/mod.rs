@@ -1,4 +1,4 @@
-//! Sessions with locks: what threads use of [`yamux`], in both roles (tunnels.md
+//! Sessions with locks: what threads use of [`yamux`](crate::yamux), in both roles (tunnels.md
 //! §2, decisions.md §6.6). The agent accepts streams, the plane opens them.
 //!
 //! ```text
@@ -19,7 +19,7 @@
 //! Locks: one around the table of a session, one around each stream. They are held
 //! for as long as it takes to change a state or to copy what one read of the socket
 //! gave, and never two at a time. What a change means for others
-//! ([`yamux::Wakes`]) is done when the lock is free again, so nothing of a line, of
+//! ([`Wakes`](crate::yamux::Wakes)) is done when the lock is free again, so nothing of a line, of
 //! an acceptor or of a callback ever runs under one.
 //!
 //! Generations: a session that has ended says nothing any more (but the Go Away

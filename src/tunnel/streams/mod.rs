@@ -16,7 +16,7 @@
 //!   [`Stream::on_cut`](super::session::Stream::on_cut): the dial is cancelled, the
 //!   connection aborted. So a stream ends at once wherever its threads are, and the
 //!   target sees an abort and never a clean end (T9).
-//! * How a stream ends is [`flow`]'s: FIN or RST.
+//! * How a stream ends stands in `flow.rs`: FIN or RST.
 
 mod account;
 mod flow;
