@@ -63,7 +63,8 @@ fn everything_that_is_said_besides_requests() {
         "proxy_flow",
         "register_in_progress",
     ] {
-        conn.send(&json!({"type": kind, "request_id": "n", "payload": {"use_yamux": true}}));
+        // A text is no offer (tunnels.md §1.2).
+        conn.send(&json!({"type": kind, "request_id": "n", "payload": {"use_yamux": "true"}}));
     }
     for bytes in [&b""[..], b"{", b"\x00\x01\x02\x03", b"[1]", b"null"] {
         conn.send_binary(bytes);
