@@ -109,7 +109,7 @@ impl Stream {
     // The sending side.
 
     /// Waits until something can be sent: how many bytes, at most
-    /// [`MAX_PAYLOAD`](crate::yamux::MAX_PAYLOAD). Where one thread sends they stay
+    /// [`MAX_PAYLOAD`](crate::yamux::MAX_PAYLOAD), and less while memory is full. Where one thread sends they stay
     /// free, so it can wait here first and take a buffer then.
     pub fn room(&self, until: Option<Instant>) -> Result<usize, SendError> {
         self.entry()
@@ -145,7 +145,9 @@ impl Stream {
     /// empty, and it was dropped.
     pub fn try_send_datagram(&self, payload: Payload) -> Result<bool, SendError> {
         let len = payload.len();
-        let queued = self.entry().with(|stream| stream.queue(payload, len));
+        let queued = self
+            .entry()
+            .with(|stream| stream.queue_datagram(payload, len));
         match queued {
             Ok(()) => Ok(true),
             Err((QueueError::NoRoom, _)) => Ok(false),

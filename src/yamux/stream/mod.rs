@@ -129,6 +129,12 @@ impl<P> Stream<P> {
         self.inbound.window()
     }
 
+    /// What it takes of the budget: bytes in memory both ways, and what the peer may
+    /// send beyond the initial window.
+    pub fn charged(&self) -> usize {
+        self.account.charged()
+    }
+
     /// Payload bytes that wait for their turn.
     pub fn queued(&self) -> usize {
         self.outbound.queued()
