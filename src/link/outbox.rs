@@ -335,7 +335,6 @@ impl Outbox {
             state.lanes.slots.written();
         }
         let step = loop {
-            batch.jobs = state.take_jobs();
             if !busy {
                 fill(&mut state, &mut batch.messages);
                 if state.abandoned() {
@@ -343,6 +342,9 @@ impl Outbox {
                     MutexGuard::unlocked(&mut state, || batch.messages.clear());
                 }
             }
+            // When the lock won't be free again before we write or wait: nobody is
+            // woken by what was asked for while a speaker was.
+            batch.jobs = state.take_jobs();
             if state.stopped {
                 break Step::Stop;
             }
