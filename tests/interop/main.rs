@@ -24,6 +24,7 @@ mod registering;
 mod resuming;
 mod scripts;
 mod stage;
+mod stalled;
 mod tunnel_driver;
 mod tunnels;
 mod upstream;
