@@ -233,8 +233,9 @@ impl Shared {
         // One line, however many a peer has brought it to.
         if let Some(first) = victims.first() {
             log::warn!(
-                streams = victims.len(), first;
-                "streams are reset: the memory for tunnels is full, and nobody reads their bytes"
+                "the memory for tunnels is full: {} streams whose bytes nobody reads are reset, \
+                 beginning with {first}",
+                victims.len()
             );
         }
     }
