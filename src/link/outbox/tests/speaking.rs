@@ -1,10 +1,12 @@
 //! Turns of slots and speakers, and what speakers may do.
 
+use std::collections::VecDeque;
 use std::sync::mpsc;
 
 use parking_lot::MutexGuard as Guard;
 
 use super::*;
+use crate::link::message::Kind;
 
 /// Queues without waiting.
 fn push(outbox: &Outbox, id: &str, message: Message) {
