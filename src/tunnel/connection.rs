@@ -223,10 +223,10 @@ impl ConnectionTunnels {
     /// nothing before it [begins](Self::begin), because nobody tells it anything
     /// before.
     pub fn replace(&mut self, terms: &Terms) {
-        let config = self.tunnels.config(terms);
-        let again = self.end();
         // Nothing keeps a gateway from saying it all the time.
         static HELLOS: RateLimit = RateLimit::new(5, Duration::from_mins(1));
+        let config = self.tunnels.config(terms);
+        let again = self.end();
         if let Some(skipped) = HELLOS.pass() {
             if again {
                 log::warn!("the gateway has said hello again: the streams until now are cut");
