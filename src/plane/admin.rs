@@ -152,13 +152,13 @@ fn expose(hub: &Hub, exposer: Option<&Exposer>, exposure: &Exposure) -> Answer {
         if let Some(other) = before.find(|other| other.entry == exposure.entry) {
             Err(expose::taken(&other))
         } else {
-            let written = hub.registry.expose(exposure);
+            let written = hub.registry.expose(exposure).map(|()| exposure.clone());
             written.map_err(|error| error.to_string())
         }
     };
     match exposed {
-        Ok(()) => Answer::Exposed {
-            exposure: exposure.clone(),
+        Ok(exposure) => Answer::Exposed {
+            exposure,
             open: exposer.is_some(),
         },
         Err(why) => Answer::Failed(why),

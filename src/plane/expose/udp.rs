@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socket2::Socket;
 
 use super::entrance::{Client, Entrance};
+use super::pause;
+use crate::telemetry::RateLimit;
 use crate::threads::{self, Stack};
 use crate::tunnel::session::{Payload, SendError, Stream};
 use crate::tunnel::streams::{Account, Activity};
@@ -35,10 +37,11 @@ struct Peer {
 /// forgotten.
 pub(super) fn listen(
     entrance: &Arc<Entrance>,
-    address: SocketAddr,
+    socket: UdpSocket,
+    name: String,
     idle: Duration,
 ) -> io::Result<JoinHandle<Option<()>>> {
-    let socket = UdpSocket::bind(address)?;
+    static FAILED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
     let held = Arc::new(Socket::from(socket.try_clone()?));
     let shared = Arc::new(Shared {
         entrance: entrance.clone(),
@@ -46,7 +49,6 @@ pub(super) fn listen(
         clients: Mutex::default(),
         idle,
     });
-    let name = format!("udp-{}", address.port());
     threads::spawn(name, Stack::Work, move || {
         // Ends the waiting for datagrams.
         let Ok(_guard) = shared.entrance.cancel.on_socket(held) else {
@@ -63,8 +65,10 @@ pub(super) fn listen(
                 Ok((0, _)) => {}
                 Ok((len, address)) => shared.pass_on(&buf[..len], address),
                 Err(error) => {
-                    log::warn!("a listener can't receive: {error}");
-                    thread::sleep(Duration::from_secs(1));
+                    if let Some(skipped) = FAILED.pass() {
+                        log::warn!(skipped; "a listener can't receive: {error}");
+                    }
+                    pause(&shared.entrance.cancel);
                 }
             }
         }
@@ -75,23 +79,26 @@ pub(super) fn listen(
 impl Shared {
     /// What finds no stream, or no room in it, is dropped, as datagrams are.
     fn pass_on(self: &Arc<Self>, datagram: &[u8], address: SocketAddr) {
-        let known = self.clients.lock().get(&address).cloned();
-        let Some(peer) = known.or_else(|| self.begin(address)) else {
-            return;
-        };
-        match peer.stream.try_send_datagram(Payload::from(datagram)) {
-            Ok(true) => {
-                peer.activity.touch();
-                peer.client.moved_out(datagram.len());
+        // A stream that has ended just now, idle perhaps, costs no datagram.
+        for _ in 0..2 {
+            let known = self.clients.lock().get(&address).cloned();
+            let Some(peer) = known.or_else(|| self.begin(address)) else {
+                return;
+            };
+            match peer.stream.try_send_datagram(Payload::from(datagram)) {
+                Ok(true) => {
+                    peer.activity.touch();
+                    peer.client.moved_out(datagram.len());
+                    return;
+                }
+                Ok(false) | Err(SendError::TimedOut) => return,
+                Err(SendError::Finished | SendError::Cut(_)) => self.forget(address, &peer),
             }
-            Ok(false) | Err(SendError::TimedOut) => {}
-            // The next one gets a new stream.
-            Err(SendError::Finished | SendError::Cut(_)) => self.forget(address, &peer),
         }
     }
 
     fn begin(self: &Arc<Self>, address: SocketAddr) -> Option<Arc<Peer>> {
-        let mut client = self.entrance.enter()?;
+        let mut client = self.entrance.enter().ok()?;
         // The listener waits for nobody.
         let stream = match self.entrance.open(address, Instant::now()) {
             Ok(stream) => stream,
@@ -100,51 +107,22 @@ impl Shared {
                 return None;
             }
         };
-        if !client.holds(&stream) {
-            return None;
-        }
+        client.holds(&stream).ok()?;
         let peer = Arc::new(Peer {
             stream,
             activity: Activity::new(Some(self.idle)),
             client,
         });
         self.clients.lock().insert(address, peer.clone());
-        let (shared, answered) = (self.clone(), peer.clone());
-        let task = Box::new(move || {
-            shared.answer(address, &answered);
-            shared.forget(address, &answered);
-        });
+        // With the listener goes its socket, whoever still waits for an answer.
+        let (shared, answered) = (Arc::downgrade(self), peer.clone());
+        let task = Box::new(move || answer(&shared, address, &answered));
         if self.entrance.crew.openers.run(task).is_err() {
             self.entrance.refuse(&"no thread can be had");
             self.forget(address, &peer);
             return None;
         }
         Some(peer)
-    }
-
-    /// Service → client, until either has had enough.
-    fn answer(&self, address: SocketAddr, peer: &Peer) {
-        loop {
-            // Waits without a buffer.
-            match peer.stream.parse(peer.activity.until(), |_| ()) {
-                Ok(Input::Some(())) => {}
-                Ok(Input::Wait) if !peer.activity.is_idle() => continue,
-                Ok(Input::Wait | Input::End) | Err(_) => return,
-            }
-            let mut buf = Vec::new();
-            let now = Some(Instant::now());
-            match peer.stream.read_datagram(MAX_DATAGRAM, &mut buf, now) {
-                Ok(Input::Some(Datagram::Whole(_))) => {
-                    peer.activity.touch();
-                    // A client that can't be reached may be back for the next.
-                    if self.socket.send_to(&buf, address).is_ok() {
-                        peer.client.moved_in(buf.len());
-                    }
-                }
-                Ok(Input::Some(Datagram::TooLong(_)) | Input::Wait) => {}
-                Ok(Input::End) | Err(_) => return,
-            }
-        }
     }
 
     fn forget(&self, address: SocketAddr, peer: &Arc<Peer>) {
@@ -157,6 +135,39 @@ impl Shared {
             drop(clients);
             drop(gone);
         }
+    }
+}
+
+/// Service → client, until either has had enough.
+fn answer(shared: &Weak<Shared>, address: SocketAddr, peer: &Arc<Peer>) {
+    let (stream, activity) = (&peer.stream, &peer.activity);
+    loop {
+        // Waits without a buffer.
+        match stream.parse(activity.until(), |_| ()) {
+            Ok(Input::Some(())) => {}
+            Ok(Input::Wait) if !activity.is_idle() => continue,
+            Ok(Input::Wait | Input::End) | Err(_) => break,
+        }
+        let mut buf = Vec::new();
+        // A large one comes in parts.
+        match stream.read_datagram(MAX_DATAGRAM, &mut buf, activity.until()) {
+            Ok(Input::Some(Datagram::Whole(_))) => {
+                activity.touch();
+                let Some(shared) = shared.upgrade() else {
+                    break;
+                };
+                // A client that can't be reached may be back for the next.
+                if shared.socket.send_to(&buf, address).is_ok() {
+                    peer.client.moved_in(buf.len());
+                }
+            }
+            Ok(Input::Some(Datagram::TooLong(_))) => {}
+            Ok(Input::Wait) if !activity.is_idle() => {}
+            Ok(Input::Wait | Input::End) | Err(_) => break,
+        }
+    }
+    if let Some(shared) = shared.upgrade() {
+        shared.forget(address, peer);
     }
 }
 
