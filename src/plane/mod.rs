@@ -55,7 +55,7 @@ mod hub;
 mod in_flight;
 mod name;
 mod registry;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod token;
