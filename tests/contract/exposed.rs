@@ -12,6 +12,7 @@ use pipeops_agent::config::ProxyProtocol;
 use pipeops_agent::plane::{Entry, ExposureState, GatewayUrl};
 
 use crate::support::house::name;
+use crate::support::sockets::{is_reset, patient, receive, reset, send};
 use crate::support::wait::until;
 use stage::*;
 
@@ -71,14 +72,12 @@ fn a_reset_is_a_reset_at_the_other_end() {
     let entry = stage.expose_db();
     let near = client(&entry);
     let far = stage.accept();
-    reset(&near);
-    drop(near);
+    reset(near);
     assert!(is_reset(&far));
 
     let near = client(&entry);
     let far = stage.accept();
-    reset(&far);
-    drop(far);
+    reset(far);
     assert!(is_reset(&near));
 }
 

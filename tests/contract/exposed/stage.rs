@@ -1,17 +1,15 @@
 //! A plane, an agent that leads `db` to a target of the test's, and clients.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use pipeops_agent::agent::Agent;
 use pipeops_agent::config::{Config, Forward, Origin};
 use pipeops_agent::plane::{Entry, ExposureState, ExposureView, GatewayUrl, Plane};
 
 use crate::support::house::{House, name, start};
-use crate::support::pattern;
+use crate::support::sockets::patient;
 use crate::support::wait::until;
 
 /// An agent that leads `db` somewhere, and a plane that exposes it.
@@ -114,61 +112,9 @@ pub(super) fn address() -> SocketAddr {
     (ip, 15432).into()
 }
 
-pub(super) fn patient(stream: TcpStream) -> TcpStream {
-    let limit = Some(Duration::from_mins(1));
-    stream.set_read_timeout(limit).expect("set");
-    stream.set_write_timeout(limit).expect("set");
-    stream
-}
-
 pub(super) fn client(entry: &Entry) -> TcpStream {
     let Entry::Tcp(address) = entry else {
         panic!("{entry} is no TCP")
     };
     patient(TcpStream::connect(address).expect("connected"))
-}
-
-pub(super) fn reset(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
-    socket.set_linger(Some(Duration::ZERO)).expect("set");
-}
-
-/// What reading it ends with: a reset, not an end.
-pub(super) fn is_reset(mut stream: &TcpStream) -> bool {
-    let mut rest = Vec::new();
-    let error = stream.read_to_end(&mut rest).expect_err("a reset");
-    error.kind() == std::io::ErrorKind::ConnectionReset
-}
-
-/// Sends a pattern of this length and then an end.
-pub(super) fn send(mut stream: TcpStream, length: u64) -> JoinHandle<()> {
-    thread::spawn(move || {
-        let mut sent = 0;
-        while sent < length {
-            let piece = pattern::piece(sent, length);
-            stream.write_all(piece).expect("sent");
-            sent += piece.len() as u64;
-        }
-        stream.shutdown(Shutdown::Write).expect("shut down");
-    })
-}
-
-/// Reads that pattern to its end.
-pub(super) fn receive(mut stream: &TcpStream, length: u64) {
-    let (mut seen, mut buf) = (0, vec![0; pattern::PIECE]);
-    loop {
-        let count = stream.read(&mut buf).expect("read");
-        if count == 0 {
-            break;
-        }
-        let mut rest = &buf[..count];
-        while !rest.is_empty() {
-            let want = pattern::piece(seen, length);
-            let part = rest.len().min(want.len());
-            assert!(part > 0 && rest[..part] == want[..part], "at {seen}");
-            seen += part as u64;
-            rest = &rest[part..];
-        }
-    }
-    assert_eq!(seen, length);
 }
