@@ -12,6 +12,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256};
+use rustix::buffer::spare_capacity;
+use rustix::net::{RecvFlags, recvfrom};
 use socket2::Socket;
 
 use crate::net::{Cancel, Reason};
@@ -144,11 +146,16 @@ fn echo(socket: &UdpSocket, cancel: &Cancel) {
     let Ok(_guard) = cancel.on_socket(Arc::new(held.into())) else {
         return;
     };
-    let mut buf = vec![0; 65_535];
+    let mut buf = Vec::with_capacity(65_535);
     while cancel.reason().is_none() {
-        if let Ok((len, from)) = socket.recv_from(&mut buf) {
+        buf.clear();
+        // The standard library's can panic when the socket was shut down: then there is
+        // no address.
+        let received = recvfrom(socket, spare_capacity(&mut buf), RecvFlags::empty());
+        let from = received.ok().and_then(|(_, _, from)| from);
+        if let Some(Ok(from)) = from.map(SocketAddr::try_from) {
             // Lost, if it can't be sent.
-            let _ = socket.send_to(&buf[..len], from);
+            let _ = socket.send_to(&buf, from);
         }
     }
 }

@@ -48,10 +48,12 @@ pub(crate) enum Answer {
     /// `None`: there is none of that id.
     Revoked(Option<Token>),
     Clusters(Vec<ClusterView>),
-    /// `open`: a plane runs, and listens now.
     Exposed {
         exposure: Exposure,
+        /// A plane runs, and listens now.
         open: bool,
+        /// A cluster of that name has registered.
+        known: bool,
     },
     /// `None`: there is none.
     Unexposed(Option<Exposure>),
@@ -158,8 +160,9 @@ fn expose(hub: &Hub, exposer: Option<&Exposer>, exposure: &Exposure) -> Answer {
     };
     match exposed {
         Ok(exposure) => Answer::Exposed {
-            exposure,
+            known: hub.registry.cluster(&exposure.cluster).is_some(),
             open: exposer.is_some(),
+            exposure,
         },
         Err(why) => Answer::Failed(why),
     }

@@ -71,6 +71,7 @@ fn demo_once_shows_the_sample_and_never_a_cluster_that_was_not_named() {
         assert!(ended.out.contains(step), "{step:?} in {}", ended.out);
     }
     assert!(!ended.out.contains("failed the steps"), "{}", ended.out);
+    assert!(!ended.err.contains("panicked"), "{}", ended.err);
     // Nobody looks at a terminal.
     assert!(!ended.out.contains(['\x1b', '\r']), "{:?}", ended.out);
     for (series, least) in [

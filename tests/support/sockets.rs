@@ -19,6 +19,7 @@ pub(crate) fn reset(stream: TcpStream) {
     let socket = socket2::SockRef::from(&stream);
     let now = std::time::Duration::ZERO;
     socket.set_linger(Some(now)).expect("set");
+    drop(stream);
 }
 
 /// What reading it ends with: a reset, not an end.

@@ -34,7 +34,15 @@ pub(super) fn shown(answer: Answer, command: &Command) -> Result<Shown, PlaneErr
         Answer::Revoked(Some(token)) => format!("revoked {} ({})\n", token.id, token.grant),
         Answer::Revoked(None) => return Err(PlaneError::NoSuchToken),
         Answer::Clusters(clusters) => clusters_table(&clusters, now),
-        Answer::Exposed { exposure, open } => {
+        Answer::Exposed {
+            exposure,
+            open,
+            known,
+        } => {
+            if !known {
+                let cluster = exposure.cluster.as_str();
+                note = format!("No cluster has registered as {cluster:?} yet.\n");
+            }
             if !open {
                 note.push_str("It opens when the plane runs on this data.\n");
             }
@@ -97,6 +105,7 @@ fn exposures_table(exposures: &[ExposureView]) -> String {
                 ExposureState::Resting => "the plane doesn't run".to_owned(),
                 ExposureState::Open => "open".to_owned(),
                 ExposureState::Away => "agent away".to_owned(),
+                ExposureState::NoTunnels => "the agent has no tunnels".to_owned(),
                 ExposureState::Failed(why) => why.clone(),
             },
         ]

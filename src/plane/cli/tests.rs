@@ -117,7 +117,8 @@ fn exposing_beside_a_running_plane() {
     let [.., high, low] = std::process::id().to_be_bytes();
     let entry = format!("127.{}.{low}.254:15432", high | 128);
     let opened = done(&expose(&data, "tcp", &entry)).expect("opened");
-    assert!(opened.note.is_empty());
+    // What was mistyped, perhaps.
+    assert_eq!(opened.note, "No cluster has registered as \"edge\" yet.\n");
     assert!(tunnels(&data).contains("agent away"));
     drop(std::net::TcpStream::connect(&entry).expect("it listens"));
     let unexpose = Command::Unexpose {
@@ -142,6 +143,10 @@ fn beside_a_running_plane() {
     agent.register("edge", "agent-1");
     agent.expect("register_success");
     house.attached("edge");
+    let exposed = done(&expose(&data, "http", "shop.test")).expect("exposed");
+    assert_eq!(exposed.note, "");
+    // It has said nothing of tunnels.
+    assert!(tunnels(&data).contains("the agent has no tunnels"));
     let table = done(&Command::Clusters { data }).expect("listed").text;
     let row = table.lines().nth(1).expect("a cluster");
     assert!(row.starts_with("edge") && row.contains("for ") && row.contains("v1.36.3"));

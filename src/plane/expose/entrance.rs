@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::State;
 use super::exposure::Exposure;
 use crate::net::{self, Cancel, Guard};
 use crate::plane::hub::Hub;
@@ -154,9 +155,13 @@ impl Entrance {
         }
     }
 
-    /// The agent of its cluster can take streams now.
-    pub(super) fn is_reachable(&self) -> bool {
-        self.hub.tunnels(&self.exposure.cluster).is_some()
+    /// Whether the agent of its cluster can take streams now.
+    pub(super) fn reach(&self) -> State {
+        match self.hub.connection(&self.exposure.cluster) {
+            None => State::Away,
+            Some(connection) if connection.tunnels().is_none() => State::NoTunnels,
+            Some(_) => State::Open,
+        }
     }
 }
 

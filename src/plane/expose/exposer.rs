@@ -137,8 +137,7 @@ impl Exposer {
                     let left = next.saturating_duration_since(now).as_secs() + 1;
                     State::Failed(format!("{why}; it is tried again in {left} s"))
                 }
-                Door::Open(_) if live.entrance.is_reachable() => State::Open,
-                Door::Open(_) => State::Away,
+                Door::Open(_) => live.entrance.reach(),
             };
             let counts = live.entrance.counts();
             ExposureView::new(live.entrance.exposure.clone(), state, counts)

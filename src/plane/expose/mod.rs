@@ -56,8 +56,10 @@ pub enum State {
     /// The plane doesn't run.
     Resting,
     Open,
-    /// It listens, but the agent is away, or has no tunnels.
+    /// It listens, but the agent is away.
     Away,
+    /// It listens, but the agent has none, or hasn't agreed on them yet.
+    NoTunnels,
     /// It can't listen: why, and when it tries again.
     Failed(String),
 }

@@ -8,6 +8,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recvfrom};
 use socket2::Socket;
 
 use super::entrance::{Client, Entrance};
@@ -54,16 +57,19 @@ pub(super) fn listen(
         let Ok(_guard) = shared.entrance.cancel.on_socket(held) else {
             return;
         };
-        let mut buf = vec![0; MAX_DATAGRAM];
-        loop {
-            let received = shared.socket.recv_from(&mut buf);
-            if shared.entrance.cancel.reason().is_some() {
-                return;
-            }
-            match received {
+        let mut buf = Vec::with_capacity(MAX_DATAGRAM);
+        while shared.entrance.cancel.reason().is_none() {
+            buf.clear();
+            // Not the standard library's: of a socket that was shut down there is no
+            // address to tell, and it can panic then.
+            match recvfrom(&shared.socket, spare_capacity(&mut buf), RecvFlags::empty()) {
                 // There is no frame for an empty one.
-                Ok((0, _)) => {}
-                Ok((len, address)) => shared.pass_on(&buf[..len], address),
+                Ok((0, ..)) | Err(Errno::INTR) => {}
+                Ok((_, _, address)) => {
+                    if let Some(Ok(address)) = address.map(SocketAddr::try_from) {
+                        shared.pass_on(&buf, address);
+                    }
+                }
                 Err(error) => {
                     if let Some(skipped) = FAILED.pass() {
                         log::warn!(skipped; "a listener can't receive: {error}");

@@ -35,8 +35,8 @@ fn is_closed(address: SocketAddr) -> bool {
     matches!(refused, Err(ErrorKind::ConnectionRefused))
 }
 
-fn soon() -> Option<Instant> {
-    Some(Instant::now() + LONG)
+fn soon() -> Instant {
+    Instant::now() + LONG
 }
 
 #[test]
@@ -102,14 +102,14 @@ fn who_is_turned_away_is_not_counted_among_those_who_had_a_stream() {
 
 /// The WebSocket goes a moment later, and new clients meanwhile would wait for it.
 #[test]
-fn a_session_that_has_ended_is_an_agent_that_is_away() {
+fn a_session_that_has_ended_is_an_agent_without_tunnels() {
     let stage = Stage::new();
     let agent = stage.agent();
     let address = stage.tcp();
     assert_eq!(stage.view().state, State::Open);
     let (session, _) = agent.connection.tunnels().expect("live");
     session.lose();
-    assert_eq!(stage.view().state, State::Away);
+    assert_eq!(stage.view().state, State::NoTunnels);
     assert_reset(connect(address));
 }
 
@@ -125,7 +125,7 @@ fn when_another_connection_takes_the_place_clients_are_reset_and_new_ones_led_th
     let mut client = connect(address);
     let (stream, _) = second.accept();
     client.write_all(b"x").expect("sent");
-    assert!(matches!(stream.read(soon()), Ok(Input::Some(_))));
+    assert!(matches!(stream.read(Some(soon())), Ok(Input::Some(_))));
     drop(first);
     assert_reset(old);
     wait_until("one is left", || stage.view().clients == 1);

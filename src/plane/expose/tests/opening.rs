@@ -32,7 +32,7 @@ fn unexposing_resets_live_clients_and_frees_the_address() {
         assert!(matches!(stage.exposer.unexpose(&entry), Ok(Some(_))));
         assert!(is_closed(address));
         assert_reset(client);
-        stream.read(soon()).expect_err("cut");
+        stream.read(Some(soon())).expect_err("cut");
         assert_eq!(stage.exposer.views(), []);
         stage.expose(entry.clone());
     }

@@ -31,13 +31,13 @@ fn a_client_that_is_idle_is_forgotten_and_its_next_datagram_opens_a_stream() {
         let (stream, header) = agent.accept();
         assert_eq!(header.client, client.local_addr().ok());
         let mut datagram = Vec::new();
-        let read = stream.read_datagram(64, &mut datagram, soon());
+        let read = stream.read_datagram(64, &mut datagram, Some(soon()));
         assert!(
             matches!(read, Ok(Input::Some(Datagram::Whole(8)))),
             "{read:?}"
         );
         // FIN, not RST: decisions.md §6.6.
-        assert!(matches!(stream.read(soon()), Ok(Input::End)));
+        assert!(matches!(stream.read(Some(soon())), Ok(Input::End)));
         wait_until("it is forgotten", || stage.view().clients == 0);
         let view = stage.view();
         assert_eq!((view.total, view.refused), (round, 0));
@@ -75,7 +75,7 @@ fn unexposing_ends_live_clients_and_frees_the_address() {
         assert!(matches!(stage.exposer.unexpose(&entry), Ok(Some(_))));
         // Nothing of it is left that would hold the address.
         drop(UdpSocket::bind(address).expect("free"));
-        while matches!(stream.read(soon()), Ok(Input::Some(_))) {}
+        while matches!(stream.read(Some(soon())), Ok(Input::Some(_))) {}
         assert!(stream.cut().is_some());
         stage.expose(entry.clone());
     }
