@@ -269,7 +269,7 @@ fn a_target_that_never_answers_is_waited_for_and_aborted_with_its_client() {
     assert_eq!(question, "question");
     // Another vanishes instead: halfway, with nothing of it read.
     let mut vanishing = stage.client();
-    vanishing.write_all(&[7; 100_000]).expect("sent");
+    vanishing.write_all(&pattern::whole(100_000)).expect("sent");
     let abandoned = stage.accept();
     stage.echoes();
     reset(vanishing);
