@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -36,8 +37,12 @@ pub(super) fn wait_until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
+/// At an address of this machine that nobody else has: what is closed stays so.
 pub(super) fn any_port() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let last = NEXT.fetch_add(1, Ordering::Relaxed);
+    (Ipv4Addr::new(127, high | 128, low, last), 0).into()
 }
 
 pub(super) struct Stage {
