@@ -16,7 +16,7 @@ use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, recvfrom};
 use socket2::Socket;
 
-use crate::net::{Cancel, Reason};
+use crate::net::{Cancel, Reason, abort};
 use crate::threads::{self, Stack};
 
 /// Both services; dropping them ends them.
@@ -68,7 +68,7 @@ fn accept(listener: &Arc<Socket>, cancel: &Cancel) {
         let (client, cancel) = (Arc::new(client), cancel.clone());
         let serving = move || {
             let Ok(_guard) = cancel.on_aborted(client.clone()) else {
-                return;
+                return abort(&client);
             };
             // Who broke off has its own account of it.
             let _ = serve(&client);

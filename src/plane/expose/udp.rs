@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recvfrom};
@@ -24,7 +24,9 @@ use crate::yamux::{Datagram, Input};
 /// One listener's clients.
 struct Shared {
     entrance: Arc<Entrance>,
-    socket: UdpSocket,
+    /// For answers. Taken away with the listener, so that the address is free then,
+    /// whoever still waits for one.
+    answers: RwLock<Option<UdpSocket>>,
     clients: Mutex<HashMap<SocketAddr, Arc<Peer>>>,
     idle: Duration,
 }
@@ -48,7 +50,7 @@ pub(super) fn listen(
     let held = Arc::new(Socket::from(socket.try_clone()?));
     let shared = Arc::new(Shared {
         entrance: entrance.clone(),
-        socket,
+        answers: RwLock::new(Some(socket.try_clone()?)),
         clients: Mutex::default(),
         idle,
     });
@@ -62,7 +64,7 @@ pub(super) fn listen(
             buf.clear();
             // Not the standard library's: of a socket that was shut down there is no
             // address to tell, and it can panic then.
-            match recvfrom(&shared.socket, spare_capacity(&mut buf), RecvFlags::empty()) {
+            match recvfrom(&socket, spare_capacity(&mut buf), RecvFlags::empty()) {
                 // There is no frame for an empty one.
                 Ok((0, ..)) | Err(Errno::INTR) => {}
                 Ok((_, _, address)) => {
@@ -78,6 +80,7 @@ pub(super) fn listen(
                 }
             }
         }
+        *shared.answers.write() = None;
     })
     .map_err(io::Error::other)
 }
@@ -120,15 +123,46 @@ impl Shared {
             client,
         });
         self.clients.lock().insert(address, peer.clone());
-        // With the listener goes its socket, whoever still waits for an answer.
-        let (shared, answered) = (Arc::downgrade(self), peer.clone());
-        let task = Box::new(move || answer(&shared, address, &answered));
+        let (shared, answered) = (self.clone(), peer.clone());
+        let task = Box::new(move || {
+            shared.answer(address, &answered);
+            shared.forget(address, &answered);
+        });
         if self.entrance.crew.openers.run(task).is_err() {
             self.entrance.refuse(&"no thread can be had");
             self.forget(address, &peer);
             return None;
         }
         Some(peer)
+    }
+
+    /// Service → client, until either has had enough.
+    fn answer(&self, address: SocketAddr, peer: &Peer) {
+        let (stream, activity) = (&peer.stream, &peer.activity);
+        loop {
+            // Waits without a buffer.
+            match stream.parse(activity.until(), |_| ()) {
+                Ok(Input::Some(())) => {}
+                Ok(Input::Wait) if !activity.is_idle() => continue,
+                Ok(Input::Wait | Input::End) | Err(_) => return,
+            }
+            let mut buf = Vec::new();
+            // A large one comes in parts.
+            match stream.read_datagram(MAX_DATAGRAM, &mut buf, activity.until()) {
+                Ok(Input::Some(Datagram::Whole(_))) => {
+                    activity.touch();
+                    let answers = self.answers.read();
+                    let Some(socket) = &*answers else { return };
+                    // A client that can't be reached may be back for the next.
+                    if socket.send_to(&buf, address).is_ok() {
+                        peer.client.moved_in(buf.len());
+                    }
+                }
+                Ok(Input::Some(Datagram::TooLong(_))) => {}
+                Ok(Input::Wait) if !activity.is_idle() => {}
+                Ok(Input::Wait | Input::End) | Err(_) => return,
+            }
+        }
     }
 
     fn forget(&self, address: SocketAddr, peer: &Arc<Peer>) {
@@ -141,39 +175,6 @@ impl Shared {
             drop(clients);
             drop(gone);
         }
-    }
-}
-
-/// Service → client, until either has had enough.
-fn answer(shared: &Weak<Shared>, address: SocketAddr, peer: &Arc<Peer>) {
-    let (stream, activity) = (&peer.stream, &peer.activity);
-    loop {
-        // Waits without a buffer.
-        match stream.parse(activity.until(), |_| ()) {
-            Ok(Input::Some(())) => {}
-            Ok(Input::Wait) if !activity.is_idle() => continue,
-            Ok(Input::Wait | Input::End) | Err(_) => break,
-        }
-        let mut buf = Vec::new();
-        // A large one comes in parts.
-        match stream.read_datagram(MAX_DATAGRAM, &mut buf, activity.until()) {
-            Ok(Input::Some(Datagram::Whole(_))) => {
-                activity.touch();
-                let Some(shared) = shared.upgrade() else {
-                    break;
-                };
-                // A client that can't be reached may be back for the next.
-                if shared.socket.send_to(&buf, address).is_ok() {
-                    peer.client.moved_in(buf.len());
-                }
-            }
-            Ok(Input::Some(Datagram::TooLong(_))) => {}
-            Ok(Input::Wait) if !activity.is_idle() => {}
-            Ok(Input::Wait | Input::End) | Err(_) => break,
-        }
-    }
-    if let Some(shared) = shared.upgrade() {
-        shared.forget(address, peer);
     }
 }
 
