@@ -11,7 +11,7 @@ mod snapshot;
 use std::time::Duration;
 
 pub use kinds::{Counter, Entered, Gauge, GaugeEach, GaugeOfOne, Histogram, Part};
-pub use snapshot::{Snapshot, snapshot};
+pub use snapshot::{Series, Snapshot, snapshot};
 
 use crate::threads;
 use snapshot::{Family, Metric};
