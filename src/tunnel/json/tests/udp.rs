@@ -171,32 +171,17 @@ fn only_so_many_sessions_at_once() {
 
 #[test]
 fn what_is_denied_is_dropped_and_not_asked_for_again_at_once() {
-    let folder = tempfile::tempdir().expect("folder");
-    let file = folder.path().join("audit");
     let (socket, port) = target();
     let mut stage = Stage::with(Wants {
         rules: Some("rules:\n- {action: deny, protocol: udp, name: no-udp}\n"),
-        audit: config::Audit {
-            file: Some(file.clone()),
-            max_size: 1 << 20,
-            keep: 1,
-        },
         ..Wants::default()
     });
     for _ in 0..50 {
         stage.say(1, gateway_port(port), b"no");
     }
     stage.settle();
-    stage
-        .shared
-        .audit
-        .finish(crate::net::testing::far_deadline());
-    let text = std::fs::read_to_string(file).expect("lines");
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    assert_eq!(lines.len(), 1, "{text}");
+    let lines = stage.audit();
+    assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(lines[0]["verdict"], "denied");
     assert_eq!(lines[0]["client"], "198.51.100.7:1");
     socket.set_nonblocking(true).expect("set");
