@@ -219,10 +219,11 @@ impl Tunnels {
                 None
             }
             Err(error) => {
+                drop(table);
                 log::warn!("{error}");
-                TCP_CONNECTION_FAILED.increment();
-                let reason = CloseReason::ConnectionFailed;
-                Some(refusal(&id, reason, &error.to_string()))
+                let error = error.to_string();
+                self.note_refused(&id, start, &Refusal::dial(&*error));
+                Some(refusal(&id, CloseReason::ConnectionFailed, &error))
             }
         }
     }

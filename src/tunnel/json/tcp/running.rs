@@ -17,22 +17,29 @@ use crate::tunnel::policy::Verdict;
 use crate::tunnel::target::{Admitted, Connected, Refusal, RefusalKind};
 
 impl Connection {
-    /// Starts the thread that dials. It leaves the table when the close is sent.
+    /// Starts the thread that dials. It leaves the table when the close is sent. Never
+    /// waits; an error leaves nothing behind.
     pub(in crate::tunnel::json) fn spawn(
         self: &Arc<Self>,
         admitted: Admitted,
         table: Arc<Mutex<Table>>,
         place: Place,
     ) -> Result<(), SpawnError> {
-        let me = Running {
-            connection: self.clone(),
-            table,
-            _place: place,
-            target: admitted.to_string(),
-            verdict: admitted.verdict().clone(),
-            connected: None,
+        let connection = self.clone();
+        // What is done at the end waits, and takes the table's lock: nothing of that
+        // may be begun by who starts the thread, or be left to do when there is none.
+        let run = move || {
+            let me = Running {
+                connection,
+                table,
+                _place: place,
+                target: admitted.to_string(),
+                verdict: admitted.verdict().clone(),
+                connected: None,
+            };
+            me.run(&admitted);
         };
-        threads::spawn("json-tcp", Stack::Work, move || me.run(&admitted)).map(drop)
+        threads::spawn("json-tcp", Stack::Work, run).map(drop)
     }
 }
 

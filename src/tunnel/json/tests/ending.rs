@@ -7,6 +7,7 @@ use serde_json::json as value;
 
 use super::*;
 use crate::net::testing::listen;
+use crate::threads;
 
 /// T26: each way to end, and one close of the right kind.
 #[test]
@@ -207,4 +208,25 @@ fn an_idle_connection_whose_target_takes_nothing_is_closed() {
     );
     assert_reset(&mut target);
     stage.settle();
+}
+
+/// It did wait for itself, for ever, and with it the reader of the connection.
+#[test]
+fn a_thread_that_cannot_be_had_refuses_a_connection_and_holds_up_nobody() {
+    let (listener, address) = listen();
+    let mut stage = Stage::new();
+    threads::testing::refuse(1);
+    let close = stage.start("c", gateway_port(address.port()));
+    let close = close.expect("refused");
+    assert_eq!(close["payload"]["reason"], "connection_failed");
+    let error = close["payload"]["error"].as_str().expect("text");
+    assert!(error.contains("cannot start thread"), "{error}");
+    assert_eq!(stage.shared.live(), (0, 0));
+    // Nothing more is said of it, and its id is free.
+    let _target = stage.connect("c", &listener);
+    assert_eq!(stage.wire.closes("c"), 0);
+    stage.lose();
+    let lines = stage.audit();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(lines[0]["end"], "refused");
 }

@@ -226,3 +226,14 @@ fn what_can_be_no_datagram_is_dropped() {
     socket.send_to(&longest, from).expect("sent");
     assert_eq!(stage.answers(1), [(2, longest)]);
 }
+
+#[test]
+fn a_thread_that_cannot_be_had_costs_datagrams_and_leaves_no_session() {
+    let (socket, port) = target();
+    let mut stage = Stage::new();
+    crate::threads::testing::refuse(1);
+    stage.say(1, gateway_port(port), b"lost");
+    assert_eq!(stage.shared.live(), (0, 0));
+    stage.say(1, gateway_port(port), b"there");
+    assert_eq!(hear(&socket).0, b"there");
+}
