@@ -195,6 +195,13 @@ impl Tunnels {
             return None;
         }
         table.ended.remove(id);
+        if start.tunnel_id.len() > MAX_NAME
+            || start.client.len() > MAX_NAME
+            || names_are_too_long(&start.target)
+        {
+            let error = format!("a name has more than {MAX_NAME} bytes");
+            return Some(refusal(id, CloseReason::RegistrationFailed, &error));
+        }
         let max = self.shared.settings.max_connections;
         let Some(place) = self.shared.place(&self.shared.connections, max) else {
             let error = format!("max TCP connections reached: {max}");
@@ -317,6 +324,11 @@ fn asked_for(target: &Target<'_>) -> String {
     }
 }
 
+/// No Service is called that. Names are kept, logged and sent back.
+fn names_are_too_long(target: &Target<'_>) -> bool {
+    target.service.len() > MAX_NAME || target.namespace.len() > MAX_NAME
+}
+
 /// The close of what was no connection.
 pub fn refusal(id: &str, reason: CloseReason, error: &str) -> Message {
     Message::text(id.len() + error.len() + 128, |buf| {
@@ -328,6 +340,9 @@ pub fn refusal(id: &str, reason: CloseReason, error: &str) -> Message {
         from_agent::tcp_tunnel_close(buf, id, &close);
     })
 }
+
+/// Bytes of a tunnel's id, a client's address, or a name of a target.
+const MAX_NAME: usize = 256;
 
 /// Closes for unknown ids in a second, per connection.
 const MAX_UNKNOWN: u32 = 10;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64_simd::STANDARD;
 use parking_lot::Mutex;
 
-use super::{JsonTunnels, Outlet, asked_for};
+use super::{JsonTunnels, MAX_NAME, Outlet, asked_for, names_are_too_long};
 use crate::telemetry::RateLimit;
 use crate::telemetry::metrics::UDP_DROPPED;
 use crate::tunnel::Protocol;
@@ -52,13 +52,13 @@ impl Sessions {
     pub(super) fn datagram(&mut self, datagram: &Datagram<'_>) {
         let too_long = datagram.tunnel_id.len() > MAX_NAME
             || datagram.client_address.len() > MAX_NAME
-            || datagram.data.len() > MAX_BASE64;
-        let Some(bytes) = STANDARD
-            .decode_to_vec(datagram.data.as_bytes())
-            .ok()
-            .filter(|_| !too_long)
-        else {
-            return dropped("a datagram that can be none");
+            || datagram.data.len() > MAX_BASE64
+            || names_are_too_long(&datagram.target);
+        if too_long {
+            return dropped("a datagram or a name that is too long");
+        }
+        let Ok(bytes) = STANDARD.decode_to_vec(datagram.data.as_bytes()) else {
+            return dropped("data that is not base64");
         };
         let key = Key {
             tunnel: datagram.tunnel_id.to_string(),
@@ -129,9 +129,6 @@ fn dropped(why: &str) {
         log::warn!(skipped; "udp_tunnel_data dropped: {why}");
     }
 }
-
-/// Bytes of a tunnel's id or a client's address.
-const MAX_NAME: usize = 256;
 
 /// A datagram has 65,507 bytes at most.
 const MAX_BASE64: usize = 65_507_usize.div_ceil(3) * 4;

@@ -142,3 +142,46 @@ fn tt23_a_named_service_comes_first_and_the_gateways_port_where_it_cannot_be_mea
     let close = stages[0].start("none", Target::default()).expect("refused");
     assert_eq!(close["payload"]["reason"], "connection_failed");
 }
+
+/// A message may have 96 MiB, and what it says would be kept, logged and sent back.
+#[test]
+fn names_that_are_too_long_are_refused_and_neither_kept_nor_repeated() {
+    let mut stage = Stage::new();
+    let long = || "x".repeat(257).into();
+    let good = || TcpStart {
+        tunnel_id: "tcp-1".into(),
+        client: "198.51.100.7:51512".into(),
+        target: gateway_port(1),
+    };
+    for start in [
+        TcpStart {
+            tunnel_id: long(),
+            ..good()
+        },
+        TcpStart {
+            client: long(),
+            ..good()
+        },
+        TcpStart {
+            target: Target {
+                service: long(),
+                ..service(1)
+            },
+            ..good()
+        },
+        TcpStart {
+            target: Target {
+                namespace: long(),
+                ..service(1)
+            },
+            ..good()
+        },
+    ] {
+        let close = json(stage.tunnels().start("c", &start).expect("refused"));
+        let want =
+            value!({"reason": "registration_failed", "error": "a name has more than 256 bytes"});
+        assert_eq!(close["payload"], want);
+    }
+    assert_eq!(stage.shared.live(), (0, 0));
+    assert!(stage.audit().is_empty());
+}

@@ -209,7 +209,14 @@ fn what_can_be_no_datagram_is_dropped() {
             ..good.clone()
         },
         Datagram {
-            client_address: long.into(),
+            client_address: long.clone().into(),
+            ..good.clone()
+        },
+        Datagram {
+            target: Target {
+                service: long.into(),
+                ..service(port)
+            },
             ..good.clone()
         },
     ] {
