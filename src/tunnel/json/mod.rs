@@ -32,7 +32,9 @@ pub use settings::{Preference, Settings};
 use super::Protocol;
 use super::audit::{Audit, Judged, Line};
 use super::header::Header;
+use super::proxy_protocol;
 use super::target::{Admitted, Refusal, RefusalKind, Targets};
+use crate::config::ProxyProtocol;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::telemetry::RateLimit;
@@ -137,19 +139,31 @@ impl JsonTunnels {
     }
 
     /// T23: the Service, where one is named, or the port of this machine; the other
-    /// one where the first can't be meant. What the policy denies is denied.
-    fn admit(&self, protocol: Protocol, target: &Target<'_>) -> Result<Admitted, Refusal> {
-        let service = || {
-            self.targets.admit(&Header {
+    /// one where the first can't be meant. What the policy denies is denied. With it,
+    /// which PROXY protocol the target wants to hear: a target that trusts it must
+    /// not be reached without, or the client could say itself who it is.
+    fn admit(
+        &self,
+        protocol: Protocol,
+        target: &Target<'_>,
+    ) -> Result<(Admitted, Option<ProxyProtocol>), Refusal> {
+        let service = || -> Result<_, Refusal> {
+            let admitted = self.targets.admit(&Header {
                 protocol,
                 port: target.port,
                 service: target.service.as_ref().into(),
                 namespace: target.namespace.as_ref().into(),
                 tunnel_id: String::new(),
                 client: None,
-            })
+            })?;
+            let name = (&*target.namespace, &*target.service, target.port);
+            let proxy = proxy_protocol::configured(&self.settings.proxy_protocol, name);
+            Ok((admitted, proxy))
         };
-        let local = || self.targets.admit_local(protocol, target.gateway_port);
+        let local = || -> Result<_, Refusal> {
+            let admitted = self.targets.admit_local(protocol, target.gateway_port)?;
+            Ok((admitted, None))
+        };
         let named = !target.service.is_empty() && !target.namespace.is_empty() && target.port != 0;
         match self.settings.prefer {
             Preference::Service if named => match service() {
@@ -207,7 +221,7 @@ impl Tunnels {
             let error = format!("max TCP connections reached: {max}");
             return Some(refusal(id, CloseReason::RegistrationFailed, &error));
         };
-        let admitted = match self.shared.admit(Protocol::Tcp, &start.target) {
+        let (admitted, proxy) = match self.shared.admit(Protocol::Tcp, &start.target) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 self.note_refused(id, start, &refused);
@@ -219,7 +233,8 @@ impl Tunnels {
             }
         };
         let id: Arc<str> = id.into();
-        let connection = Connection::new(id.clone(), start, &self.shared, self.outlet.clone());
+        let connection =
+            Connection::new(id.clone(), start, proxy, &self.shared, self.outlet.clone());
         match connection.spawn(admitted, self.table.clone(), place) {
             Ok(()) => {
                 table.live.insert(id, connection);

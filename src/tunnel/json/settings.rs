@@ -1,8 +1,9 @@
 //! Limits of JSON tunnels (tunnels.md §8.6).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, ProxyProtocol};
 
 /// Which of the two targets of a message counts (tunnels.md T23).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Preference {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub prefer: Preference,
+    /// See [`proxy_protocol::configured`](crate::tunnel::proxy_protocol::configured).
+    pub proxy_protocol: BTreeMap<String, ProxyProtocol>,
     /// Bytes that are read from a target at once: one message each.
     pub tcp_buffer: usize,
     pub connection_timeout: Duration,
@@ -47,6 +50,7 @@ impl Settings {
             } else {
                 Preference::Service
             },
+            proxy_protocol: tunnels.proxy_protocol.clone(),
             tcp_buffer: tunnels.tcp.buffer_size,
             connection_timeout: tunnels.tcp.connection_timeout,
             tcp_idle: tunnels.tcp.idle_timeout,

@@ -8,6 +8,7 @@
 mod running;
 
 use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use socket2::Socket;
 use super::ending::End;
 use super::queue::{Chunk, Queue};
 use super::{JsonTunnels, Outlet, Settings};
+use crate::config::ProxyProtocol;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, abort};
 use crate::telemetry::metrics::{TCP_BYTES_RECEIVED, TCP_BYTES_SENT};
@@ -31,7 +33,9 @@ use crate::wire::tunnel::{TcpClose, TcpStart, Totals};
 pub(super) struct Connection {
     id: Arc<str>,
     tunnel: String,
-    client: String,
+    client: Option<SocketAddr>,
+    /// What the target wants to hear of the client.
+    proxy: Option<ProxyProtocol>,
     settings: Settings,
     audit: Arc<Audit>,
     /// Fires at the end, whatever it is.
@@ -74,13 +78,15 @@ impl Connection {
     pub(super) fn new(
         id: Arc<str>,
         start: &TcpStart<'_>,
+        proxy: Option<ProxyProtocol>,
         shared: &JsonTunnels,
         outlet: Arc<dyn Outlet>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
             tunnel: start.tunnel_id.to_string(),
-            client: start.client.to_string(),
+            client: start.client.parse().ok(),
+            proxy,
             settings: shared.settings.clone(),
             audit: shared.audit.clone(),
             cancel: Cancel::new(),

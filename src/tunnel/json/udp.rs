@@ -89,7 +89,8 @@ impl Sessions {
         table.insert(key, session.clone());
         drop(table);
         match self.shared.admit(Protocol::Udp, &datagram.target) {
-            Ok(admitted) => {
+            Ok((admitted, proxy)) => {
+                session.introduce(proxy);
                 if let Err(error) = session.spawn(admitted, self.table.clone(), place) {
                     // It has cleaned up.
                     log::warn!("{error}");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::net::{SendFlags, send};
 use socket2::Socket;
 
 use super::{Connection, End, Next};
@@ -14,6 +15,7 @@ use crate::tunnel::Protocol;
 use crate::tunnel::audit::{Judged, Line};
 use crate::tunnel::json::{Place, Table};
 use crate::tunnel::policy::Verdict;
+use crate::tunnel::proxy_protocol;
 use crate::tunnel::target::{Admitted, Connected, Refusal, RefusalKind};
 
 impl Connection {
@@ -73,6 +75,7 @@ impl Running {
         };
         self.verdict = connected.verdict.clone();
         let socket = connected.socket.clone();
+        connection.introduce(&connected);
         self.connected = Some(connected);
         if !connection.take_in(&socket) {
             return;
@@ -98,6 +101,18 @@ impl Connection {
         let me = Reading(self.clone());
         // When no thread starts, the closure is dropped, and `Reading` with it.
         threads::spawn("json-tcp-read", Stack::Copy, move || me.0.read(&target)).map(drop)
+    }
+}
+
+impl Connection {
+    /// Tells the target who the client is, where that is set.
+    fn introduce(&self, to: &Connected) {
+        if let Some(version) = self.proxy {
+            let header = proxy_protocol::header(version, Protocol::Tcp, self.client, to.address);
+            // There is room for all of it. An error is the target's end, which the
+            // reading thread finds.
+            let _ = send(&to.socket, &header, SendFlags::NOSIGNAL);
+        }
     }
 }
 
@@ -151,7 +166,7 @@ impl Running {
         connection.audit.record(Line {
             id: connection.id.to_string(),
             tunnel: connection.tunnel.clone(),
-            client: connection.client.parse().ok(),
+            client: connection.client,
             protocol: Protocol::Tcp,
             target: self.target.clone(),
             address: self.connected.as_ref().and_then(|to| to.address),

@@ -185,3 +185,30 @@ fn names_that_are_too_long_are_refused_and_neither_kept_nor_repeated() {
     assert_eq!(stage.shared.live(), (0, 0));
     assert!(stage.audit().is_empty());
 }
+
+/// A target that trusts the PROXY protocol believes the first bytes, and without ours
+/// those are the client's.
+#[test]
+fn the_client_is_introduced_where_that_is_set() {
+    let (listener, address) = listen();
+    let mut stage = Stage::with(Wants {
+        settings: Settings {
+            proxy_protocol: [("db.shop".to_owned(), ProxyProtocol::V1)].into(),
+            ..Settings::default()
+        },
+        rules: Some(LOOPBACK),
+        lookup: Some(Arc::new(move || address)),
+        ..Wants::default()
+    });
+    assert_eq!(stage.start("c", service(address.port())), None);
+    stage.data("c", b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n");
+    stage.tunnels().close("c", Some("client_closed"));
+    let mut heard = String::new();
+    accept(&listener).read_to_string(&mut heard).expect("text");
+    let (first, rest) = heard.split_once("\r\n").expect("lines");
+    let ours = format!("PROXY TCP4 198.51.100.7 127.0.0.1 51512 {}", address.port());
+    assert_eq!(first, ours);
+    assert!(rest.starts_with("PROXY TCP4 10.0.0.1"), "{rest}");
+    // What was put in front is not the client's.
+    assert_eq!(stage.wire.close("c")["bytes_sent"], rest.len());
+}

@@ -80,7 +80,7 @@ fn tt25_many_first_datagrams_make_one_session() {
     let (release, hang) = mpsc::channel::<()>();
     let hang = Mutex::new(hang);
     let mut stage = Stage::with(Wants {
-        rules: Some("rules:\n- {action: allow}\n- {action: allow, addresses: [127.0.0.0/8]}\n"),
+        rules: Some(LOOPBACK),
         lookup: Some(Arc::new(move || {
             let _ = hang.lock().recv();
             ([127, 0, 0, 1], 1).into()
@@ -243,4 +243,33 @@ fn a_thread_that_cannot_be_had_costs_datagrams_and_leaves_no_session() {
     assert_eq!(stage.shared.live(), (0, 0));
     stage.say(1, gateway_port(port), b"there");
     assert_eq!(hear(&socket).0, b"there");
+}
+
+#[test]
+fn every_datagram_is_told_the_client_where_that_is_set() {
+    let (socket, port) = target();
+    let (release, hang) = mpsc::channel::<()>();
+    let hang = Mutex::new(hang);
+    let mut stage = Stage::with(Wants {
+        settings: Settings {
+            proxy_protocol: [(format!("db.shop:{port}"), ProxyProtocol::V2)].into(),
+            max_sessions: 8,
+            ..Settings::default()
+        },
+        rules: Some(LOOPBACK),
+        lookup: Some(Arc::new(move || {
+            let _ = hang.lock().recv();
+            ([127, 0, 0, 1], 1).into()
+        })),
+        ..Wants::default()
+    });
+    // While it is looked for, and after.
+    stage.say(7, service(port), b"one");
+    drop(release);
+    for text in ["one", "two"] {
+        let datagram = hear(&socket).0;
+        assert!(datagram.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc6\x33\x64\x07"));
+        assert_eq!(&datagram[28..], text.as_bytes());
+        stage.say(7, service(port), b"two");
+    }
 }

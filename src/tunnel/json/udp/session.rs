@@ -1,10 +1,11 @@
 //! One client of one tunnel, and its thread.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,6 +15,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 
 use super::{Key, Table};
+use crate::config::ProxyProtocol;
 use crate::link::Message;
 use crate::net::{Cancel, Deadline, Reason, abort};
 use crate::telemetry::metrics::{
@@ -25,6 +27,7 @@ use crate::tunnel::Protocol;
 use crate::tunnel::audit::{Judged, Line};
 use crate::tunnel::json::{JsonTunnels, Outlet, Place};
 use crate::tunnel::policy::Verdict;
+use crate::tunnel::proxy_protocol;
 use crate::tunnel::target::{Admitted, Connected, Refusal, RefusalKind};
 use crate::wire::from_agent;
 
@@ -33,6 +36,8 @@ pub(super) struct Session {
     shared: Arc<JsonTunnels>,
     outlet: Arc<dyn Outlet>,
     key: Key,
+    /// What the target wants to hear of the client.
+    proxy: OnceLock<ProxyProtocol>,
     state: Mutex<State>,
     /// Fires when it ends early.
     cancel: Cancel,
@@ -47,10 +52,17 @@ pub(super) struct Session {
 enum State {
     /// Datagrams wait for the socket.
     Dialling(VecDeque<Vec<u8>>),
-    Open(Arc<Socket>),
+    Open(Arc<Way>),
     /// There is no way: what comes is dropped, so that a client that goes on and on
     /// isn't dialled for again and again.
     Refused(Instant),
+}
+
+/// To the target.
+struct Way {
+    socket: Arc<Socket>,
+    /// Stands in front of each datagram (PROXY protocol).
+    prefix: Vec<u8>,
 }
 
 impl Session {
@@ -59,6 +71,7 @@ impl Session {
             shared,
             outlet,
             key,
+            proxy: OnceLock::new(),
             state: Mutex::new(State::Dialling(VecDeque::new())),
             cancel: Cancel::new(),
             began: Instant::now(),
@@ -66,6 +79,13 @@ impl Session {
             bytes_sent: AtomicU64::new(0),
             bytes_received: AtomicU64::new(0),
         })
+    }
+
+    /// Says what the target wants to hear of the client; before it is spawned.
+    pub(super) fn introduce(&self, proxy: Option<ProxyProtocol>) {
+        if let Some(version) = proxy {
+            let _ = self.proxy.set(version);
+        }
     }
 
     /// Starts its thread, which takes it out of the table at its end.
@@ -95,22 +115,28 @@ impl Session {
         let mut state = self.state.lock();
         match &mut *state {
             State::Dialling(waiting) if waiting.len() < MAX_WAITING => waiting.push_back(bytes),
-            State::Open(socket) => {
-                let socket = socket.clone();
+            State::Open(way) => {
+                let way = way.clone();
                 drop(state);
-                self.send_to(&socket, &bytes);
+                self.send_to(&way, &bytes);
             }
             State::Dialling(_) | State::Refused(_) => UDP_DROPPED.increment(),
         }
     }
 
-    fn send_to(&self, socket: &Socket, bytes: &[u8]) {
+    fn send_to(&self, way: &Way, bytes: &[u8]) {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let mut sent = send(socket, bytes, flags);
+        let socket = &way.socket;
+        let datagram = if way.prefix.is_empty() {
+            Cow::Borrowed(bytes)
+        } else {
+            Cow::Owned([&way.prefix, bytes].concat())
+        };
+        let mut sent = send(socket, &datagram, flags);
         if sent == Err(Errno::CONNREFUSED) {
             // What became of an earlier one; this one wasn't sent yet.
             UDP_REFUSED.increment();
-            sent = send(socket, bytes, flags);
+            sent = send(socket, &datagram, flags);
         }
         match sent {
             Ok(_) => {
@@ -118,7 +144,7 @@ impl Session {
                 let count = bytes.len() as u64;
                 self.bytes_sent.fetch_add(count, Ordering::Relaxed);
             }
-            Err(Errno::AGAIN | Errno::NOBUFS) => UDP_DROPPED.increment(),
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::MSGSIZE) => UDP_DROPPED.increment(),
             Err(Errno::CONNREFUSED) => UDP_REFUSED.increment(),
             Err(_) => UDP_WRITE_ERRORS.increment(),
         }
@@ -126,7 +152,15 @@ impl Session {
 
     /// Takes the socket in and sends what waits for it; false when the session ended
     /// meanwhile.
-    fn open(&self, socket: &Arc<Socket>) -> bool {
+    fn open(&self, connected: &Connected) -> bool {
+        let prefix = self.proxy.get().map(|version| {
+            let to = connected.address;
+            proxy_protocol::header(*version, Protocol::Udp, self.client(), to)
+        });
+        let way = Arc::new(Way {
+            socket: connected.socket.clone(),
+            prefix: prefix.unwrap_or_default(),
+        });
         let mut state = self.state.lock();
         if self.cancel.reason().is_some() {
             return false;
@@ -134,10 +168,10 @@ impl Session {
         if let State::Dialling(waiting) = &mut *state {
             // Under the lock, so that none overtakes them.
             for bytes in waiting.drain(..) {
-                self.send_to(socket, &bytes);
+                self.send_to(&way, &bytes);
             }
         }
-        *state = State::Open(socket.clone());
+        *state = State::Open(way);
         true
     }
 
@@ -202,8 +236,8 @@ impl Session {
     /// Ends it with the connection to the control plane.
     pub(super) fn lose(&self) {
         self.cancel.cancel(Reason::ConnectionLost);
-        if let State::Open(socket) = &*self.state.lock() {
-            abort(socket); // wakes the thread
+        if let State::Open(way) = &*self.state.lock() {
+            abort(&way.socket); // wakes the thread
         }
     }
 
@@ -225,6 +259,11 @@ impl Session {
         self.began + heard + self.shared.settings.udp_idle
     }
 
+    fn client(&self) -> Option<SocketAddr> {
+        let ip: IpAddr = self.key.address.parse().ok()?;
+        Some((ip, self.key.port).into())
+    }
+
     pub(super) fn record(
         &self,
         target: String,
@@ -233,11 +272,10 @@ impl Session {
         address: Option<SocketAddr>,
         end: String,
     ) {
-        let client: Option<IpAddr> = self.key.address.parse().ok();
         self.shared.audit.record(Line {
             id: format!("{}:{}", self.key.address, self.key.port),
             tunnel: self.key.tunnel.clone(),
-            client: client.map(|ip| (ip, self.key.port).into()),
+            client: self.client(),
             protocol: Protocol::Udp,
             target,
             address,
@@ -275,11 +313,12 @@ impl Running {
                 return;
             }
         };
+        let open = session.open(&connected);
         let socket = connected.socket.clone();
         self.connected = Some(connected);
         let _active = UDP_ACTIVE.enter();
         UDP_SESSIONS.increment();
-        self.end = if session.open(&socket) {
+        self.end = if open {
             session.listen(&socket)
         } else {
             Reason::ConnectionLost.to_string()
