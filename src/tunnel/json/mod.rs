@@ -44,7 +44,7 @@ use crate::wire::tunnel::{CloseReason, Datagram, Target, TcpClose, TcpStart};
 use crate::yamux::Budget;
 
 use ending::End;
-use queue::Chunk;
+use queue::{Chunk, Memory, PushError};
 use recent::Recent;
 use tcp::Connection;
 
@@ -60,7 +60,7 @@ pub struct JsonTunnels {
     settings: Settings,
     targets: Arc<Targets>,
     audit: Arc<Audit>,
-    budget: Arc<Budget>,
+    memory: Memory,
     connections: Arc<AtomicUsize>,
     sessions: Arc<AtomicUsize>,
     /// Held by whatever lives; `None` when nothing may begin any more.
@@ -82,7 +82,8 @@ impl Drop for Place {
 }
 
 impl JsonTunnels {
-    /// `budget` is what all tunnels' queues may hold together.
+    /// `budget` is what the queues of all tunnels, those of yamux too, may hold
+    /// together.
     pub fn new(
         settings: Settings,
         targets: Arc<Targets>,
@@ -91,10 +92,10 @@ impl JsonTunnels {
     ) -> Arc<Self> {
         let (alive, ended) = bounded(0);
         Arc::new(Self {
+            memory: Memory::new(settings.memory, budget),
             settings,
             targets,
             audit,
-            budget,
             connections: Arc::default(),
             sessions: Arc::default(),
             alive: Mutex::new(Some(alive)),
@@ -266,11 +267,36 @@ impl Tunnels {
             }
             return None;
         };
-        match Chunk::decode(data, &self.shared.budget) {
+        match self.decode(data, &connection) {
             Ok(chunk) => connection.push(chunk),
             Err(error) => connection.end(End::Refused(error)),
         }
         None
+    }
+
+    /// Where memory is missing, the connection goes for whose target most is waiting:
+    /// one that takes nothing must not cost the others theirs.
+    fn decode(&self, data: &str, of: &Connection) -> Result<Chunk, PushError> {
+        loop {
+            match Chunk::decode(data, &self.shared.memory) {
+                Err(PushError::OverBudget) => {}
+                decoded => return decoded,
+            }
+            let most = {
+                let table = self.table.lock();
+                let others = table.live.values().map(|other| (other.queued(), other));
+                others
+                    .max_by_key(|(queued, _)| *queued)
+                    .map(|(queued, other)| (queued, other.clone()))
+            };
+            match most {
+                // Which frees as much at once.
+                Some((queued, other)) if queued > of.queued() => {
+                    other.end(End::Refused(PushError::OverBudget));
+                }
+                _ => return Err(PushError::OverBudget),
+            }
+        }
     }
 
     /// `tcp_tunnel_close`. One for a connection that there isn't is ignored.

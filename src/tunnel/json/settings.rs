@@ -27,6 +27,8 @@ pub struct Settings {
     /// Without a byte in either direction.
     pub tcp_idle: Duration,
     pub max_connections: usize,
+    /// Bytes that wait for targets, of all tunnels together.
+    pub memory: usize,
     /// The longest datagram of a target.
     pub udp_buffer: usize,
     /// Without a datagram of the client.
@@ -55,6 +57,7 @@ impl Settings {
             connection_timeout: tunnels.tcp.connection_timeout,
             tcp_idle: tunnels.tcp.idle_timeout,
             max_connections: tunnels.tcp.max_connections,
+            memory: tunnels.memory_limit / 2,
             udp_buffer: tunnels.udp.buffer_size,
             udp_idle: tunnels.udp.session_timeout,
             max_sessions: tunnels.udp.max_sessions,

@@ -135,6 +135,11 @@ impl Connection {
         }
     }
 
+    /// Bytes of memory that wait for the target.
+    pub(super) fn queued(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
     /// Its close is on its way, or sent.
     pub(super) fn is_ending(&self) -> bool {
         self.state.lock().end.is_some()

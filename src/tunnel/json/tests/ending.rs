@@ -14,7 +14,7 @@ use crate::threads;
 fn tt26_each_connection_has_exactly_one_close() {
     let (listener, address) = listen();
     let mut stage = Stage::with(Wants {
-        budget: 100_000,
+        memory: 100_000,
         ..Wants::default()
     });
     let opened = |stage: &mut Stage, id: &str| stage.connect(id, &listener);
@@ -229,4 +229,38 @@ fn a_thread_that_cannot_be_had_refuses_a_connection_and_holds_up_nobody() {
     let lines = stage.audit();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert_eq!(lines[0]["end"], "refused");
+}
+
+/// The one for which most waits goes, and not the one that asks next.
+#[test]
+fn a_target_that_takes_nothing_costs_the_others_no_memory() {
+    let (listener, _) = listen();
+    let mut stage = Stage::with(Wants {
+        memory: 1 << 20,
+        ..Wants::default()
+    });
+    let mut stalled = stage.connect("stalled", &listener);
+    let mut busy = stage.connect("busy", &listener);
+    let piece = pattern(30_000);
+    while stage.wire.closes("stalled") == 0 {
+        stage.data("stalled", &piece);
+        stage.data("busy", b"1234");
+        assert_eq!(read_exactly(&mut busy, 4), b"1234");
+    }
+    let close = stage.wire.close("stalled");
+    assert_eq!(close["reason"], "write_error");
+    assert_reset(&mut stalled);
+    // Another one's data is what finds no room.
+    let _stalled = stage.connect("again", &listener);
+    while stage.shared.memory.taken() < (1 << 20) - 30_000 {
+        stage.data("again", &piece);
+    }
+    for _ in 0..10 {
+        stage.data("busy", &piece);
+        assert_eq!(read_exactly(&mut busy, 30_000), piece);
+    }
+    stage.wire.close("again");
+    assert_eq!(stage.wire.closes("busy"), 0);
+    stage.lose();
+    stage.settle();
 }

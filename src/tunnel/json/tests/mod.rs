@@ -134,7 +134,8 @@ struct Stage {
 struct Wants {
     settings: Settings,
     rules: Option<&'static str>,
-    budget: usize,
+    /// For the queues.
+    memory: usize,
     /// A cluster, whose names lead here.
     lookup: Option<Arc<dyn Fn() -> SocketAddr + Send + Sync>>,
     routes: Routes,
@@ -149,7 +150,7 @@ impl Default for Wants {
                 ..Settings::default()
             },
             rules: None,
-            budget: 64 << 20,
+            memory: 64 << 20,
             lookup: None,
             routes: Routes::default(),
         }
@@ -192,11 +193,15 @@ impl Stage {
             max_size: 1 << 20,
             keep: 1,
         };
+        let settings = Settings {
+            memory: wants.memory,
+            ..wants.settings
+        };
         let shared = JsonTunnels::new(
-            wants.settings,
+            settings,
             Arc::new(targets),
             Arc::new(Audit::start(&audit).expect("audit")),
-            Arc::new(Budget::new(wants.budget)),
+            Arc::new(Budget::new(64 << 20)),
         );
         let wire = Arc::new(Wire::default());
         Self {
@@ -259,7 +264,7 @@ impl Stage {
 
     /// Nothing is left: no thread, no place, no byte.
     fn settle(&self) {
-        eventually(|| self.shared.live() == (0, 0) && self.shared.budget.charged() == 0);
+        eventually(|| self.shared.live() == (0, 0) && self.shared.memory.taken() == 0);
     }
 }
 

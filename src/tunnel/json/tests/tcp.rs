@@ -159,7 +159,7 @@ fn a_target_that_reads_no_more_is_heard_to_its_end() {
         .wire
         .wait_until(|said| (said.waiting == 1).then_some(()));
     drop(target);
-    eventually(|| stage.shared.budget.charged() == 0);
+    eventually(|| stage.shared.memory.taken() == 0);
     stage.wire.set(|said| said.full = false);
     stage.wire.close("c");
     assert!(Wire::bytes(&stage.wire.state.lock(), "c") == answer, "cut");

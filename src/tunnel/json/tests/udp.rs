@@ -2,6 +2,7 @@ use std::net::UdpSocket;
 use std::sync::mpsc;
 
 use super::*;
+use crate::telemetry::metrics::UDP_DROPPED;
 
 fn target() -> (UdpSocket, u16) {
     let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("bind");
@@ -272,4 +273,30 @@ fn every_datagram_is_told_the_client_where_that_is_set() {
         assert_eq!(&datagram[28..], text.as_bytes());
         stage.say(7, service(port), b"two");
     }
+}
+
+/// Each of many sessions could keep 2 MiB.
+#[test]
+fn what_waits_for_a_look_up_takes_memory_that_is_bounded() {
+    let (release, hang) = mpsc::channel::<()>();
+    let hang = Mutex::new(hang);
+    let mut stage = Stage::with(Wants {
+        memory: 100_000,
+        lookup: Some(Arc::new(move || {
+            let _ = hang.lock().recv();
+            ([127, 0, 0, 1], 1).into()
+        })),
+        ..Wants::default()
+    });
+    let before = UDP_DROPPED.value();
+    for client in 1..=4 {
+        for _ in 0..10 {
+            stage.say(client, service(1), &[0; 10_000]);
+        }
+    }
+    assert!((60_000..=100_000).contains(&stage.shared.memory.taken()));
+    assert!(UDP_DROPPED.value() >= before + 30);
+    drop(release);
+    stage.lose();
+    stage.settle();
 }

@@ -25,6 +25,7 @@ use crate::telemetry::metrics::{
 use crate::threads::{self, SpawnError, Stack};
 use crate::tunnel::Protocol;
 use crate::tunnel::audit::{Judged, Line};
+use crate::tunnel::json::queue::Share;
 use crate::tunnel::json::{JsonTunnels, Outlet, Place};
 use crate::tunnel::policy::Verdict;
 use crate::tunnel::proxy_protocol;
@@ -50,8 +51,8 @@ pub(super) struct Session {
 }
 
 enum State {
-    /// Datagrams wait for the socket.
-    Dialling(VecDeque<Vec<u8>>),
+    /// Datagrams wait for the socket, and have memory for it.
+    Dialling(VecDeque<(Vec<u8>, Share)>),
     Open(Arc<Way>),
     /// There is no way: what comes is dropped, so that a client that goes on and on
     /// isn't dialled for again and again.
@@ -114,7 +115,12 @@ impl Session {
         self.heard.store(now, Ordering::Relaxed);
         let mut state = self.state.lock();
         match &mut *state {
-            State::Dialling(waiting) if waiting.len() < MAX_WAITING => waiting.push_back(bytes),
+            State::Dialling(waiting) if waiting.len() < MAX_WAITING => {
+                match self.shared.memory.take(bytes.capacity()) {
+                    Some(share) => waiting.push_back((bytes, share)),
+                    None => UDP_DROPPED.increment(),
+                }
+            }
             State::Open(way) => {
                 let way = way.clone();
                 drop(state);
@@ -167,7 +173,7 @@ impl Session {
         }
         if let State::Dialling(waiting) = &mut *state {
             // Under the lock, so that none overtakes them.
-            for bytes in waiting.drain(..) {
+            for (bytes, _share) in waiting.drain(..) {
                 self.send_to(&way, &bytes);
             }
         }
