@@ -57,6 +57,8 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct State {
     queue: Queue,
+    /// A chunk of it is being written.
+    writing: bool,
     /// The gateway closed behind what is queued.
     closed: bool,
     /// The target takes no more. What it still has to say is waited for: an answer
@@ -151,7 +153,9 @@ impl Connection {
         if state.end.is_some() {
             return;
         }
-        let (reason, aborts) = (end.reason(), end.aborts());
+        // The target may still read, and must not take half an upload for a whole one.
+        let unwritten = state.writing || !state.queue.is_empty();
+        let (reason, aborts) = (end.reason(), end.aborts() || unwritten);
         state.end = Some(end);
         state.queue.clear();
         let target = state.target.clone();
@@ -179,11 +183,13 @@ impl Connection {
     /// What to write; waits until there is something, or an end.
     fn next(&self) -> Next {
         let mut state = self.state.lock();
+        state.writing = false;
         loop {
             if state.end.is_some() {
                 return Next::Ended;
             }
             if let Some(chunk) = state.queue.pop() {
+                state.writing = true;
                 return Next::Write(chunk);
             }
             if state.closed {

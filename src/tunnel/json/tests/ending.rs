@@ -264,3 +264,19 @@ fn a_target_that_takes_nothing_costs_the_others_no_memory() {
     stage.lose();
     stage.settle();
 }
+
+/// It ended its half and still reads: what it didn't get must not look whole.
+#[test]
+fn a_target_that_ends_before_it_has_all_sees_no_clean_end() {
+    let (listener, _) = listen();
+    let mut stage = Stage::new();
+    let mut target = stage.connect("c", &listener);
+    for _ in 0..20 {
+        stage.data("c", &pattern(1 << 20));
+    }
+    target.shutdown(std::net::Shutdown::Write).expect("end");
+    let close = stage.wire.close("c");
+    assert_eq!(close["reason"], "service_closed");
+    assert_reset(&mut target);
+    stage.settle();
+}
