@@ -37,16 +37,16 @@ pub(super) fn to_target(flow: &Flow<Udp>) {
         // Waits without a buffer.
         match flow.stream.parse(flow.activity.until(), |_| ()) {
             Ok(Input::Some(())) => flow.pass_on(),
-            Ok(Input::Wait) => {
-                if flow.activity.is_idle() {
-                    return flow.finish("idle");
-                }
-            }
+            Ok(Input::Wait) => {}
             Ok(Input::End) => {
                 flow.linger();
                 return flow.finish("by the gateway");
             }
             Err(cut) => return flow.record.cut(cut),
+        }
+        // Also with half a datagram, whose rest doesn't come.
+        if flow.activity.is_idle() {
+            return flow.finish("idle");
         }
     }
 }

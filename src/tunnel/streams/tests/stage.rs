@@ -197,6 +197,11 @@ impl Stage {
         self.wires[1].hold(held);
     }
 
+    /// The gateway sends this, between whole frames of the session.
+    pub(super) fn inject(&self, bytes: &[u8]) {
+        self.wires[0].inject(bytes);
+    }
+
     /// Frames that the agent has sent.
     pub(super) fn heard_from_agent(&self) -> Vec<Frame> {
         self.wires[1].frames()

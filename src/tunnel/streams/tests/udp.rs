@@ -10,7 +10,7 @@ use crate::telemetry::metrics;
 use crate::tunnel::Protocol;
 use crate::tunnel::header::Version;
 use crate::tunnel::session::Payload;
-use crate::yamux::{Cut, Kind, Reset};
+use crate::yamux::{Cut, Header as Frame, Kind, Reset};
 
 fn target() -> UdpSocket {
     let target = UdpSocket::bind("127.0.0.1:0").expect("bound");
@@ -96,6 +96,24 @@ fn tt11_an_idle_stream_is_finished() {
     // Neither thread nor socket waits for the gateway's FIN.
     assert_eq!(stage.audit()[0]["end"], "idle");
     client.0.finish();
+    stage.end();
+}
+
+/// Its thread ran in a circle, for as long as the session lived.
+#[test]
+fn half_a_datagram_keeps_no_stream_alive() {
+    let target = target();
+    let stage = stage_to(&target, |plan| {
+        plan.settings.udp_idle = Duration::from_millis(300);
+    });
+    let client = stage.open_udp();
+    send(&client, b"question");
+    assert_eq!(receive(&target), b"question");
+    let mut half = Frame::data(client.0.id(), 100).encode().to_vec();
+    half.extend_from_slice(&[7; 10]);
+    stage.inject(&half);
+    client.assert_end();
+    assert_eq!(stage.audit()[0]["end"], "idle");
     stage.end();
 }
 

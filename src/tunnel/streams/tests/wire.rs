@@ -20,6 +20,8 @@ pub(super) struct Wire {
 struct WireState {
     control: VecDeque<Arc<dyn Speaker>>,
     turns: VecDeque<Arc<dyn Speaker>>,
+    /// Bytes that nobody said.
+    injected: Vec<u8>,
     held: bool,
     closed: bool,
     dead: Option<Fatal>,
@@ -56,6 +58,9 @@ impl Wire {
                 drop(rest);
                 return None;
             }
+            if !state.injected.is_empty() {
+                return Some(std::mem::take(&mut state.injected));
+            }
             let control = state.control.pop_front();
             if let Some(speaker) = control {
                 drop(state);
@@ -91,6 +96,12 @@ impl Wire {
             }
             inbox.receive(&bytes);
         }
+    }
+
+    /// Puts bytes between the frames.
+    pub(super) fn inject(&self, bytes: &[u8]) {
+        self.state.lock().injected.extend_from_slice(bytes);
+        self.changed.notify_all();
     }
 
     pub(super) fn close(&self) {
