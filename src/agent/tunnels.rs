@@ -105,6 +105,7 @@ impl Drop for Served {
     /// The lines of the last tunnels are still to be written.
     fn drop(&mut self) {
         let deadline = Deadline::after(LAST_LINES);
+        self.streams.finish(deadline);
         if let Some(json) = &self.json {
             json.finish(deadline);
         }
