@@ -1,4 +1,8 @@
 //! UDP: a datagram is one Data frame, in both directions (tunnels.md §3.6).
+//!
+//! An empty one is counted and goes no further, whichever way (decisions.md §6.6): a
+//! Data frame without payload is what some libraries carry flags on, and the one of
+//! the gateways never sends one.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +39,9 @@ impl Udp {
 pub(super) fn to_target(flow: &Flow<Udp>) {
     loop {
         // Waits without a buffer.
-        match flow.stream.parse(flow.activity.until(), |_| ()) {
+        let input = flow.stream.parse(flow.activity.until(), |_| ());
+        metrics::UDP_EMPTY.add(flow.stream.take_empty().into());
+        match input {
             Ok(Input::Some(())) => flow.pass_on(),
             Ok(Input::Wait) => {}
             Ok(Input::End) => {

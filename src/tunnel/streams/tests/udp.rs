@@ -196,6 +196,25 @@ fn empty_datagrams_are_dropped_and_counted() {
     stage.end();
 }
 
+/// The gateway's side of the same.
+#[test]
+fn empty_datagrams_of_the_gateway_are_dropped_and_counted() {
+    let target = target();
+    let stage = stage_to(&target, |_| {});
+    let client = stage.open_udp();
+    send(&client, b"go");
+    assert_eq!(receive(&target), b"go");
+    let before = metrics::UDP_EMPTY.value();
+    let empty = Frame::data(client.0.id(), 0).encode();
+    stage.inject(&[empty, empty].concat());
+    send(&client, b"full");
+    assert_eq!(receive(&target), b"full");
+    wait_until("they are counted", || {
+        metrics::UDP_EMPTY.value() >= before + 2
+    });
+    stage.end();
+}
+
 #[test]
 fn every_datagram_is_told_the_client_where_that_is_set() {
     let target = target();
