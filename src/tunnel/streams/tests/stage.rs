@@ -197,6 +197,11 @@ impl Stage {
         self.wires[1].hold(held);
     }
 
+    /// Nothing of what the agent sends is written.
+    pub(super) fn stall_agent(&self, stalled: bool) {
+        self.wires[1].stall(stalled);
+    }
+
     /// The gateway sends this, between whole frames of the session.
     pub(super) fn inject(&self, bytes: &[u8]) {
         self.wires[0].inject(bytes);

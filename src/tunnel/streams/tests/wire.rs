@@ -23,6 +23,8 @@ struct WireState {
     /// Bytes that nobody said.
     injected: Vec<u8>,
     held: bool,
+    /// Nothing at all is carried.
+    stalled: bool,
     closed: bool,
     dead: Option<Fatal>,
     frames: Vec<Frame>,
@@ -57,6 +59,10 @@ impl Wire {
                 drop(state);
                 drop(rest);
                 return None;
+            }
+            if state.stalled {
+                self.changed.wait(&mut state);
+                continue;
             }
             if !state.injected.is_empty() {
                 return Some(std::mem::take(&mut state.injected));
@@ -112,6 +118,11 @@ impl Wire {
     /// What is sent waits, but for what controls.
     pub(super) fn hold(&self, held: bool) {
         self.state.lock().held = held;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn stall(&self, stalled: bool) {
+        self.state.lock().stalled = stalled;
         self.changed.notify_all();
     }
 
