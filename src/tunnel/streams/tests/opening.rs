@@ -64,6 +64,8 @@ fn tt8_streams_are_accepted_while_nothing_can_be_written_and_afterwards() {
     let mut targets = Vec::new();
     for client in &clients {
         client.send(b"early");
+    }
+    for _ in &clients {
         let (mut target, _) = listener.accept().expect("accepted");
         target.read_exact(&mut [0; 5]).expect("it comes");
         targets.push(target);
