@@ -47,8 +47,8 @@ impl Memory {
 
     /// `None` when they are not left.
     pub(super) fn take(&self, bytes: usize) -> Option<Share> {
-        let _taken = [self.own.take(bytes)?, self.all.take(bytes)?];
-        Some(Share { _taken })
+        let taken = [self.own.take(bytes)?, self.all.take(bytes)?];
+        Some(Share { _taken: taken })
     }
 
     /// Bytes that are taken.

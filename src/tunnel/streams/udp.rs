@@ -39,12 +39,12 @@ impl Udp {
 pub(super) fn to_target(flow: &Flow<Udp>) {
     loop {
         // Waits without a buffer.
-        let input = flow.stream.parse(flow.activity.until(), |_| ());
-        metrics::UDP_EMPTY.add(flow.stream.take_empty().into());
-        match input {
+        flow.count_empty();
+        match flow.stream.parse(flow.activity.until(), |_| ()) {
             Ok(Input::Some(())) => flow.pass_on(),
             Ok(Input::Wait) => {}
             Ok(Input::End) => {
+                flow.count_empty();
                 flow.linger();
                 return flow.finish("by the gateway");
             }
@@ -116,6 +116,11 @@ impl Flow<Udp> {
                 Err(_) => return metrics::UDP_WRITE_ERRORS.increment(),
             }
         }
+    }
+
+    /// Those of the gateway.
+    fn count_empty(&self) {
+        metrics::UDP_EMPTY.add(self.stream.take_empty().into());
     }
 
     /// Takes what has come. False: it is over.

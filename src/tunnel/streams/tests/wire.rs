@@ -132,6 +132,6 @@ impl Wire {
     }
 
     pub(super) fn dead(&self) -> Option<Fatal> {
-        self.state.lock().dead.clone()
+        self.state.lock().dead
     }
 }
