@@ -97,6 +97,7 @@ impl Flow<Udp> {
 
     fn send(&self, datagram: &[u8], len: usize) {
         self.activity.touch();
+        let mut refused = false;
         loop {
             match send(&self.target, datagram, SendFlags::NOSIGNAL) {
                 Ok(_) => {
@@ -105,9 +106,15 @@ impl Flow<Udp> {
                     return;
                 }
                 Err(Errno::INTR) => {}
-                // Of the datagram before: this one was not sent. Who is not there
-                // now may be back for the next.
-                Err(Errno::CONNREFUSED) => return metrics::UDP_REFUSED.increment(),
+                // Of the datagram before: this one was not sent, and who was not there
+                // then may be back.
+                Err(Errno::CONNREFUSED) => {
+                    metrics::UDP_REFUSED.increment();
+                    if refused {
+                        return;
+                    }
+                    refused = true;
+                }
                 // It has ended; the stream says so.
                 Err(Errno::PIPE) => return,
                 Err(Errno::MSGSIZE | Errno::NOBUFS | Errno::AGAIN) => {

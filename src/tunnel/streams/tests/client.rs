@@ -26,7 +26,10 @@ impl Client {
         let piece = vec![7; MAX_PAYLOAD];
         let patience = Duration::from_millis(200);
         while let Ok(room) = self.0.room(Some(Instant::now() + patience)) {
-            self.send(&piece[..room]);
+            // It may be cut at any time.
+            if self.0.send(piece[..room].into(), Some(soon())).is_err() {
+                break;
+            }
             sent += room;
         }
         sent
