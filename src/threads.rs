@@ -62,6 +62,11 @@ where
     F: FnOnce() -> T + Send + 'static,
 {
     let name = name.into();
+    #[cfg(test)]
+    if testing::refuses() {
+        let cause = io::ErrorKind::WouldBlock.into();
+        return Err(SpawnError { name, cause });
+    }
     Builder::new()
         .name(name.clone())
         .stack_size(stack.bytes())
@@ -103,6 +108,26 @@ impl Drop for Live {
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PANICS: AtomicU64 = AtomicU64::new(0);
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::cell::Cell;
+
+    thread_local! {
+        static REFUSED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// The next `count` threads that the calling one wants to start can't be had.
+    pub(crate) fn refuse(count: usize) {
+        REFUSED.set(count);
+    }
+
+    pub(super) fn refuses() -> bool {
+        let left = REFUSED.get();
+        REFUSED.set(left.saturating_sub(1));
+        left > 0
+    }
+}
 
 #[cfg(test)]
 mod tests {

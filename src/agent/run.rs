@@ -79,7 +79,7 @@ pub fn parts(
         (true, true) => Surroundings::Pod,
         (true, false) => Surroundings::Outside,
     };
-    let tunnels = Tunnelling::start(config, surroundings)?;
+    let tunnels = Tunnelling::start(config, surroundings, facts.external_names())?;
     let timeouts = &config.timeouts;
     let reconnect = &config.pipeops.reconnect;
     Ok(Parts {

@@ -11,6 +11,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod driver;
+mod endurance;
 mod http_mode;
 mod json_tunnels;
 mod log_lines;

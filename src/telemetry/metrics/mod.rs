@@ -64,7 +64,7 @@ pub static UDP_WRITE_ERRORS: Counter = Counter::new();
 pub static UDP_READ_ERRORS: Counter = Counter::new();
 /// There was no room for the datagram.
 pub static UDP_DROPPED: Counter = Counter::new();
-/// A stream can't say it (decisions.md §6.6).
+/// A stream can't say it, either way (decisions.md §6.6).
 pub static UDP_EMPTY: Counter = Counter::new();
 
 // The link to the peer.

@@ -85,6 +85,12 @@ impl Stream {
         self.entry().with(yamux::Stream::join_frames);
     }
 
+    /// Empty datagrams that have come, and gone, since this was asked last. They end no
+    /// wait.
+    pub fn take_empty(&self) -> u32 {
+        self.entry().with(yamux::Stream::take_empty)
+    }
+
     /// The next datagram (what one Data frame carried), appended to `out`, or passed
     /// over if it has more than `limit` bytes. Not after
     /// [`join_frames`](Self::join_frames).

@@ -62,6 +62,12 @@ impl<P> Stream<P> {
         Ok(Input::Some(datagram))
     }
 
+    /// Data frames since the last call that carried neither payload nor flags: datagrams
+    /// without a byte, which nobody can read here.
+    pub fn take_empty(&mut self) -> u32 {
+        std::mem::take(&mut self.empty)
+    }
+
     /// This is a byte stream: where frames end need not be remembered.
     pub fn join_frames(&mut self) {
         self.inbound.join_frames();
