@@ -26,6 +26,13 @@ impl Buffer {
             Self(Vec::with_capacity(capacity))
         })
     }
+
+    /// An empty one with room for [`LITTLE`] bytes: from here, so that the many threads
+    /// that copy little now and then have no part of the allocator each.
+    pub(crate) fn little() -> Self {
+        let waiting = POOL.lock().take(LITTLE_CLASS);
+        waiting.unwrap_or_else(|| Self(Vec::with_capacity(LITTLE)))
+    }
 }
 
 impl Deref for Buffer {
@@ -133,9 +140,13 @@ impl Idle {
     };
 }
 
-/// The sizes, in bytes: a full Data frame, 32 KiB with what goes around it, and 32 KiB
-/// as base64 in a message.
-const CLASSES: [usize; 3] = [FRAME, 36 * 1024, 48 * 1024];
+/// The sizes, in bytes: a full Data frame, 32 KiB with what goes around it, 32 KiB as
+/// base64 in a message; and [`LITTLE`], which is asked for by name.
+const CLASSES: [usize; 4] = [FRAME, 36 * 1024, 48 * 1024, LITTLE];
+const LITTLE_CLASS: usize = 3;
+
+/// What a small Data frame takes, at most.
+pub(crate) const LITTLE: usize = 4 * 1024;
 
 /// What fills two TLS records, with room for the largest header of a WebSocket frame
 /// instead of one of 8 bytes. A buffer of this size has no room for more, so that a
