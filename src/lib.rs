@@ -61,8 +61,8 @@ pub mod wire;
 mod workers;
 pub mod yamux;
 
-mod allocator;
 mod buffers;
+mod resident;
 
 // Tested wherever it can run; only the static build links it.
 #[cfg(all(target_arch = "x86_64", any(test, target_env = "musl")))]

@@ -135,7 +135,7 @@ impl Stopper {
 
 /// Events that wait for the conductor. Threads of ours wait for room; what a peer
 /// provokes beyond it is dropped.
-const INBOX: usize = 1024;
+const INBOX: usize = 256;
 
 #[cfg(test)]
 mod tests;

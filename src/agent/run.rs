@@ -12,7 +12,6 @@ use super::parts::{Parts, Proxying};
 use super::status::{Status, Watch};
 use super::tunnels::{Surroundings, Tunnelling};
 use super::{Agent, agent_id, open_store};
-use crate::allocator;
 use crate::config::{Config, Transport};
 use crate::control::facts::ClusterFacts;
 use crate::control::host::Host;
@@ -24,6 +23,7 @@ use crate::link;
 use crate::net::{
     Cancel, ClientTls, ClientTlsSettings, ConnectOptions, Dialer, PemSource, ProxyRules,
 };
+use crate::resident;
 use crate::server::{HealthState, LocalServer};
 use crate::threads::{self, SpawnError, Stack};
 
@@ -41,7 +41,7 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     let agent = Agent::start(parts)?;
     notify(&[NotifyState::Ready]);
     // What reading settings and certificates took, on this thread.
-    allocator::give_back();
+    resident::give_back();
     let follower = follow(agent.watch())?;
     let stopper = agent.stopper();
     let guard = stop.on_wake(Arc::new(move || {

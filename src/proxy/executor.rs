@@ -17,10 +17,10 @@ use super::requests::Requests;
 use super::ticket::{TOO_LATE, Ticket};
 use super::timer::{Alarm, Timer};
 use super::{Outlet, Settings, Upstreams};
-use crate::allocator;
 use crate::buffers;
 use crate::http::Client;
 use crate::net::{Cancel, Deadline, Reason};
+use crate::resident;
 use crate::threads::Stack;
 use crate::workers::Workers;
 
@@ -238,7 +238,7 @@ impl Executor {
             }
         }
         if let (0, _, 0) = self.places.counts() {
-            allocator::give_back();
+            resident::give_back();
         }
         self.sweep_later();
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{Conductor, endpoint};
 use crate::control::session::{ConnectionState, Event, Generation, Ids, Transport};
 use crate::identity::{Identity, credentials_hash};
+use crate::resident;
 
 impl Conductor {
     /// Ids are written down before the gateway is dialled (decisions.md §6.1).
@@ -49,6 +50,8 @@ impl Conductor {
             status.heartbeats += u64::from(first_sent);
         });
         self.check_handover();
+        // What dialling and registering took, on this thread.
+        resident::give_back();
     }
 
     /// Hands the cluster token over anew when there is another one (T14).

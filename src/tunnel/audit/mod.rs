@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::RwLock;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use file::RotatedFile;
@@ -85,7 +85,7 @@ pub enum AuditError {
 #[derive(Debug)]
 pub struct Audit {
     /// `None` once it has ended.
-    lines: RwLock<Option<Sender<Line>>>,
+    lines: Mutex<Option<Sender<Line>>>,
     lost: Arc<AtomicU64>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
@@ -106,7 +106,8 @@ impl Audit {
     }
 
     fn begin(file: Option<RotatedFile>) -> Result<Self, SpawnError> {
-        let (lines, queue) = bounded(QUEUE);
+        // A bounded channel lays all its room out at the start: 2 MiB.
+        let (lines, queue) = unbounded();
         let lost = Arc::new(AtomicU64::new(0));
         let (alive, ended) = bounded::<()>(0);
         let mut writer = Writer {
@@ -124,7 +125,7 @@ impl Audit {
             }
         })?;
         Ok(Self {
-            lines: RwLock::new(Some(lines)),
+            lines: Mutex::new(Some(lines)),
             lost,
             ended,
         })
@@ -133,11 +134,11 @@ impl Audit {
     /// Queues a line. Never waits: when the queue is full the line is lost and
     /// counted.
     pub fn record(&self, line: Line) {
-        let queued = self
-            .lines
-            .read()
+        let lines = self.lines.lock();
+        let queued = lines
             .as_ref()
-            .is_some_and(|lines| lines.try_send(line).is_ok());
+            .is_some_and(|lines| lines.len() < QUEUE && lines.send(line).is_ok());
+        drop(lines);
         if !queued {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -150,7 +151,7 @@ impl Audit {
 
     /// Takes nothing more, and waits until all is written, until `deadline` at most.
     pub fn finish(&self, deadline: Deadline) {
-        drop(self.lines.write().take());
+        drop(self.lines.lock().take());
         // Nothing is ever sent there.
         let _ = self.ended.recv_deadline(deadline.instant());
     }
