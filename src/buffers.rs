@@ -26,13 +26,6 @@ impl Buffer {
             Self(Vec::with_capacity(capacity))
         })
     }
-
-    /// An empty one with room for [`LITTLE`] bytes: from here, so that the many threads
-    /// that copy little now and then have no part of the allocator each.
-    pub(crate) fn little() -> Self {
-        let waiting = POOL.lock().take(LITTLE_CLASS);
-        waiting.unwrap_or_else(|| Self(Vec::with_capacity(LITTLE)))
-    }
 }
 
 impl Deref for Buffer {
@@ -66,6 +59,13 @@ impl Drop for Buffer {
             drop(refused);
         }
     }
+}
+
+/// An empty buffer with room for [`LITTLE`] bytes: from here, so that the many threads
+/// that copy little now and then have no part of the allocator each.
+pub(crate) fn little() -> Buffer {
+    let waiting = POOL.lock().take(LITTLE_CLASS);
+    waiting.unwrap_or_else(|| Buffer(Vec::with_capacity(LITTLE)))
 }
 
 /// Frees the buffers that nobody has needed since the last call. To be called now and
@@ -229,6 +229,7 @@ mod tests {
             assert!(buffer.is_empty());
             assert_eq!(buffer.capacity(), capacity);
         }
+        assert_eq!((little().len(), little().capacity()), (0, LITTLE));
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Payload {
         if self.len() > LITTLE {
             return self;
         }
-        let mut little = Self::with(Buffer::little());
+        let mut little = Self::with(buffers::little());
         little.fill(|buf| buf.extend_from_slice(self.bytes()));
         little
     }
