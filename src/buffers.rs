@@ -62,6 +62,13 @@ impl Drop for Buffer {
     }
 }
 
+/// An empty buffer with room for [`LITTLE`] bytes: from here, so that the many threads
+/// that copy little now and then have no part of the allocator each.
+pub(crate) fn little() -> Buffer {
+    let waiting = POOL.lock().take(LITTLE_CLASS);
+    waiting.unwrap_or_else(|| Buffer(Vec::with_capacity(LITTLE)))
+}
+
 /// Frees the buffers that nobody has needed since the last call. To be called now and
 /// then, while there are [`idle`] ones.
 pub(crate) fn sweep() {
@@ -162,9 +169,13 @@ impl Idle {
     };
 }
 
-/// The sizes, in bytes: a full Data frame, 32 KiB with what goes around it, and 32 KiB
-/// as base64 in a message.
-const CLASSES: [usize; 3] = [FRAME, 36 * 1024, 48 * 1024];
+/// The sizes, in bytes: a full Data frame, 32 KiB with what goes around it, 32 KiB as
+/// base64 in a message; and [`LITTLE`], which is asked for by name.
+const CLASSES: [usize; 4] = [FRAME, 36 * 1024, 48 * 1024, LITTLE];
+const LITTLE_CLASS: usize = 3;
+
+/// What a small Data frame takes, at most.
+pub(crate) const LITTLE: usize = 4 * 1024;
 
 /// What fills two TLS records, with room for the largest header of a WebSocket frame
 /// instead of one of 8 bytes. A buffer of this size has no room for more, so that a
@@ -251,6 +262,7 @@ mod tests {
             assert!(buffer.is_empty());
             assert_eq!(buffer.capacity(), capacity);
         }
+        assert_eq!((little().len(), little().capacity()), (0, LITTLE));
     }
 
     #[test]
