@@ -1,7 +1,7 @@
 //! Our own plane, in this process, with exposed ports and clients at them.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -73,18 +73,13 @@ impl PlaneSide {
             namespace: String::new(),
             port: service.port(part),
         };
-        let mut outcome = Ok(());
-        // Somebody else may take a free port before the plane does.
-        for _ in 0..5 {
-            let address = free_port().map_err(|error| error.to_string())?;
-            let (cluster, to) = (self.cluster.clone(), to.clone());
-            outcome = self.plane.expose(Entry::Tcp(address), cluster, to);
-            if outcome.is_ok() {
-                self.ports.push((part, address));
-                return Ok(());
-            }
+        let any = Entry::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+        let opened = self.plane.expose(any, self.cluster.clone(), to);
+        match opened.map_err(|error| error.to_string())? {
+            Entry::Tcp(address) => self.ports.push((part, address)),
+            other => return Err(format!("{other} was opened instead of a TCP port")),
         }
-        outcome.map_err(|error| error.to_string())
+        Ok(())
     }
 
     fn connect(&self, part: Part) -> io::Result<TcpStream> {
@@ -244,10 +239,6 @@ fn open_in_turn(side: &PlaneSide, end: Instant) -> io::Result<Vec<f64>> {
         times.push(milliseconds(begun.elapsed()));
     }
     Ok(times)
-}
-
-fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 const MEET_LIMIT: Duration = Duration::from_secs(30);
