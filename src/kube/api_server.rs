@@ -259,6 +259,7 @@ impl ApiServer {
             let call = Call {
                 method: ask.method,
                 target: &target,
+                host: None,
                 headers: &headers,
                 body: ask.body.clone(),
                 deadline: Some(deadline),

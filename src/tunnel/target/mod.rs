@@ -3,6 +3,7 @@
 
 mod alias;
 mod dial;
+mod http;
 mod refusal;
 mod routes;
 
@@ -112,7 +113,7 @@ impl Targets {
     }
 
     #[cfg(test)]
-    pub(in crate::tunnel) fn with_resolver(mut self, resolver: Resolver) -> Self {
+    pub(crate) fn with_resolver(mut self, resolver: Resolver) -> Self {
         self.resolver = Arc::new(resolver);
         self
     }
