@@ -37,14 +37,7 @@ impl Line<'_> {
     /// At debug for reads, at info for writes, at warn for what is denied.
     pub(super) fn log(&self) {
         let Plan { method, target, .. } = self.plan;
-        let moved = self.moved;
-        let level = if self.denied {
-            log::Level::Warn
-        } else if matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS") {
-            log::Level::Debug
-        } else {
-            log::Level::Info
-        };
+        let (moved, level) = (self.moved, self.level());
         if !log::log_enabled!(level) {
             return;
         }
@@ -65,6 +58,14 @@ impl Line<'_> {
             error = self.error;
             "proxied call"
         );
+    }
+
+    fn level(&self) -> log::Level {
+        match self.plan.method.as_str() {
+            _ if self.denied => log::Level::Warn,
+            "GET" | "HEAD" | "OPTIONS" => log::Level::Debug,
+            _ => log::Level::Info,
+        }
     }
 }
 
@@ -91,3 +92,58 @@ fn client(headers: &Headers) -> String {
 
 /// An IPv6 address in brackets, with a port.
 const MAX_CLIENT: usize = 53;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Envelope, ProxyRequest};
+
+    fn plan(method: &str, headers: &str, lend: bool) -> Plan {
+        let text = format!(
+            r#"{{"type":"proxy_request","request_id":"r","payload":{{"path":"/x","method":"{method}","headers":{headers}}}}}"#
+        );
+        let envelope = Envelope::parse(&text).expect("valid");
+        let request = ProxyRequest::parse(&envelope.payload, None);
+        Plan::for_api(&request, "", lend).expect("a plan")
+    }
+
+    #[test]
+    fn writes_are_seen_at_info_and_what_is_denied_at_warn() {
+        let moved = Moved::default();
+        for (method, denied, level) in [
+            ("GET", false, log::Level::Debug),
+            ("HEAD", false, log::Level::Debug),
+            ("OPTIONS", false, log::Level::Debug),
+            ("POST", false, log::Level::Info),
+            ("DELETE", false, log::Level::Info),
+            ("PROPFIND", false, log::Level::Info),
+            ("GET", true, log::Level::Warn),
+            ("POST", true, log::Level::Warn),
+        ] {
+            let line = Line {
+                id: "r",
+                plan: &plan(method, "{}", false),
+                moved: &moved,
+                streamed_in: None,
+                denied,
+                duration: Duration::ZERO,
+                error: "",
+            };
+            assert_eq!(line.level(), level, "{method}");
+        }
+    }
+
+    #[test]
+    fn who_it_was_is_said_without_what_he_showed() {
+        let who = |headers, lend| who(&plan("GET", headers, lend));
+        assert_eq!(who(r#"{"Authorization":"Bearer secret"}"#, true), "caller");
+        assert_eq!(who("{}", true), "agent");
+        assert_eq!(who("{}", false), "nobody");
+        let from = |said: &str| client(&[("X-Forwarded-For", said)].into_iter().collect());
+        assert_eq!(from("192.0.2.7, 10.0.0.1"), "192.0.2.7");
+        assert_eq!(from("[2001:db8::7]:443"), "[2001:db8::7]:443");
+        assert_eq!(from("secret"), "");
+        assert_eq!(from(&"1".repeat(100)).len(), MAX_CLIENT);
+        assert_eq!(client(&Headers::new()), "");
+    }
+}
