@@ -1,7 +1,6 @@
 //! Connections to Services and origins: a pool for each, and not too many pools.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -140,9 +139,9 @@ impl Way for ServiceWay {
         }
     }
 
-    fn allows(&self, socket: &Socket) -> Result<(), CallError> {
-        let peer: Option<SocketAddr> = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
-        Ok(self.service.allows(peer)?)
+    fn allows(&self, socket: &Socket) -> bool {
+        let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
+        self.service.allows(peer)
     }
 }
 

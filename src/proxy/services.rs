@@ -74,9 +74,9 @@ pub trait Service: Send + Sync {
     /// passed; the socket is in blocking mode.
     fn dial(&self, deadline: Deadline, cancel: &Cancel) -> Result<Arc<Socket>, Refused>;
 
-    /// Asks the policy once more about the address of a connection that was kept;
-    /// `None` for a Unix socket.
-    fn allows(&self, address: Option<SocketAddr>) -> Result<(), Refused>;
+    /// Whether the policy still allows the address of a connection that was kept; `None`
+    /// for a Unix socket.
+    fn allows(&self, address: Option<SocketAddr>) -> bool;
 }
 
 /// Why something is not reached. The text is one clause.

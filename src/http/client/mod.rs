@@ -42,9 +42,8 @@ pub trait Way: Send + Sync {
     fn open(&self, limit: Deadline, cancel: &Cancel) -> Result<Halves, CallError>;
 
     /// Whether a connection that was kept may be used once more.
-    fn allows(&self, socket: &Socket) -> Result<(), CallError> {
-        let _ = socket;
-        Ok(())
+    fn allows(&self, _socket: &Socket) -> bool {
+        true
     }
 }
 
@@ -205,8 +204,7 @@ impl Client {
             Some(reason) => CallError::Cancelled(reason),
             None => error,
         };
-        if let Some(halves) = self.0.pool.take() {
-            self.0.way.allows(&halves.socket)?;
+        if let Some(halves) = self.take() {
             match self.exchange(halves, &outgoing, cancel) {
                 Err(failure) if failure.is_stale() && outgoing.may_be_repeated() => {}
                 done => return done.map_err(|failure| explain(failure.error)),
@@ -233,6 +231,13 @@ impl Client {
     /// Idle connections now.
     pub fn idle(&self) -> usize {
         self.0.pool.len()
+    }
+
+    /// A connection that was kept and may still be used.
+    fn take(&self) -> Option<Halves> {
+        let kept = std::iter::from_fn(|| self.0.pool.take());
+        kept.into_iter()
+            .find(|halves| self.0.way.allows(&halves.socket))
     }
 
     fn exchange(

@@ -55,16 +55,14 @@ impl Admitted {
         }
     }
 
-    /// Asks the policy about an address once more: of a connection that was kept.
-    pub fn allows(&self, address: Option<SocketAddr>) -> Result<(), Refusal> {
+    /// Whether the policy still allows an address: of a connection that was kept.
+    /// `None` for a Unix socket.
+    pub fn allows(&self, address: Option<SocketAddr>) -> bool {
+        let (policy, ask) = (&self.targets.policy, self.ask());
         let verdict = match address {
-            Some(address) => self.targets.policy.by_address(&self.ask(), address).0,
-            None => self.targets.policy.by_name(&self.ask()),
+            Some(address) => policy.by_address(&ask, address).0,
+            None => policy.by_name(&ask),
         };
-        if verdict.allowed {
-            Ok(())
-        } else {
-            Err(Refusal::denied(&verdict))
-        }
+        verdict.allowed
     }
 }
