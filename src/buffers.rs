@@ -7,6 +7,7 @@
 //! large ones come from the allocator and go there.
 
 use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -61,11 +62,29 @@ impl Drop for Buffer {
     }
 }
 
+/// An empty buffer with room for [`LITTLE`] bytes: from here, so that the many threads
+/// that copy little now and then have no part of the allocator each.
+pub(crate) fn little() -> Buffer {
+    let waiting = POOL.lock().take(LITTLE_CLASS);
+    waiting.unwrap_or_else(|| Buffer(Vec::with_capacity(LITTLE)))
+}
+
 /// Frees the buffers that nobody has needed since the last call. To be called now and
 /// then, while there are [`idle`] ones.
 pub(crate) fn sweep() {
-    let freed = POOL.lock().unneeded();
+    let freed = POOL.lock().unneeded(Instant::now());
     drop(freed);
+}
+
+/// [`sweep`]s, if that was a while ago: for those who see time pass anyway, of whom
+/// there may be many.
+pub(crate) fn tidy(now: Instant) {
+    let mut pool = POOL.lock();
+    if pool.is_due(now) {
+        let freed = pool.unneeded(now);
+        drop(pool);
+        drop(freed);
+    }
 }
 
 /// Bytes of buffers that wait to be used again.
@@ -73,7 +92,10 @@ pub(crate) fn idle() -> usize {
     POOL.lock().bytes()
 }
 
-struct Pool([Idle; CLASSES.len()]);
+struct Pool {
+    idle: [Idle; CLASSES.len()],
+    swept: Option<Instant>,
+}
 
 /// Buffers of one size that wait.
 struct Idle {
@@ -84,8 +106,15 @@ struct Idle {
 }
 
 impl Pool {
+    const fn new() -> Self {
+        Self {
+            idle: [const { Idle::NONE }; CLASSES.len()],
+            swept: None,
+        }
+    }
+
     fn take(&mut self, class: usize) -> Option<Buffer> {
-        let idle = &mut self.0[class];
+        let idle = &mut self.idle[class];
         let bytes = idle.buffers.pop()?;
         idle.fewest = idle.fewest.min(idle.buffers.len());
         Some(Buffer(bytes))
@@ -96,13 +125,20 @@ impl Pool {
         if self.bytes() + bytes.capacity() > KEPT {
             return Some(bytes);
         }
-        self.0[class].buffers.push(bytes);
+        self.idle[class].buffers.push(bytes);
         None
     }
 
-    fn unneeded(&mut self) -> Vec<Vec<u8>> {
+    /// There is something to be swept, and the last time was long ago.
+    fn is_due(&self, now: Instant) -> bool {
+        let since = |swept| now.saturating_duration_since(swept);
+        self.bytes() > 0 && self.swept.is_none_or(|swept| since(swept) >= SWEEP)
+    }
+
+    fn unneeded(&mut self, now: Instant) -> Vec<Vec<u8>> {
+        self.swept = Some(now);
         let mut unneeded = Vec::new();
-        for idle in &mut self.0 {
+        for idle in &mut self.idle {
             unneeded.extend(idle.buffers.drain(..idle.fewest));
             idle.buffers.shrink_to_fit();
             idle.fewest = idle.buffers.len();
@@ -111,7 +147,7 @@ impl Pool {
     }
 
     fn bytes(&self) -> usize {
-        let sizes = self.0.iter().zip(CLASSES);
+        let sizes = self.idle.iter().zip(CLASSES);
         sizes.map(|(idle, size)| idle.buffers.len() * size).sum()
     }
 }
@@ -124,7 +160,7 @@ fn class_for(bytes: usize) -> Option<usize> {
     CLASSES.iter().position(|size| bytes <= *size)
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool([const { Idle::NONE }; CLASSES.len()]));
+static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
 impl Idle {
     const NONE: Self = Self {
@@ -133,9 +169,13 @@ impl Idle {
     };
 }
 
-/// The sizes, in bytes: a full Data frame, 32 KiB with what goes around it, and 32 KiB
-/// as base64 in a message.
-const CLASSES: [usize; 3] = [FRAME, 36 * 1024, 48 * 1024];
+/// The sizes, in bytes: a full Data frame, 32 KiB with what goes around it, 32 KiB as
+/// base64 in a message; and [`LITTLE`], which is asked for by name.
+const CLASSES: [usize; 4] = [FRAME, 36 * 1024, 48 * 1024, LITTLE];
+const LITTLE_CLASS: usize = 3;
+
+/// What a small Data frame takes, at most.
+pub(crate) const LITTLE: usize = 4 * 1024;
 
 /// What fills two TLS records, with room for the largest header of a WebSocket frame
 /// instead of one of 8 bytes. A buffer of this size has no room for more, so that a
@@ -150,18 +190,17 @@ const WORTH_IT: usize = 12 * 1024;
 /// own part of the allocator, which keeps what it once had.
 const KEPT: usize = 8 << 20;
 
+/// How long what nobody needs is kept.
+const SWEEP: Duration = Duration::from_secs(2);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A pool of its own: the one of the process is in use by other tests.
-    fn pool() -> Pool {
-        Pool([const { Idle::NONE }; CLASSES.len()])
-    }
-
     #[test]
     fn what_was_dropped_is_used_again() {
-        let mut pool = pool();
+        // Its own: the one of the process is in use by other tests.
+        let mut pool = Pool::new();
         assert!(pool.take(1).is_none());
         let bytes = Vec::with_capacity(CLASSES[1]);
         let place = bytes.as_ptr();
@@ -174,7 +213,7 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_the_limit() {
-        let mut pool = pool();
+        let mut pool = Pool::new();
         let fits = KEPT / CLASSES[0];
         for n in 0..fits + 3 {
             let refused = pool.put(0, Vec::with_capacity(CLASSES[0]));
@@ -186,20 +225,25 @@ mod tests {
 
     #[test]
     fn what_nobody_needed_between_two_sweeps_is_given_back() {
-        let mut pool = pool();
+        let mut pool = Pool::new();
         for _ in 0..5 {
             pool.put(0, Vec::with_capacity(CLASSES[0]));
         }
+        let start = Instant::now();
+        assert!(pool.is_due(start));
         // Just come in: the fewest were none.
-        assert_eq!(pool.unneeded().len(), 0);
+        assert_eq!(pool.unneeded(start).len(), 0);
+        assert!(!pool.is_due(start + SWEEP / 2));
         let used = [pool.take(0), pool.take(0)];
         for buffer in used.into_iter().flatten() {
             let bytes = std::mem::take(&mut { buffer }.0);
             pool.put(0, bytes);
         }
-        assert_eq!(pool.unneeded().len(), 3);
-        assert_eq!(pool.unneeded().len(), 2);
+        assert!(pool.is_due(start + SWEEP));
+        assert_eq!(pool.unneeded(start + SWEEP).len(), 3);
+        assert_eq!(pool.unneeded(start + 2 * SWEEP).len(), 2);
         assert_eq!(pool.bytes(), 0);
+        assert!(!pool.is_due(start + 9 * SWEEP), "there is nothing");
     }
 
     #[test]
@@ -218,6 +262,7 @@ mod tests {
             assert!(buffer.is_empty());
             assert_eq!(buffer.capacity(), capacity);
         }
+        assert_eq!((little().len(), little().capacity()), (0, LITTLE));
     }
 
     #[test]

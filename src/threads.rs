@@ -6,6 +6,7 @@
 //! the body owns (a request answers with an error, a link ends its connection);
 //! this module logs it, counts it and lets those guards run.
 
+use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -62,11 +63,29 @@ where
     F: FnOnce() -> T + Send + 'static,
 {
     let name = name.into();
-    Builder::new()
-        .name(name.clone())
-        .stack_size(stack.bytes())
+    #[cfg(test)]
+    if testing::refuses() {
+        let cause = io::ErrorKind::WouldBlock.into();
+        return Err(SpawnError { name, cause });
+    }
+    let mut builder = Builder::new().stack_size(stack.bytes());
+    // The standard library copies a thread's name, on the thread itself, and there
+    // the allocator then keeps 16 KiB: more than all else that an idle one holds.
+    let told = match stack {
+        Stack::Copy => system_name(&name),
+        Stack::Work => {
+            builder = builder.name(name.clone());
+            None
+        }
+    };
+    builder
         .spawn(move || {
             let _live = Live::enter();
+            if let Some(told) = told {
+                // It is for people only.
+                let _ = rustix::thread::set_name(&told);
+                drop(told);
+            }
             let value = catch_unwind(AssertUnwindSafe(body)).ok();
             if value.is_none() {
                 PANICS.fetch_add(1, Ordering::Relaxed);
@@ -75,6 +94,27 @@ where
         })
         .map_err(|cause| SpawnError { name, cause })
 }
+
+/// The name of the thread that calls, as it was given to [`spawn`] or as much of it as
+/// the system keeps.
+pub(crate) fn own_name() -> String {
+    let thread = std::thread::current();
+    match thread.name() {
+        Some(name) => name.to_owned(),
+        None => rustix::thread::name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    }
+}
+
+/// As much of a name as the system takes; none of one with a zero in it.
+fn system_name(name: &str) -> Option<CString> {
+    let name = name.as_bytes();
+    CString::new(&name[..name.len().min(SYSTEM_NAME)]).ok()
+}
+
+/// Bytes of a thread's name that Linux keeps.
+const SYSTEM_NAME: usize = 15;
 
 /// Threads alive now that were started here.
 pub fn live() -> usize {
@@ -105,6 +145,26 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use std::cell::Cell;
+
+    thread_local! {
+        static REFUSED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// The next `count` threads that the calling one wants to start can't be had.
+    pub(crate) fn refuse(count: usize) {
+        REFUSED.set(count);
+    }
+
+    pub(super) fn refuses() -> bool {
+        let left = REFUSED.get();
+        REFUSED.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -118,10 +178,13 @@ mod tests {
 
     #[test]
     fn the_thread_has_its_name() {
-        let handle = spawn("proxy-7", Stack::Copy, || {
-            std::thread::current().name().map(str::to_owned)
-        })
-        .expect("thread");
-        assert_eq!(handle.join().expect("joined"), Some(Some("proxy-7".into())));
+        for (stack, name, kept) in [
+            (Stack::Work, "a-name-that-is-long", "a-name-that-is-long"),
+            (Stack::Copy, "proxy-7", "proxy-7"),
+            (Stack::Copy, "a-name-that-is-long", "a-name-that-is-"),
+        ] {
+            let handle = spawn(name, stack, own_name).expect("thread");
+            assert_eq!(handle.join().expect("joined").as_deref(), Some(kept));
+        }
     }
 }

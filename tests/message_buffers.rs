@@ -3,16 +3,25 @@
 //! counts what the whole process allocates.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use pipeops_agent::link::Message;
+use pipeops_agent::link::{Link, Message, Receiver, Role, Settings};
+use pipeops_agent::net::Halves;
 
 /// Counts allocations that are worth a buffer.
 struct Counting;
 
 static LARGE: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that are freed only by who has buffers.
+static POOLED: AtomicUsize = AtomicUsize::new(0);
+
+/// The sizes of buffers that [`EXPECTED`] needs.
+const SIZES: [usize; 2] = [36 * 1024, 48 * 1024];
 
 // SAFETY: everything is the system's allocator's doing; this only counts.
 unsafe impl GlobalAlloc for Counting {
@@ -20,11 +29,17 @@ unsafe impl GlobalAlloc for Counting {
         if layout.size() >= 12 * 1024 {
             LARGE.fetch_add(1, Ordering::Relaxed);
         }
+        if SIZES.contains(&layout.size()) {
+            POOLED.fetch_add(layout.size(), Ordering::Relaxed);
+        }
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        if SIZES.contains(&layout.size()) {
+            POOLED.fetch_sub(layout.size(), Ordering::Relaxed);
+        }
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(place, layout) }
     }
@@ -35,8 +50,18 @@ static ALLOCATOR: Counting = Counting;
 
 const WAITING: usize = 8;
 
+/// Lengths of messages.
+const EXPECTED: [usize; 2] = [32 * 1024, 32 * 1024 * 4 / 3 + 256];
+
+/// One test, because all of the process is counted.
 #[test]
-fn buffers_of_messages_are_used_again_across_threads() {
+fn buffers_of_messages_are_used_again_across_threads_and_given_back_when_nobody_needs_them() {
+    they_are_used_again();
+    assert!(POOLED.load(Ordering::Relaxed) > 0, "they are kept");
+    a_links_clock_gives_them_back();
+}
+
+fn they_are_used_again() {
     let (send, written) = mpsc::sync_channel::<Message>(WAITING);
     let writer = thread::spawn(move || {
         for message in written {
@@ -44,9 +69,8 @@ fn buffers_of_messages_are_used_again_across_threads() {
         }
     });
     let before = LARGE.load(Ordering::Relaxed);
-    let expected = [32 * 1024, 32 * 1024 * 4 / 3 + 256];
     for n in 0..1000 {
-        let length = expected[n % expected.len()];
+        let length = EXPECTED[n % EXPECTED.len()];
         let message = Message::text(length, |buf| buf.resize(buf.len() + length, b'x'));
         assert_eq!(message.len(), length);
         send.send(message).expect("it is taken");
@@ -55,5 +79,29 @@ fn buffers_of_messages_are_used_again_across_threads() {
     writer.join().expect("nothing of an older message is left");
     let taken = LARGE.load(Ordering::Relaxed) - before;
     // Those that wait, are written and are made, of each size.
-    assert!(taken <= expected.len() * (WAITING + 2), "{taken}");
+    assert!(taken <= EXPECTED.len() * (WAITING + 2), "{taken}");
+}
+
+/// On which nothing happens but pings.
+fn a_links_clock_gives_them_back() {
+    struct Deaf;
+    impl Receiver for Deaf {
+        fn text(&mut self, _: &str) {}
+        fn binary(&mut self, _: &[u8]) {}
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+    let _far = listener.accept().expect("accepted");
+    let settings = Settings {
+        ping_interval: Duration::from_millis(10),
+        ..Settings::new(Role::Client)
+    };
+    let link = Link::start(Halves::plain(near.into()), settings, |_| Deaf).expect("started");
+    let limit = Instant::now() + Duration::from_mins(1);
+    while POOLED.load(Ordering::Relaxed) > 0 {
+        assert!(Instant::now() < limit, "they are never given back");
+        thread::sleep(Duration::from_millis(10));
+    }
+    link.abort("for the test");
+    link.wait();
 }

@@ -198,6 +198,12 @@ func (a *agent) serve(ctx context.Context, l *link) {
 	ticker := time.NewTicker(a.heartbeat)
 	defer ticker.Stop()
 	for {
+		if a.logAcks {
+			select {
+			case l.beats <- time.Now():
+			default: // so many acks are missing that none can be told
+			}
+		}
 		err := l.send("heartbeat", "", heartbeatPayload{
 			ClusterID: a.clusterID, AgentID: a.agentID, Status: "healthy", TunnelStatus: "connected",
 			Metadata: heartbeatMetadata{AgentVersion: version, CPU: "0%", Memory: "0%", Private: true},

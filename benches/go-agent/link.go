@@ -28,6 +28,8 @@ type link struct {
 	ctx          context.Context
 	cancel       context.CancelFunc
 
+	beats chan time.Time // with --log-acks: when those were sent that have no ack yet
+
 	write sync.Mutex // one message at a time
 
 	mu       sync.Mutex
@@ -41,7 +43,7 @@ type link struct {
 func newLink(a *agent, ws *websocket.Conn) *link {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{agent: a, ws: ws, registration: make(chan incoming, 4), done: make(chan struct{}), ctx: ctx, cancel: cancel,
-		requests: map[string]context.CancelFunc{}, unknown: map[string]bool{}}
+		beats: make(chan time.Time, 1024), requests: map[string]context.CancelFunc{}, unknown: map[string]bool{}}
 	go l.read()
 	go l.keepalive()
 	return l
@@ -137,6 +139,12 @@ func (l *link) dispatch(m incoming) {
 		l.mu.Unlock()
 	case "ping":
 		l.report(l.send("pong", m.RequestID, pongPayload{time.Now()}))
+	case "heartbeat_ack":
+		select {
+		case sent := <-l.beats:
+			log.Printf("heartbeat answered after %d us", time.Since(sent).Microseconds())
+		default:
+		}
 	case "register_success", "error":
 		select {
 		case l.registration <- m:

@@ -26,7 +26,7 @@ import (
 type options struct {
 	apiURL, token, agentID, clusterName string
 	kubeURL, kubeCA, caFile             string
-	insecure, tunnels                   bool
+	insecure, tunnels, logAcks          bool
 	heartbeat                           time.Duration
 }
 
@@ -43,6 +43,7 @@ func main() {
 	flag.StringVar(&o.caFile, "ca-file", os.Getenv("PIPEOPS_CA_FILE"), "CA of the control plane, PEM file (env PIPEOPS_CA_FILE)")
 	flag.BoolVar(&o.insecure, "insecure", insecure, "don't verify the control plane (env PIPEOPS_INSECURE)")
 	flag.BoolVar(&o.tunnels, "tunnels", false, "take up gateway_hello; every service is 127.0.0.1:port")
+	flag.BoolVar(&o.logAcks, "log-acks", false, "log how long each heartbeat's ack took")
 	flag.DurationVar(&o.heartbeat, "heartbeat-interval", 30*time.Second, "time between heartbeats")
 	flag.Parse()
 

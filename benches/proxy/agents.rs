@@ -1,32 +1,16 @@
 //! The two agents, started as an operator would start them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 use pipeops_agent::net::ServerTls;
-use tempfile::TempDir;
 
+use crate::common::process::Process;
+use crate::common::program::{Kind, Program};
 use crate::gateway::{Event, Gateway};
-use crate::process::Process;
-
-/// Which agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Ours,
-    Go,
-}
-
-impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "ours",
-            Self::Go => "Go",
-        }
-    }
-}
 
 /// What an agent is started against.
 pub(crate) struct Surroundings {
@@ -37,16 +21,15 @@ pub(crate) struct Surroundings {
     pub(crate) cluster_url: String,
 }
 
-/// A running agent with a control plane of its own. Dropped, it is killed.
+/// A running agent with a control plane of its own.
 pub(crate) struct Agent {
-    pub(crate) kind: Kind,
+    /// First, so that it ends first.
+    program: Program,
     pub(crate) gateway: Gateway,
     /// From exec to its `register` being read.
     pub(crate) registered: Duration,
     /// From exec to its first heartbeat being read.
     pub(crate) heartbeat: Duration,
-    child: Child,
-    directory: TempDir,
 }
 
 impl Agent {
@@ -55,19 +38,18 @@ impl Agent {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             format!("{} agent: {what}: {error}", kind.name())
         };
-        let directory = tempfile::tempdir().map_err(|error| failed("directory", &error))?;
+        let folder = tempfile::tempdir().map_err(|error| failed("directory", &error))?;
         let gateway = Gateway::start(around.tls.clone()).map_err(|error| failed("port", &error))?;
-        let mut command = command(kind, binary, around, &gateway, directory.path())
+        let command = command(kind, binary, around, &gateway, folder.path())
             .map_err(|error| failed("files", &error))?;
         let started = Instant::now();
-        let child = command.spawn().map_err(|error| failed("start", &error))?;
+        let program = Program::start(kind, command, "bench", folder)
+            .map_err(|error| failed("start", &error))?;
         let mut agent = Self {
-            kind,
+            program,
             gateway,
             registered: Duration::ZERO,
             heartbeat: Duration::ZERO,
-            child,
-            directory,
         };
         loop {
             match agent.gateway.events.recv_timeout(START_LIMIT) {
@@ -83,28 +65,16 @@ impl Agent {
         }
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.program.kind()
+    }
+
     pub(crate) fn process(&self) -> Process {
-        Process(self.child.id())
+        self.program.process()
     }
 
-    /// An error with the end of what the agent has logged.
     pub(crate) fn explain(&self, error: &str) -> String {
-        let log = fs::read_to_string(self.directory.path().join(LOG)).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
-        format!(
-            "{} agent: {error}; its log ends:\n{}",
-            self.kind.name(),
-            last.join("\n")
-        )
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // Fails only if it has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.program.explain(error)
     }
 }
 
@@ -122,16 +92,7 @@ fn command(
     };
     let ca = file("ca.pem", &around.ca_pem)?;
     let api_url = format!("https://{}", gateway.address());
-    let log = File::create(home.join(LOG))?;
     let mut command = Command::new(binary);
-    command
-        .env_clear()
-        .env("HOME", home)
-        .env("PIPEOPS_TOKEN", "bench")
-        .current_dir(home)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
     match kind {
         Kind::Ours => {
             let kubeconfig = file("kubeconfig", &kubeconfig(&around.cluster_url, &ca))?;
@@ -172,9 +133,6 @@ fn kubeconfig(url: &str, ca: &Path) -> String {
         ca.display()
     )
 }
-
-const LOG: &str = "agent.log";
-const LOG_LINES: usize = 15;
 
 /// From exec to the first heartbeat, on a machine that is busy.
 const START_LIMIT: Duration = Duration::from_secs(30);

@@ -8,11 +8,11 @@
 mod agents;
 mod body;
 mod cluster;
+#[path = "../common/mod.rs"]
+mod common;
 mod gateway;
 mod load;
 mod measure;
-mod page;
-mod process;
 mod report;
 
 use std::path::PathBuf;
@@ -23,9 +23,11 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use pipeops_agent::net::{PemSource, ServerTls, ServerTlsSettings};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use agents::{Kind, Surroundings};
+use agents::Surroundings;
 use body::Content;
 use cluster::{Cluster, SIZES};
+use common::program::Kind;
+use common::{machine, page};
 use load::{Cell, Form};
 use report::{Report, Row};
 
@@ -67,6 +69,7 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
     };
 
     let began = Instant::now();
+    let load = machine::load();
     let (ca_pem, tls) = certificate()?;
     let cluster = Cluster::start(tls.clone()).map_err(|error| error.to_string())?;
     let around = Surroundings {
@@ -76,7 +79,7 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
     };
     let (starts, agents) = measure::starts(binaries, &around)?;
     for agent in &agents {
-        eprintln!("{}: process {}", agent.kind.name(), agent.process().0);
+        eprintln!("{}: process {}", agent.kind().name(), agent.process().0);
     }
     let own = measure::own_cpu();
     let mut rows: Vec<Row> = Vec::new();
@@ -98,10 +101,10 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
         let about = matches
             .get_one::<String>("about")
             .map_or("", String::as_str);
-        let today = jiff::Zoned::now().date();
         let page = format!(
-            "{PAGE}\n{}* date: {today}\n{}\n\n{report}",
-            report::machine(),
+            "{PAGE}\n{}* load before {load}, after {}\n{}\n\n{report}",
+            machine::describe("agents, load, gateway and API server"),
+            machine::load(),
             about.trim_end()
         );
         page::write_section(file, "proxied requests", &page)

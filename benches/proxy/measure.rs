@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::agents::{Agent, Kind, Surroundings};
+use crate::agents::{Agent, Surroundings};
 use crate::cluster::Cluster;
+use crate::common::process::{Memory, Process};
+use crate::common::program::Kind;
 use crate::load::Cell;
-use crate::process::{Memory, Process};
 
 /// A start, and the agent at rest.
 #[derive(Clone, Copy, Debug)]

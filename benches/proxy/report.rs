@@ -1,11 +1,10 @@
 //! The figures as Markdown.
 
 use std::fmt::{self, Write as _};
-use std::fs;
 use std::time::Duration;
 
-use crate::agents::Kind;
 use crate::body::Content;
+use crate::common::program::Kind;
 use crate::load::{Cell, Form};
 use crate::measure::{Figures, Start};
 
@@ -127,29 +126,6 @@ impl Report<'_> {
     fn place(&self, kind: Kind) -> Option<usize> {
         self.starts.iter().position(|start| start.kind == kind)
     }
-}
-
-/// What the figures were taken on, as a Markdown list.
-pub(crate) fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .map_or("unknown", |rest| rest.trim_start_matches([' ', '\t', ':']));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = read("/proc/meminfo");
-    let memory: u64 = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0);
-    format!(
-        "* machine: {cores} × {model}, {} GiB; agents, load, gateway and API server share it, over loopback\n\
-         * kernel: Linux {}\n",
-        memory / 1024 / 1024,
-        read("/proc/sys/kernel/osrelease").trim()
-    )
 }
 
 fn ms(time: Duration) -> String {

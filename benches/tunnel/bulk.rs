@@ -3,19 +3,18 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
-use crate::agents::{Agent, Kind};
-use crate::process::Process;
-use crate::roofline::Roofline;
-use crate::service::{Part, Service};
+use crate::agents::Agent;
+use crate::common::process::Process;
+use crate::far::Far;
+use crate::roofline::{Peer, Roofline};
+use crate::service::Service;
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// From the service through the agent to the gateway.
+    /// From the service through the agent to the other end.
     Down,
-    /// From the gateway through the agent to the service.
+    /// From the other end through the agent to the service.
     Up,
 }
 
@@ -41,7 +40,17 @@ impl Direction {
 pub(crate) struct Cell {
     pub(crate) direction: Direction,
     pub(crate) streams: usize,
-    pub(crate) plain: bool,
+    pub(crate) carrier: Carrier,
+}
+
+/// What the streams are led over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// To the Go gateway.
+    Tls,
+    Plain,
+    /// To our plane, which speaks TLS only.
+    Plane,
 }
 
 /// What somebody made of it, medians over the rounds.
@@ -81,55 +90,29 @@ impl Rounds {
     }
 }
 
-/// The plan of a job towards a part of the service.
-pub(crate) fn plan(service: &Service, job: &str, part: Part, steps: &Value) -> Value {
-    json!({
-        "job": job,
-        "header": {"port": service.port(part), "service": part.name(), "namespace": "bench", "tunnel": job},
-        "bulk": true,
-        "steps": steps,
-    })
-}
-
-/// Starts bulk streams without end.
-pub(crate) fn start(
-    agent: &mut Agent,
-    service: &Service,
-    job: &str,
-    direction: Direction,
-    streams: usize,
-) -> Result<(), String> {
-    let mut plan = match direction {
-        Direction::Down => plan(service, job, Part::Source, &json!([{"receive": -1}])),
-        Direction::Up => plan(service, job, Part::Sink, &json!([{"send": -1}])),
-    };
-    plan["count"] = streams.into();
-    agent.peer.streams(&plan)
-}
-
 /// One round through an agent.
-pub(crate) fn through_agent(
-    kind: Kind,
-    agent: &mut Agent,
+pub(crate) fn through_agent<F: Far>(
+    agent: &mut Agent<F>,
     service: &Service,
     cell: Cell,
     window: Duration,
     rounds: &mut Rounds,
 ) -> Result<(), String> {
-    let job = "bulk";
-    start(agent, service, job, cell.direction, cell.streams)?;
+    agent
+        .far
+        .start_bulk(service, cell.direction, cell.streams)?;
     thread::sleep(WARM_UP);
     let process = agent.process();
-    let (cpu, before) = (cpu(process)?, agent.peer.progress(job)?);
+    let (cpu, before) = (cpu(process)?, agent.far.progress()?);
     thread::sleep(window);
-    let after = agent.peer.progress(job)?;
+    let after = agent.far.progress()?;
     let cpu = self::cpu(process)?.saturating_sub(cpu);
-    agent.peer.stop(job)?;
-    let bytes = after.moved - before.moved;
+    agent.far.stop_bulk()?;
+    let bytes = after.bytes - before.bytes;
     if bytes == 0 {
-        return Err(agent.explain(kind, "no bytes have arrived"));
+        return Err(agent.explain("no bytes have arrived"));
     }
-    rounds.add(bytes, (after.us - before.us) as f64 / 1e6, cpu);
+    rounds.add(bytes, after.seconds - before.seconds, cpu);
     Ok(())
 }
 
@@ -137,10 +120,12 @@ pub(crate) fn through_agent(
 pub(crate) fn of_roofline(
     service: &Service,
     cell: Cell,
+    peer: Peer,
     window: Duration,
     rounds: &mut Rounds,
 ) -> Result<(), String> {
-    let roofline = Roofline::start(service, cell.direction, cell.streams, cell.plain)
+    let plain = cell.carrier == Carrier::Plain;
+    let roofline = Roofline::start(service, cell.direction, cell.streams, plain, peer)
         .map_err(|error| format!("roofline: {error}"))?;
     thread::sleep(WARM_UP);
     let process = roofline.process();

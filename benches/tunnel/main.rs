@@ -7,20 +7,24 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod agents;
+mod aims;
 mod bulk;
 mod cells;
 mod cgroup;
+mod clients;
+#[allow(dead_code)] // the other benchmark uses all of it
+#[path = "../common/mod.rs"]
+mod common;
+mod far;
+mod gateway;
+mod heartbeats;
 mod latency;
 mod memory;
-#[path = "../proxy/page.rs"]
-mod page;
-mod peer;
-#[allow(dead_code)] // the other benchmark uses all of it
-#[path = "../proxy/process.rs"]
-mod process;
+mod plane;
 mod report;
 mod roofline;
 mod service;
+mod times;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,10 +33,16 @@ use std::time::{Duration, Instant};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use agents::{Agent, Kind, Programs};
-use bulk::Rounds;
-use cells::Cell;
+use agents::{Agent, For, Programs};
+use bulk::{Carrier, Rounds};
+use cells::{Cell, End};
+use common::program::Kind;
+use common::{machine, page};
+use far::Far;
+use gateway::Gateway;
+use plane::PlaneSide;
 use report::{Report, Row};
+use roofline::Peer;
 use service::Service;
 
 /// As the binary that ships.
@@ -42,11 +52,23 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|first| first == "roofline") {
-        return match roofline::main(&args[1..]) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE, // its other end is gone
-        };
+    match &args[..] {
+        [first, rest @ ..] if first == "roofline" => {
+            return match roofline::main(rest) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE, // its other end is gone
+            };
+        }
+        [first, config] if first == heartbeats::COMMAND => {
+            return match heartbeats::main(Path::new(config)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("{error}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
+        _ => {}
     }
     let matches = command().get_matches();
     let Some(gateway) = path(&matches, "gateway") else {
@@ -98,6 +120,7 @@ fn run(matches: &ArgMatches, programs: &Programs) -> Result<(), String> {
     };
     raise_files();
     let began = Instant::now();
+    let load = machine::load();
     let service = Service::start().map_err(|error| error.to_string())?;
     let mut rows = Vec::new();
     for cell in cells {
@@ -106,6 +129,8 @@ fn run(matches: &ArgMatches, programs: &Programs) -> Result<(), String> {
     }
     let report = Report {
         rows: &rows,
+        tls: roofline::tls_version(),
+        load: (load, machine::load()),
         took: began.elapsed(),
     };
     println!("{report}");
@@ -119,11 +144,10 @@ fn write(matches: &ArgMatches, file: &Path, report: &Report<'_>) -> Result<(), S
     let about = matches
         .get_one::<String>("about")
         .map_or("", String::as_str);
-    let today = jiff::Zoned::now().date();
     let text = format!(
-        "{}{}* date: {today}\n{}\n\n{report}",
+        "{}{}{}\n{report}",
         report::INTRODUCTION,
-        report::machine(),
+        machine::describe("agents, the other ends, clients and service"),
         about.trim_end()
     );
     page::write_section(file, "tunnels", &text)
@@ -138,61 +162,136 @@ fn raise_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Agents that don't take part have `None` in the row.
+/// Who is compared where the other end is the Go gateway, in this order.
+const BOTH: [Kind; 2] = [Kind::Ours, Kind::Go];
+const OURS: [Kind; 1] = [Kind::Ours];
+
+/// Those that don't take part have `None` in the row. The Go agent meets the Go
+/// gateway only, whose windows are the original's.
 fn measure(cell: Cell, programs: &Programs, service: &Service, pace: Pace) -> Result<Row, String> {
-    const KINDS: [Kind; 2] = [Kind::Ours, Kind::Go];
-    let plain = matches!(cell, Cell::Bulk(cell) if cell.plain);
-    let mut agents = Vec::new();
-    for kind in KINDS {
-        agents.push(Agent::start(kind, programs, service, plain)?);
-    }
-    let mut each = KINDS.into_iter().zip(&mut agents);
-    match cell {
+    let setting = Setting { programs, service };
+    let gateway = || Gateway::start(&programs.gateway, false);
+    Ok(match cell {
         Cell::Bulk(cell) => {
-            let mut rounds = vec![Rounds::default(); KINDS.len()];
-            let mut roofline = Rounds::default();
-            for _ in 0..pace.rounds {
-                for ((kind, agent), rounds) in KINDS.into_iter().zip(&mut agents).zip(&mut rounds) {
-                    if let Some(agent) = agent {
-                        bulk::through_agent(kind, agent, service, cell, pace.window, rounds)?;
-                    }
+            let plain = cell.carrier == Carrier::Plain;
+            let peers: &[Peer] = match cell.carrier {
+                Carrier::Tls | Carrier::Plain => &[Peer::Itself],
+                Carrier::Plane => &[Peer::Itself, Peer::Client],
+            };
+            let figures = match cell.carrier {
+                Carrier::Tls | Carrier::Plain => {
+                    let far = || Gateway::start(&programs.gateway, plain);
+                    let agents = setting.agents(&BOTH, For::Streams, far)?;
+                    bulk_rounds(cell, agents, peers, service, pace)?
                 }
-                bulk::of_roofline(service, cell, pace.window, &mut roofline)?;
-            }
-            rounds.push(roofline);
-            let figures = rounds.into_iter().map(Rounds::median).collect();
-            Ok(Row::Bulk(cell, figures))
+                Carrier::Plane => {
+                    let agents = setting.agents(&OURS, For::Streams, PlaneSide::start)?;
+                    bulk_rounds(cell, agents, peers, service, pace)?
+                }
+            };
+            Row::Bulk(cell, figures)
         }
-        Cell::Opens(at_once) => Ok(Row::Opens(
-            at_once,
-            all(&mut each, |agent| {
-                latency::opens(agent, service, at_once, pace.window)
-            })?,
-        )),
-        Cell::Trips(beside) => Ok(Row::Trips(
-            beside,
-            all(&mut each, |agent| {
-                latency::trips(agent, service, beside, pace.window * 2)
-            })?,
-        )),
-        Cell::Idle(streams) => Ok(Row::Idle(
+        Cell::Opens(end, at_once) => Row::Opens(
+            (end, at_once),
+            match end {
+                End::Gateway => setting.each(&BOTH, For::Streams, gateway, |agent| {
+                    latency::opens(agent, service, at_once, pace.window)
+                })?,
+                End::Plane => setting.each(&OURS, For::Streams, PlaneSide::start, |agent| {
+                    latency::opens(agent, service, at_once, pace.window)
+                })?,
+            },
+        ),
+        Cell::Trips(end, beside) => Row::Trips(
+            (end, beside),
+            match end {
+                End::Gateway => setting.each(&BOTH, For::Streams, gateway, |agent| {
+                    latency::small(agent, service, beside, pace.window * 2)
+                })?,
+                End::Plane => setting.each(&OURS, For::Streams, PlaneSide::start, |agent| {
+                    latency::small(agent, service, beside, pace.window * 2)
+                })?,
+            },
+        ),
+        Cell::Beats(end, beside) => Row::Beats(
+            (end, beside),
+            match end {
+                End::Gateway => setting.each(&BOTH, For::Heartbeats, gateway, |agent| {
+                    latency::beats(agent, service, beside, pace.window * 4)
+                })?,
+                End::Plane => setting.each(&OURS, For::Heartbeats, PlaneSide::start, |agent| {
+                    latency::beats(agent, service, beside, pace.window * 4)
+                })?,
+            },
+        ),
+        Cell::Idle(streams) => Row::Idle(
             streams,
-            all(&mut each, |agent| memory::idle(agent, service, streams))?,
-        )),
+            setting.each(&BOTH, For::Streams, gateway, |agent| {
+                memory::idle(agent, service, streams)
+            })?,
+        ),
+    })
+}
+
+/// What agents are started with.
+struct Setting<'a> {
+    programs: &'a Programs,
+    service: &'a Service,
+}
+
+impl Setting<'_> {
+    fn agents<F: Far>(
+        &self,
+        kinds: &[Kind],
+        what: For,
+        far: impl Fn() -> Result<F, String>,
+    ) -> Result<Vec<Option<Agent<F>>>, String> {
+        let start = |kind: &Kind| Agent::start((*kind, what), self.programs, self.service, &far);
+        kinds.iter().map(start).collect()
+    }
+
+    /// Measures them one after the other; only one runs at a time.
+    fn each<F: Far, T>(
+        &self,
+        kinds: &[Kind],
+        what: For,
+        far: impl Fn() -> Result<F, String>,
+        measure: impl Fn(&mut Agent<F>) -> Result<T, String>,
+    ) -> Result<Vec<Option<T>>, String> {
+        let one = |kind: &Kind| {
+            let started = Agent::start((*kind, what), self.programs, self.service, &far)?;
+            let Some(mut agent) = started else {
+                return Ok(None);
+            };
+            let result = measure(&mut agent).map_err(|error| agent.explain(&error));
+            result.map(Some)
+        };
+        kinds.iter().map(one).collect()
     }
 }
 
-fn all<T>(
-    agents: &mut dyn Iterator<Item = (Kind, &mut Option<Agent>)>,
-    mut measure: impl FnMut(&mut Agent) -> Result<T, String>,
-) -> Result<Vec<Option<T>>, String> {
-    agents
-        .map(|(kind, agent)| {
-            let Some(agent) = agent else { return Ok(None) };
-            let result = measure(agent).map_err(|error| agent.explain(kind, &error));
-            result.map(Some)
-        })
-        .collect()
+/// Agents and rooflines in turns.
+fn bulk_rounds<F: Far>(
+    cell: bulk::Cell,
+    mut agents: Vec<Option<Agent<F>>>,
+    peers: &[Peer],
+    service: &Service,
+    pace: Pace,
+) -> Result<Vec<Option<bulk::Figure>>, String> {
+    let mut rounds = vec![Rounds::default(); agents.len()];
+    let mut rooflines = vec![Rounds::default(); peers.len()];
+    for _ in 0..pace.rounds {
+        for (agent, rounds) in agents.iter_mut().zip(&mut rounds) {
+            if let Some(agent) = agent {
+                bulk::through_agent(agent, service, cell, pace.window, rounds)?;
+            }
+        }
+        for (peer, rounds) in peers.iter().zip(&mut rooflines) {
+            bulk::of_roofline(service, cell, *peer, pace.window, rounds)?;
+        }
+    }
+    let all = rounds.into_iter().chain(rooflines);
+    Ok(all.map(Rounds::median).collect())
 }
 
 fn command() -> Command {
@@ -213,7 +312,7 @@ fn command() -> Command {
                 .value_name("cell")
                 .action(ArgAction::Append)
                 .value_parser(cells::parse)
-                .help("Only this, as in down/8/tls, up/1/plain, opens/16, echo/alone, echo/down, idle/1000"),
+                .help(format!("Only this, as in {}", cells::EXAMPLES)),
         )
         .arg(
             Arg::new("quick")

@@ -1,14 +1,12 @@
 //! Idle streams: memory and threads while they are open, and after.
 
 use std::thread;
-use std::time::{Duration, Instant};
-
-use serde_json::json;
+use std::time::Duration;
 
 use crate::agents::Agent;
-use crate::bulk;
 use crate::cgroup::Cgroup;
-use crate::service::{Part, Service};
+use crate::gateway::Gateway;
+use crate::service::Service;
 
 /// An agent with so many idle streams.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +16,21 @@ pub(crate) struct Idle {
     pub(crate) open: Held,
     /// [`LATER`] after the last one was closed.
     pub(crate) later: Held,
+}
+
+impl Idle {
+    /// KiB of RSS that came with each stream.
+    pub(crate) fn per_stream(&self) -> f64 {
+        let more = self.open.resident.saturating_sub(self.before.resident);
+        more as f64 / self.streams as f64
+    }
+
+    /// The share of those that went again.
+    pub(crate) fn given_back(&self) -> f64 {
+        let taken = self.open.resident.saturating_sub(self.before.resident);
+        let back = self.open.resident.saturating_sub(self.later.resident);
+        back as f64 / taken as f64
+    }
 }
 
 /// What a process holds.
@@ -31,36 +44,16 @@ pub(crate) struct Held {
 }
 
 /// Opens streams, moves [`MOVED`] bytes each way through each, and lets them be.
-pub(crate) fn idle(agent: &mut Agent, service: &Service, streams: usize) -> Result<Idle, String> {
+pub(crate) fn idle(
+    agent: &mut Agent<Gateway>,
+    service: &Service,
+    streams: usize,
+) -> Result<Idle, String> {
     let before = held(agent)?;
-    // A gate can be opened once only.
-    let gate = format!("close-{streams}");
-    let there = json!([{"send": MOVED}]);
-    let back = json!([{"receive": MOVED}]);
-    let steps = json!([{"both": [there, back]}, {"gate": gate}, {"finish": true}, {"drain": true}]);
-    let mut plan = bulk::plan(service, "idle", Part::Echo, &steps);
-    plan["count"] = streams.into();
-    plan["at_once"] = AT_ONCE.into();
-    agent.peer.streams(&plan)?;
-    let limit = Instant::now() + LIMIT;
-    loop {
-        let progress = agent.peer.progress("idle")?;
-        if progress.waiting as usize == streams {
-            break;
-        }
-        if Instant::now() > limit {
-            return Err(format!("{} of {streams} streams idle", progress.waiting));
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
+    agent.far.open_idle(service, streams, MOVED, AT_ONCE)?;
     thread::sleep(SETTLE);
     let open = held(agent)?;
-    agent.peer.run(&json!({"cmd": "gate", "key": gate}))?;
-    let done = json!({"cmd": "wait", "key": "idle", "timeout_ms": 60_000});
-    let done = agent.peer.run(&done)?;
-    if done["ends"]["eof"].as_u64() != Some(streams as u64) {
-        return Err(format!("the streams ended as {done}"));
-    }
+    agent.far.close_idle(streams)?;
     thread::sleep(LATER);
     Ok(Idle {
         streams,
@@ -70,7 +63,7 @@ pub(crate) fn idle(agent: &mut Agent, service: &Service, streams: usize) -> Resu
     })
 }
 
-fn held(agent: &Agent) -> Result<Held, String> {
+fn held(agent: &Agent<Gateway>) -> Result<Held, String> {
     let memory = agent
         .process()
         .memory()
@@ -89,4 +82,3 @@ const AT_ONCE: usize = 32;
 
 const SETTLE: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);
-const LIMIT: Duration = Duration::from_mins(5);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::service_names::ServiceNames;
 use super::{AgentError, Proxying};
 use crate::config::{self, Config, Secret};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
@@ -13,6 +14,7 @@ use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Mater
 use crate::net::{Cancel, Deadline};
 use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
 use crate::telemetry::{self, RateLimit};
+use crate::tunnel::target::ExternalNames;
 
 /// Where a pod's own credentials are (config-and-state.md §9.1).
 pub(super) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -170,6 +172,10 @@ impl ClusterFacts for KubeFacts {
             );
         }
         mounted.or_else(|| self.given.clone())
+    }
+
+    fn external_names(&self) -> Option<Arc<dyn ExternalNames>> {
+        Some(Arc::new(ServiceNames::new(self.api.clone())))
     }
 
     fn ca_certificates(&self) -> Option<Vec<u8>> {

@@ -19,6 +19,7 @@ mod handover;
 mod identify;
 mod parts;
 mod run;
+mod service_names;
 mod services;
 mod status;
 mod tunnels;

@@ -80,7 +80,7 @@ pub fn parts(
         (true, true) => Surroundings::Pod,
         (true, false) => Surroundings::Outside,
     };
-    let tunnels = Tunnelling::start(config, surroundings)?;
+    let tunnels = Tunnelling::start(config, surroundings, facts.external_names())?;
     proxy.use_services(services(config, tunnels.targets, facts.clone()));
     let timeouts = &config.timeouts;
     let reconnect = &config.pipeops.reconnect;

@@ -3,10 +3,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::Socket;
 
-use crate::config::{Config, ServicePort};
+use crate::config::{Config, Secret, ServicePort};
 use crate::control::facts::ClusterFacts;
 use crate::http::client;
 use crate::net::{Cancel, Deadline};
@@ -59,25 +60,32 @@ impl Services for PolicedServices {
         };
         let admitted = self.targets.admit_request(host, &header).map_err(refused)?;
         let key = format!("{}.{}/{admitted}", header.service, header.namespace);
-        Ok(Arc::new(PolicedService { admitted, key }))
+        Ok(Arc::new(PolicedService {
+            admitted,
+            key,
+            is_alias: AtomicBool::new(false),
+        }))
     }
 
     fn is_own_credential(&self, authorization: &str) -> bool {
         let Some((scheme, token)) = authorization.trim().split_once(' ') else {
             return false;
         };
-        scheme.eq_ignore_ascii_case("bearer")
-            && self
-                .facts
-                .service_tokens()
-                .iter()
-                .any(|own| own.expose().trim() == token.trim())
+        let token = token.trim();
+        let is_same = |own: &Secret| {
+            let own = own.expose().trim();
+            own == token || subject(own).is_some_and(|who| subject(token) == Some(who))
+        };
+        scheme.eq_ignore_ascii_case("bearer") && self.facts.service_tokens().iter().any(is_same)
     }
 }
 
 struct PolicedService {
     admitted: Admitted,
     key: String,
+    /// What it leads to was judged, too, which takes a look at the cluster: each call
+    /// dials anew.
+    is_alias: AtomicBool,
 }
 
 impl Service for PolicedService {
@@ -103,12 +111,29 @@ impl Service for PolicedService {
 
     fn dial(&self, deadline: Deadline, cancel: &Cancel) -> Result<Arc<Socket>, Refused> {
         let connected = self.admitted.dial(deadline, cancel).map_err(refused)?;
+        if connected.is_alias {
+            self.is_alias.store(true, Ordering::Relaxed);
+        }
         Ok(connected.socket)
     }
 
     fn allows(&self, address: Option<SocketAddr>) -> bool {
-        self.admitted.allows(address)
+        !self.is_alias.load(Ordering::Relaxed) && self.admitted.allows(address)
     }
+}
+
+/// Whose token it is, if it says so (RFC 7519): the one before a rotation is as good as
+/// the one after. Its signature doesn't matter here.
+fn subject(token: &str) -> Option<(String, String)> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        iss: String,
+        sub: String,
+    }
+    let claims = token.split('.').nth(1)?.trim_end_matches('=');
+    let claims = base64_simd::URL_SAFE_NO_PAD.decode_to_vec(claims).ok()?;
+    let claims: Claims = serde_json::from_slice(&claims).ok()?;
+    Some((claims.iss, claims.sub))
 }
 
 fn header(service: &str, namespace: &str, port: u16) -> Header {
@@ -136,7 +161,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Secret;
     use crate::net::Resolver;
     use crate::net::testing::{far_deadline, listen};
     use crate::tunnel::policy::{self, Policy};
@@ -146,8 +170,18 @@ mod tests {
 
     impl ClusterFacts for Mounted {
         fn service_tokens(&self) -> Vec<Secret> {
-            vec![Secret::new("t-given"), Secret::new("t-mounted\n")]
+            let rotated = jwt(r#"{"iss":"k","sub":"system:serviceaccount:a:agent","exp":2}"#);
+            vec![
+                Secret::new("t-given"),
+                Secret::new("t-mounted\n"),
+                Secret::new(rotated),
+            ]
         }
+    }
+
+    fn jwt(claims: &str) -> String {
+        let claims = base64_simd::URL_SAFE_NO_PAD.encode_to_string(claims);
+        format!("e30.{claims}.c2ln")
     }
 
     /// In a pod, where every name is loopback's.
@@ -241,7 +275,20 @@ mod tests {
         for own in ["Bearer t-given", "bearer  t-mounted "] {
             assert!(services.is_own_credential(own), "{own}");
         }
-        for other in ["Bearer t", "Basic t-given", "t-given", ""] {
+        let before = r#"{"iss":"k","sub":"system:serviceaccount:a:agent","exp":1}"#;
+        let before = format!("Bearer {}", jwt(before));
+        assert!(services.is_own_credential(&before), "a rotation ago");
+        let another = r#"{"iss":"k","sub":"system:serviceaccount:a:other","exp":2}"#;
+        let another = format!("Bearer {}", jwt(another));
+        for other in [
+            "Bearer t",
+            "Basic t-given",
+            "t-given",
+            "",
+            "Bearer e30.e30.e30",
+            "Bearer e30.!.e30",
+            &another,
+        ] {
             assert!(!services.is_own_credential(other), "{other}");
         }
     }

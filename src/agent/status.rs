@@ -1,6 +1,7 @@
 //! What a running agent says of itself, and waiting for it to change.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -20,6 +21,8 @@ pub struct Status {
     pub connections: u64,
     pub heartbeats: u64,
     pub heartbeat_acks: u64,
+    /// The newest heartbeat that was answered, and its ack: there and back.
+    pub heartbeat_took: Option<Duration>,
     /// It has ended; nothing changes any more.
     pub ended: bool,
 }

@@ -15,7 +15,7 @@ use crate::tunnel::json::{self, JsonTunnels};
 use crate::tunnel::policy::{self, Policy, Watch};
 use crate::tunnel::session::{Acceptor, Memory};
 use crate::tunnel::streams::{self, Connection, Streams};
-use crate::tunnel::target::{Mode, Routes, Targets};
+use crate::tunnel::target::{ExternalNames, Mode, Routes, Targets};
 
 /// What names of Services mean to this agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,13 @@ pub struct Tunnelling {
 impl Tunnelling {
     /// A policy or an audit file that can't be read is an error: without them more
     /// would be allowed, or less known, than was asked for.
-    pub fn start(config: &Config, surroundings: Surroundings) -> Result<Self, AgentError> {
+    ///
+    /// `external` tells Services that are only another name, where those can be read.
+    pub fn start(
+        config: &Config,
+        surroundings: Surroundings,
+        external: Option<Arc<dyn ExternalNames>>,
+    ) -> Result<Self, AgentError> {
         let policy = Arc::new(Policy::open(policy::Settings::from_config(config))?);
         policy.set_own_ports(vec![config.agent.port]);
         let watch = match config.tunnels.policy_file {
@@ -51,7 +57,7 @@ impl Tunnelling {
         let mode = match surroundings {
             Surroundings::Pod => Mode::Cluster {
                 domain: kube::cluster_domain(),
-                external: None,
+                external,
             },
             Surroundings::Outside => Mode::Outside,
             Surroundings::Machine => Mode::Machine,
@@ -108,6 +114,7 @@ impl Drop for Served {
     /// The lines of the last tunnels are still to be written.
     fn drop(&mut self) {
         let deadline = Deadline::after(LAST_LINES);
+        self.streams.finish(deadline);
         if let Some(json) = &self.json {
             json.finish(deadline);
         }

@@ -10,11 +10,14 @@ use crate::plane::cli::{Command, CreateToken, Expose, Role, RunArgs};
 
 /// `pipeops-agent demo`.
 pub(super) fn demo(matches: &ArgMatches) -> demo::Options {
+    let defaults = demo::Options::default();
+    let size = matches.get_one::<u64>("tunnel-size").copied();
     demo::Options {
         once: matches.get_flag("once"),
         kubeconfig: matches.get_one::<PathBuf>("kubeconfig").cloned(),
         context: one(matches, "context"),
         keep: matches.get_flag("keep"),
+        tunnel_size: size.unwrap_or(defaults.tunnel_size),
     }
 }
 

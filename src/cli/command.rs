@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::config::{Args, Key, Kind, Status, keys, sections};
+use crate::config::{self, Args, Key, Kind, Status, keys, sections};
 
 /// The whole command line.
 pub(super) fn command() -> Command {
@@ -125,6 +125,13 @@ fn demo() -> Command {
                 .long("context")
                 .value_name("name")
                 .help("Use this context of the kubeconfig"),
+        )
+        .arg(
+            Arg::new("tunnel-size")
+                .long("tunnel-size")
+                .value_name("size")
+                .value_parser(config::size)
+                .help("How much is sent through the tunnel, each way (default 256MiB)"),
         )
         .arg(switch("keep").help("Leave the temporary folder in place"))
 }

@@ -32,6 +32,7 @@ pub use types::{
     LogOutput, Logging, OutboundProxy, PipeOps, Proxy, ProxyProtocol, Reconnect, Registration,
     State, StateBackend, TcpTunnels, Timeouts, Tls, Transport, Tunnels, UdpTunnels,
 };
+pub(crate) use value::size;
 
 #[cfg(test)]
 mod tests;

@@ -145,7 +145,8 @@ fn at_least(
     Ok(value)
 }
 
-fn size(text: &str) -> Result<u64, String> {
+/// `64MiB`, in bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

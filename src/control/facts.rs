@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::config::Secret;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::threads::{self, SpawnError, Stack};
+use crate::tunnel::target::ExternalNames;
 
 /// Reads facts from the cluster; implemented over `kube`, and by stand-ins, which know
 /// nothing unless they say so.
@@ -33,6 +34,11 @@ pub trait ClusterFacts: Send + Sync {
     /// The token that `register` hands over, if any (config-and-state.md §9.3).
     fn service_token(&self, _deadline: Deadline, _cancel: &Cancel) -> Option<Secret> {
         self.service_tokens().into_iter().next()
+    }
+
+    /// Reads Services, for tunnels; `None` where there is no cluster to ask.
+    fn external_names(&self) -> Option<Arc<dyn ExternalNames>> {
+        None
     }
 
     /// The certificates (PEM) that the cluster's API server is trusted by; `None`

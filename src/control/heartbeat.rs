@@ -54,6 +54,8 @@ pub struct Pace {
     attempt: u32,
     failed_rounds: u32,
     unacknowledged: u32,
+    /// When the one was written whose ack is the next, if that can be told.
+    unanswered: Option<Instant>,
 }
 
 impl Pace {
@@ -68,6 +70,7 @@ impl Pace {
             attempt: 0,
             failed_rounds: 0,
             unacknowledged: 0,
+            unanswered: None,
         }
     }
 
@@ -77,6 +80,7 @@ impl Pace {
         self.pending = false;
         self.attempt = 0;
         self.unacknowledged = 0;
+        self.unanswered = None;
         self.next = now;
         if first_sent {
             self.written(now);
@@ -117,6 +121,7 @@ impl Pace {
 
     /// It went into the WebSocket; whether an ack comes is a hint only (T16).
     pub fn written(&mut self, now: Instant) {
+        self.unanswered = (self.unacknowledged == 0).then_some(now);
         self.unacknowledged = self.unacknowledged.saturating_add(1);
         self.succeeded(now);
     }
@@ -144,8 +149,12 @@ impl Pace {
         true
     }
 
-    pub fn acknowledged(&mut self) {
+    /// An ack has come: how long its heartbeat and it took. `None`: more than one
+    /// was without, and an ack doesn't say which it means.
+    pub fn acknowledged(&mut self, now: Instant) -> Option<Duration> {
         self.unacknowledged = 0;
+        let written = self.unanswered.take()?;
+        Some(now.saturating_duration_since(written))
     }
 
     /// True once, when several heartbeats in a row got no ack.
@@ -318,9 +327,28 @@ mod tests {
             pace.acks_are_missing()
         });
         assert_eq!(hints.count(), 1);
-        pace.acknowledged();
+        assert_eq!(pace.acknowledged(now), None);
         pace.written(now);
         assert!(!pace.acks_are_missing());
+    }
+
+    #[test]
+    fn an_ack_says_how_long_it_took_where_one_heartbeat_waits() {
+        let (mut pace, now) = pace(Settings::default());
+        let later = now + Duration::from_millis(7);
+        pace.serve(now, true);
+        assert_eq!(pace.acknowledged(later), Some(later - now));
+        assert_eq!(pace.acknowledged(later), None, "nothing was asked");
+        pace.written(now);
+        pace.written(later);
+        assert_eq!(
+            pace.acknowledged(later),
+            None,
+            "the first's or the second's"
+        );
+        pace.written(now);
+        pace.serve(later, false);
+        assert_eq!(pace.acknowledged(later), None, "of another connection");
     }
 
     /// What the original sent (captures, line 10), but for the time.

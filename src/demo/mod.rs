@@ -2,9 +2,12 @@
 //! real TLS sockets, on loopback only, with a state of their own in a temporary
 //! folder. A real cluster is used only when it is named.
 
+mod figures;
 mod sample;
+mod service;
 mod stage;
 mod steps;
+mod tunnel;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -19,11 +22,12 @@ use crate::kube::KubeError;
 use crate::net::{Cancel, TlsError};
 use crate::plane::PlaneError;
 use crate::server::ServerError;
+use figures::Figures;
 use stage::Stage;
 use steps::{Steps, say};
 
 /// What the demo is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// End after the steps.
     pub once: bool,
@@ -32,6 +36,20 @@ pub struct Options {
     pub context: Option<String>,
     /// Leave the temporary folder in place.
     pub keep: bool,
+    /// Bytes that are sent through the tunnel, each way.
+    pub tunnel_size: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            once: false,
+            kubeconfig: None,
+            context: None,
+            keep: false,
+            tunnel_size: 256 << 20,
+        }
+    }
 }
 
 /// Why the demo could not be shown.
@@ -41,6 +59,8 @@ pub enum DemoError {
     Folder(#[source] io::Error),
     #[error("the sample cluster could not be started: {0}")]
     Sample(#[source] io::Error),
+    #[error("the services behind the tunnel could not be started: {0}")]
+    Services(#[source] io::Error),
     #[error(transparent)]
     Kube(#[from] KubeError),
     #[error("there is no kubeconfig, and a cluster was asked for")]
@@ -92,10 +112,15 @@ fn show(
     stop: &Cancel,
 ) -> Result<(), DemoError> {
     let stage = Stage::set(options, folder, steps)?;
-    stage.play(steps, stop).map_err(|error| {
+    let mut figures = Figures::new();
+    let played = stage
+        .play(steps, stop)
+        .and_then(|()| stage.play_tunnels(options.tunnel_size, steps, &mut figures, stop));
+    played.map_err(|error| {
         // Whatever it broke off.
         stop.reason().map_or(error, |_| DemoError::Interrupted)
     })?;
+    say(figures.table().trim_end());
     let files = Files::write(&stage, folder).map_err(DemoError::Folder)?;
     if options.once {
         return stage.end(None);

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::figures::Figures;
 use super::sample::SampleCluster;
+use super::service::Services;
 use super::steps::Steps;
+use super::tunnel::{self, Entries};
 use super::{DemoError, Options};
 use crate::agent::{self, Agent};
-use crate::config::{Config, OutboundProxy, Secret, StateBackend, TokenSource};
+use crate::config::{Config, Forward, Origin, OutboundProxy, Secret, StateBackend, TokenSource};
 use crate::http::Headers;
 use crate::http::client::{Body, Call, Client, Response, Settings};
 use crate::kube::{Auth, Credentials, Search, ServerUrl};
@@ -19,7 +22,8 @@ use crate::net::{
     Cancel, ClientTls, ClientTlsSettings, Deadline, Dialer, Endpoint, PemSource, Trust,
 };
 use crate::plane::{
-    Access, CertificateSource, ClusterName, GatewayUrl, Grant, Plane, PlaneConfig, Scope,
+    Access, CertificateSource, ClusterName, GatewayUrl, Grant, Plane, PlaneConfig, PlaneError,
+    Scope,
 };
 use crate::server::HealthState;
 use crate::url::Url;
@@ -29,6 +33,7 @@ pub(super) struct Stage {
     agent: Agent,
     plane: Plane,
     sample: Option<SampleCluster>,
+    _services: Services,
     user_token: String,
     client: Client,
 }
@@ -72,7 +77,7 @@ impl Stage {
             http: ([127, 0, 0, 1], 0).into(),
         })?;
         steps.done(&format!("the control plane listens on {}", plane.url()));
-        let cluster = ClusterName::parse(CLUSTER).map_err(crate::plane::PlaneError::Name)?;
+        let cluster = ClusterName::parse(CLUSTER).map_err(PlaneError::Name)?;
         let (_, agent_token) = plane.create_token(Grant::Agent { cluster })?;
         let grant = Grant::User {
             scope: Scope::All,
@@ -80,7 +85,16 @@ impl Stage {
         };
         let (_, user_token) = plane.create_token(grant)?;
 
-        let config = agent_config(&plane, agent_token.reveal(), folder)?;
+        let services = Services::start().map_err(DemoError::Services)?;
+        let mut config = agent_config(&plane, agent_token.reveal(), folder)?;
+        for (name, address) in [
+            (tunnel::BYTES, services.bytes),
+            (tunnel::ECHO, services.echo),
+        ] {
+            let origin = Origin::parse(&address.to_string()).map_err(DemoError::Step)?;
+            let name = name.to_owned();
+            config.tunnels.forwards.push(Forward { name, origin });
+        }
         let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
         let (proxy, facts) = agent::reach(Some(credentials), &config)?;
         let agent = Agent::start(agent::parts(&config, health, proxy, facts)?)?;
@@ -91,6 +105,7 @@ impl Stage {
             agent,
             plane,
             sample,
+            _services: services,
             user_token,
             client,
         })
@@ -131,6 +146,22 @@ impl Stage {
         let event = self.live_event(stop)?;
         steps.done(&format!("a watch event arrived live: {event}"));
         Ok(())
+    }
+
+    /// Shows tunnels, `size` bytes each way.
+    pub(super) fn play_tunnels(
+        &self,
+        size: u64,
+        steps: &mut Steps,
+        figures: &mut Figures,
+        stop: &Cancel,
+    ) -> Result<(), DemoError> {
+        let cluster = ClusterName::parse(CLUSTER).map_err(PlaneError::Name)?;
+        let entries = Entries::expose(&self.plane, &cluster, stop)?;
+        steps.done(&entries.described());
+        entries.transfers(size, steps, figures, stop)?;
+        entries.datagrams(steps, figures, stop)?;
+        entries.close(&self.plane)
     }
 
     /// Watches something that changes by itself, from now on, and waits for the

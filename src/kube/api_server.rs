@@ -195,6 +195,31 @@ impl ApiServer {
         Ok(list.items.len() as u64 + list.metadata.remaining_item_count)
     }
 
+    /// Where a Service of type ExternalName points to; `None` for one of another type.
+    /// Both names must be plain: they become part of the path.
+    pub fn external_name(
+        &self,
+        namespace: &str,
+        service: &str,
+        deadline: Deadline,
+        cancel: &Cancel,
+    ) -> Result<Option<String>, ApiError> {
+        #[derive(Deserialize)]
+        struct Service {
+            #[serde(default)]
+            spec: Spec,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Spec {
+            r#type: String,
+            external_name: String,
+        }
+        let target = format!("/api/v1/namespaces/{namespace}/services/{service}");
+        let Service { spec } = self.ask(&Ask::get(&target), deadline, cancel)?;
+        Ok((spec.r#type == "ExternalName").then_some(spec.external_name))
+    }
+
     /// Whether the bearer of `token` may create namespaces: how a token is judged
     /// before it is handed over (config-and-state.md §9.3).
     pub fn is_usable(

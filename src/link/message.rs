@@ -6,6 +6,7 @@ use std::mem;
 
 use super::frame::MAX_HEADER;
 use crate::buffers::Buffer;
+use crate::telemetry::metrics::{Entered, Gauge};
 
 /// What the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub struct Message {
     kind: Kind,
     held: Option<Box<dyn Any + Send>>,
     owner: Option<Owner>,
+    counted: Option<Entered>,
 }
 
 type Owner = Box<dyn FnOnce(Message) + Send>;
@@ -53,6 +55,7 @@ impl Message {
             kind,
             held: None,
             owner: None,
+            counted: None,
         }
     }
 
@@ -67,6 +70,13 @@ impl Message {
     #[must_use]
     pub fn holding(mut self, what: impl Any + Send) -> Self {
         self.held = Some(Box::new(what));
+        self
+    }
+
+    /// Counts its bytes among those that wait, until it is written or given up.
+    #[must_use]
+    pub(super) fn counted_in(mut self, waiting: &'static Gauge) -> Self {
+        self.counted = Some(waiting.hold(self.len()));
         self
     }
 
@@ -139,6 +149,7 @@ impl Drop for Message {
                 kind: self.kind,
                 held: self.held.take(),
                 owner: None,
+                counted: None,
             });
         }
     }
@@ -151,3 +162,27 @@ pub const HEADROOM: usize = MAX_HEADER;
 /// ping or pong may go, so it must not be much; with its header of 8 bytes a frame
 /// fills four TLS records.
 pub(super) const FRAGMENT: usize = 64 * 1024 - 8;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_counted_until_it_is_gone_or_back_with_its_owner() {
+        static WAITING: Gauge = Gauge::new();
+        let message = || Message::text(5, |buf| buf.extend_from_slice(b"hello"));
+        let gone = message().counted_in(&WAITING);
+        let (to, back) = channel();
+        let owned = message()
+            .or_back_to(move |message| to.send(message).expect("the test waits"))
+            .counted_in(&WAITING);
+        assert_eq!(WAITING.value(), 10);
+        drop(gone);
+        assert_eq!(WAITING.value(), 5);
+        drop(owned);
+        assert_eq!(back.recv().expect("it is back").payload(), b"hello");
+        assert_eq!(WAITING.value(), 0);
+    }
+}

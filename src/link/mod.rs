@@ -43,6 +43,7 @@ pub use slots::Slot;
 pub use speaker::{Carrier, Speaker};
 
 use crate::net::{Cancel, Halves, Reason};
+use crate::telemetry::metrics;
 use crate::threads::{self, SpawnError, Stack};
 use outbox::Untaken;
 use shared::{Seat, Shared};
@@ -193,6 +194,11 @@ impl Link {
     /// Success means queued; what is lost later can be had back
     /// ([`Message::or_back_to`]).
     pub fn send(&self, lane: Lane, message: Message, cancel: &Cancel) -> Result<(), SendError> {
+        let message = match self.0.settings.role {
+            Role::Client => message.counted_in(&metrics::LINK_QUEUED_BYTES),
+            // The metric is the agent's.
+            Role::Server => message,
+        };
         match lane {
             Lane::Bulk(slot) => self.0.outbox.send_bulk(slot, message, cancel),
             Lane::Control => self.0.outbox.send_control(message).map_err(|untaken| {

@@ -7,21 +7,28 @@
 //! One lock. Nobody else's is taken under it: speakers are asked, and whatever may be
 //! somebody's last hold on something is dropped, when it is free.
 
-use std::collections::VecDeque;
+mod batch;
+mod fill;
+
 use std::mem;
 use std::sync::Arc;
 use std::thread;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+pub(super) use batch::{Batch, Jobs, Step};
+pub(super) use fill::GATHER_MESSAGES;
+
 use super::SendError;
-use super::frame::{CloseFrame, MAX_CONTROL};
+use super::frame::CloseFrame;
 use super::lanes::{Lanes, Leftovers, Party};
-use super::message::{HEADROOM, Kind, Message};
+use super::message::Message;
 use super::slots::Slot;
 use super::speaker::Speaker;
 use super::wait::{Wait, Waited};
 use crate::net::Cancel;
+use batch::Pong;
+use fill::fill;
 
 /// Everything that waits to be written.
 #[derive(Debug)]
@@ -49,64 +56,6 @@ struct State {
     finish: bool,
     /// The writer ends at once.
     stopped: bool,
-}
-
-/// What is written between frames of messages.
-#[derive(Debug, Default)]
-pub(super) struct Jobs {
-    /// Send what reading has provoked in TLS.
-    pub(super) flush: bool,
-    pub(super) ping: bool,
-    pub(super) pongs: VecDeque<Pong>,
-}
-
-impl Jobs {
-    fn is_empty(&self) -> bool {
-        !self.flush && !self.ping && self.pongs.is_empty()
-    }
-}
-
-/// The payload of a pong.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pong {
-    bytes: [u8; MAX_CONTROL],
-    len: usize,
-}
-
-impl Pong {
-    /// `payload` is that of a ping, so it fits; what doesn't is cut.
-    fn new(payload: &[u8]) -> Self {
-        let len = payload.len().min(MAX_CONTROL);
-        let mut bytes = [0; MAX_CONTROL];
-        bytes[..len].copy_from_slice(&payload[..len]);
-        Self { bytes, len }
-    }
-
-    pub(super) fn payload(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-/// What the writer shall write next, in this order.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) jobs: Jobs,
-    pub(super) messages: Vec<Message>,
-    /// Nothing may be written after it, the rest of a message included.
-    pub(super) close: Option<CloseFrame>,
-    /// Senders that go on.
-    admitted: Vec<Arc<Wait>>,
-}
-
-/// What the writer shall do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Write the batch (or go on with the message in hand).
-    Write,
-    /// Close the connection's write half and end.
-    Finish,
-    /// End.
-    Stop,
 }
 
 /// Why the control lane didn't take a message.
@@ -335,7 +284,6 @@ impl Outbox {
             state.lanes.slots.written();
         }
         let step = loop {
-            batch.jobs = state.take_jobs();
             if !busy {
                 fill(&mut state, &mut batch.messages);
                 if state.abandoned() {
@@ -343,6 +291,9 @@ impl Outbox {
                     MutexGuard::unlocked(&mut state, || batch.messages.clear());
                 }
             }
+            // When the lock won't be free again before we write or wait: nobody is
+            // woken by what was asked for while a speaker was.
+            batch.jobs = state.take_jobs();
             if state.stopped {
                 break Step::Stop;
             }
@@ -387,86 +338,6 @@ impl State {
         self.urgent || self.stopped
     }
 }
-
-/// Takes what one write call may carry. The lock is free while speakers are asked.
-fn fill(state: &mut MutexGuard<'_, State>, messages: &mut Vec<Message>) {
-    let mut bytes = 0;
-    while bytes < GATHER && messages.len() < GATHER_MESSAGES {
-        if let Some(message) = state.lanes.control.pop() {
-            bytes += message.len();
-            messages.push(message);
-        } else if let Some(speaker) = state.lanes.speaking.pop_front() {
-            let message = ask(state, speaker);
-            bytes += message.len();
-            if !message.is_empty() {
-                messages.push(message);
-            }
-        } else {
-            bytes += match state.lanes.turns.next_turn() {
-                Some(Party::Slot(slot)) => {
-                    let most = GATHER_MESSAGES - messages.len();
-                    state.lanes.turn(slot, messages, most)
-                }
-                Some(Party::Speaker(speaker)) => turn(state, speaker, messages),
-                None => return,
-            };
-        }
-    }
-}
-
-/// Asks this speaker, and those behind it, for control frames.
-fn ask(state: &mut MutexGuard<'_, State>, first: Arc<dyn Speaker>) -> Message {
-    let mut buf = vec![0; HEADROOM];
-    let mut next = Some(first);
-    while let Some(speaker) = next {
-        MutexGuard::unlocked(state, || {
-            speaker.control(&mut buf);
-            drop(speaker);
-        });
-        // What came in the control lane in the meantime goes before those who came
-        // after it: the answer to a hello, before the new session's frames.
-        let more = buf.len() < HEADROOM + CONTROL_FRAMES && state.lanes.control.is_empty();
-        next = if more {
-            state.lanes.speaking.pop_front()
-        } else {
-            None
-        };
-    }
-    Message::from_buffer(Kind::Binary, buf.into())
-}
-
-/// A speaker has its turn; gives back how many bytes it used.
-fn turn(
-    state: &mut MutexGuard<'_, State>,
-    speaker: Arc<dyn Speaker>,
-    messages: &mut Vec<Message>,
-) -> usize {
-    let before = messages.len();
-    let speaker = MutexGuard::unlocked(state, || {
-        let more = speaker.turn(messages) && messages.len() > before;
-        more.then_some(speaker)
-    });
-    let bytes = messages[before..].iter().map(Message::len).sum();
-    state.lanes.turns.spent(bytes);
-    match speaker {
-        Some(speaker) if !state.abandoned() => {
-            state.lanes.turns.again(Party::Speaker(speaker), bytes);
-        }
-        Some(speaker) => MutexGuard::unlocked(state, || drop(speaker)),
-        None => {}
-    }
-    bytes
-}
-
-/// Bytes of messages in one write call.
-const GATHER: usize = 64 * 1024;
-
-/// Bytes of control frames after which no further speaker is asked for a message.
-const CONTROL_FRAMES: usize = 4 * 1024;
-
-/// Messages in one write call: with pings, pongs and a close frame in front they
-/// fit into what the write half passes to the system at once.
-pub(super) const GATHER_MESSAGES: usize = 60;
 
 /// Pongs that are kept while the writer is busy.
 const PONGS: usize = 16;

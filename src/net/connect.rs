@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use super::abort::abort;
 use super::{Cancel, Deadline, Guard, Reason};
 
 /// Options of every TCP connection, dialled or accepted.
@@ -87,6 +88,19 @@ struct Attempt {
     guard: Guard,
 }
 
+/// Those under way. What is left when they are dropped is aborted: one that lost, or
+/// that was cancelled, may have been accepted, and an end without a byte before it
+/// looks like a whole, empty upload. (To a server that doesn't care it is no worse.)
+struct Open(Vec<Attempt>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        for attempt in &self.0 {
+            abort(&attempt.socket);
+        }
+    }
+}
+
 /// Connects to the first address that answers. The socket is in blocking mode;
 /// the guard keeps it registered with `cancel`, which aborts it.
 pub fn connect(
@@ -97,7 +111,8 @@ pub fn connect(
 ) -> Result<(Arc<Socket>, Guard), ConnectError> {
     let addresses = alternate(addresses);
     let mut untried = addresses.iter().take(MAX_ADDRESSES).peekable();
-    let mut open: Vec<Attempt> = Vec::new();
+    let mut all = Open(Vec::new());
+    let open = &mut all.0;
     let mut attempts = Vec::new();
     let mut next_start = Instant::now();
     loop {
@@ -105,7 +120,7 @@ pub fn connect(
             return Err(ConnectError::Cancelled(reason));
         }
         let Some(left) = deadline.remaining() else {
-            let late = open.drain(..).map(|attempt| {
+            let late = open.iter().map(|attempt| {
                 let error = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
                 (attempt.address, error)
             });
@@ -120,10 +135,11 @@ pub fn connect(
         {
             match start(address, options) {
                 Ok(socket) => {
-                    // It may have been accepted: an end would be an empty upload.
-                    let guard = cancel
-                        .on_aborted(socket.clone())
-                        .map_err(ConnectError::Cancelled)?;
+                    let guard = cancel.on_aborted(socket.clone()).map_err(|reason| {
+                        // On this machine it is connected already.
+                        abort(&socket);
+                        ConnectError::Cancelled(reason)
+                    })?;
                     open.push(Attempt {
                         address,
                         socket,
@@ -145,7 +161,7 @@ pub fn connect(
             Some(_) => left.min(next_start.saturating_duration_since(Instant::now())),
             None => left,
         };
-        let Some(index) = first_ready(&open, wait) else {
+        let Some(index) = first_ready(open, wait) else {
             continue;
         };
         let attempt = open.swap_remove(index);
@@ -219,7 +235,11 @@ const MAX_ADDRESSES: usize = 16;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::net::testing::{far_deadline, listen};
 
     #[test]
     fn families_take_turns_and_nothing_is_lost() {
@@ -237,5 +257,61 @@ mod tests {
         assert_eq!(sorted[1], addresses[3]);
         assert_eq!(sorted[2..], addresses[1..3]);
         assert!(alternate(&[]).is_empty());
+    }
+
+    fn assert_reset(listener: &TcpListener) {
+        let (mut accepted, _) = listener.accept().expect("accepted");
+        let error = accepted.read(&mut [0; 1]).expect_err("a clean end");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+    }
+
+    #[test]
+    fn tt09_an_address_that_loses_sees_a_reset() {
+        let [(first, near), (second, far)] = [listen(), listen()];
+        let at_once = ConnectOptions {
+            stagger: Duration::ZERO,
+            ..ConnectOptions::default()
+        };
+        let connected = connect(&[near, far], &at_once, far_deadline(), &Cancel::new());
+        let (socket, _guard) = connected.expect("connected");
+        let winner = socket.peer_addr().expect("peer").as_socket();
+        assert_reset(if winner == Some(near) {
+            &second
+        } else {
+            &first
+        });
+    }
+
+    /// Cancelled at whatever moment, the other end sees nothing, or a reset.
+    #[test]
+    fn tt09_a_connection_that_is_cancelled_is_never_a_clean_end() {
+        let (listener, address) = listen();
+        listener.set_nonblocking(true).expect("option");
+        for round in 0..500 {
+            let cancel = Cancel::new();
+            let canceller = cancel.clone();
+            let thread = std::thread::spawn(move || {
+                for _ in 0..round * 20 {
+                    std::hint::spin_loop();
+                }
+                canceller.cancel(Reason::Cancelled);
+            });
+            let connected = connect(
+                &[address],
+                &ConnectOptions::default(),
+                far_deadline(),
+                &cancel,
+            );
+            thread.join().expect("thread");
+            if let Ok((socket, _)) = connected {
+                // It was there first, and is its caller's.
+                abort(&socket);
+            }
+            if let Ok((mut accepted, _)) = listener.accept() {
+                accepted.set_nonblocking(false).expect("option");
+                let error = accepted.read(&mut [0; 1]).expect_err("a clean end");
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+            }
+        }
     }
 }

@@ -30,6 +30,9 @@ pub(crate) fn tcp_pair() -> (Socket, Socket) {
 
 pub(crate) fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    // The 128 of the standard library overflow when a test connects hundreds at once;
+    // some of those are then connections for one end only.
+    rustix::net::listen(&listener, 1024).expect("listens");
     let address = listener.local_addr().expect("address");
     (listener, address)
 }

@@ -48,10 +48,12 @@ pub(crate) enum Answer {
     /// `None`: there is none of that id.
     Revoked(Option<Token>),
     Clusters(Vec<ClusterView>),
-    /// `open`: a plane runs, and listens now.
     Exposed {
         exposure: Exposure,
+        /// A plane runs, and listens now.
         open: bool,
+        /// A cluster of that name has registered.
+        known: bool,
     },
     /// `None`: there is none.
     Unexposed(Option<Exposure>),
@@ -152,14 +154,15 @@ fn expose(hub: &Hub, exposer: Option<&Exposer>, exposure: &Exposure) -> Answer {
         if let Some(other) = before.find(|other| other.entry == exposure.entry) {
             Err(expose::taken(&other))
         } else {
-            let written = hub.registry.expose(exposure);
+            let written = hub.registry.expose(exposure).map(|()| exposure.clone());
             written.map_err(|error| error.to_string())
         }
     };
     match exposed {
-        Ok(()) => Answer::Exposed {
-            exposure: exposure.clone(),
+        Ok(exposure) => Answer::Exposed {
+            known: hub.registry.cluster(&exposure.cluster).is_some(),
             open: exposer.is_some(),
+            exposure,
         },
         Err(why) => Answer::Failed(why),
     }

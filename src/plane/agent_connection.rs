@@ -156,8 +156,9 @@ impl AgentConnection {
         let state = self.state.lock();
         let headers = state.headers.unwrap_or(Version::One);
         match &state.tunnels {
-            Tunnels::Live(session) => Some((session.clone(), headers)),
-            Tunnels::None | Tunnels::Offered => None,
+            // One that has ended takes its connection with it, in a moment.
+            Tunnels::Live(session) if session.is_live() => Some((session.clone(), headers)),
+            Tunnels::None | Tunnels::Offered | Tunnels::Live(_) => None,
         }
     }
 

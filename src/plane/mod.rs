@@ -55,7 +55,7 @@ mod hub;
 mod in_flight;
 mod name;
 mod registry;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -194,6 +194,7 @@ impl Plane {
         let settings = expose::Settings {
             http: config.http,
             udp_idle: UDP_IDLE,
+            retry: FIRST_RETRY,
         };
         let exposer = Exposer::start(hub.clone(), settings);
         let told = Some(exposer.clone());
@@ -273,21 +274,28 @@ impl Plane {
         self.hub.clusters()
     }
 
-    /// Exposes a Service of a cluster, from now on and after restarts; an error says
-    /// what to do.
+    /// Exposes a Service of a cluster, from now on and after restarts; port 0 takes
+    /// any. Where clients come in now; an error says what to do.
     pub fn expose(
         &self,
         entry: Entry,
         cluster: ClusterName,
         service: ServiceName,
-    ) -> Result<(), PlaneError> {
+    ) -> Result<Entry, PlaneError> {
         let exposure = Exposure {
             entry,
             cluster,
             service,
             created: jiff::Timestamp::now().as_second(),
         };
-        self.exposer.expose(&exposure).map_err(PlaneError::Entry)
+        let exposed = self.exposer.expose(&exposure);
+        exposed.map(|it| it.entry).map_err(PlaneError::Entry)
+    }
+
+    /// Takes it back, and resets its clients; false when it isn't exposed.
+    pub fn unexpose(&self, entry: &Entry) -> Result<bool, PlaneError> {
+        let gone = self.exposer.unexpose(entry);
+        gone.map(|it| it.is_some()).map_err(PlaneError::Entry)
     }
 
     /// What is exposed, with what was counted.
@@ -394,6 +402,10 @@ const WRITE_LIMIT: Duration = Duration::from_mins(5);
 /// A UDP client without a datagram for this long is forgotten: as long as an agent
 /// waits for one.
 const UDP_IDLE: Duration = Duration::from_mins(5);
+
+/// What couldn't be opened at the start: somebody else has the address for a moment,
+/// perhaps this plane's predecessor.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 const OPEN_LIMIT: Duration = Duration::from_secs(3);
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);

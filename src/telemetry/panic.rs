@@ -6,6 +6,8 @@ use std::panic::PanicHookInfo;
 
 use log::error;
 
+use crate::threads;
+
 /// Replaces the standard hook, which writes several lines of plain text.
 pub(super) fn install() {
     std::panic::set_hook(Box::new(report));
@@ -19,12 +21,11 @@ fn report(info: &PanicHookInfo<'_>) {
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    let thread = std::thread::current();
     // `level` overrides the record's own name (line.rs); "panic" is the original's.
     error!(
         level = "panic",
         component = "panic",
-        thread = thread.name().unwrap_or("unnamed"),
+        thread = threads::own_name().as_str(),
         place = place.as_str(),
         backtrace = Backtrace::force_capture().to_string().as_str();
         "{message}"

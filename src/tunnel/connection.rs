@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 use super::header::Version;
 use super::session::{Acceptor, Figures, Inbox, Memory, Session};
 use super::streams::Connection;
-use crate::link::Link;
+use crate::link::{Carrier, Link};
 use crate::sync::Mutex;
+use crate::telemetry::RateLimit;
+use crate::telemetry::metrics::{self, GaugeOfOne, Part};
 use crate::yamux::{Config, Role};
 
 /// What all tunnels of the process have in common.
@@ -108,6 +110,7 @@ impl Tunnels {
             tunnels: self.clone(),
             link: link.clone(),
             headers: Version::One,
+            number: 0,
             live: None,
         }
     }
@@ -204,6 +207,8 @@ pub struct ConnectionTunnels {
     tunnels: Arc<Tunnels>,
     link: Link,
     headers: Version,
+    /// Of the session that is there.
+    number: u64,
     live: Option<(Session, Inbox)>,
 }
 
@@ -218,18 +223,24 @@ impl ConnectionTunnels {
     /// nothing before it [begins](Self::begin), because nobody tells it anything
     /// before.
     pub fn replace(&mut self, terms: &Terms) {
+        // Nothing keeps a gateway from saying it all the time.
+        static HELLOS: RateLimit = RateLimit::new(5, Duration::from_mins(1));
         let config = self.tunnels.config(terms);
-        if self.end() {
-            log::warn!("the gateway has said hello again: the streams until now are cut");
+        let again = self.end();
+        if let Some(skipped) = HELLOS.pass() {
+            if again {
+                log::warn!("the gateway has said hello again: the streams until now are cut");
+            }
+            log::info!(
+                max_window = config.max_window, keepalive:? = config.keepalive,
+                timeout:? = config.timeout, skipped;
+                "tunnels: the gateway uses yamux"
+            );
         }
-        log::info!(
-            max_window = config.max_window, keepalive:? = config.keepalive,
-            timeout:? = config.timeout;
-            "tunnels: the gateway uses yamux"
-        );
         let acceptors = &self.tunnels.acceptors;
+        self.number = self.tunnels.next.fetch_add(1, Ordering::Relaxed);
         let mut acceptor = acceptors.acceptor(Connection {
-            number: self.tunnels.next.fetch_add(1, Ordering::Relaxed),
+            number: self.number,
             newest: self.headers,
             dial_timeout: config.timeout,
         });
@@ -241,7 +252,8 @@ impl ConnectionTunnels {
     /// The session that is there may speak.
     pub fn begin(&mut self) {
         if let Some((session, _)) = &self.live {
-            self.link.attach(Some(session.carrier()));
+            let watch = Watch::new(session.clone(), self.number);
+            self.link.attach(Some(Arc::new(watch)));
             self.tunnels.add(session);
         }
     }
@@ -273,6 +285,36 @@ impl ConnectionTunnels {
     }
 }
 
+/// Tells a session the time, and metrics what it has.
+struct Watch {
+    session: Session,
+    memory: GaugeOfOne,
+    paused: Part,
+    queued: Part,
+}
+
+impl Watch {
+    fn new(session: Session, number: u64) -> Self {
+        Self {
+            session,
+            memory: metrics::YAMUX_WINDOW_BYTES.begin(number.to_string()),
+            paused: metrics::YAMUX_PAUSED.part(),
+            queued: metrics::LINK_QUEUED_BYTES.part(),
+        }
+    }
+}
+
+impl Carrier for Watch {
+    fn tick(&self, now: Instant) {
+        self.session.tick(now);
+        let figures = self.session.figures();
+        let charged = i64::try_from(figures.charged).unwrap_or(i64::MAX);
+        self.memory.set(charged);
+        self.paused.set(figures.paused);
+        self.queued.set(figures.queued);
+    }
+}
+
 impl Drop for ConnectionTunnels {
     fn drop(&mut self) {
         self.end();
@@ -286,3 +328,6 @@ impl fmt::Debug for ConnectionTunnels {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,6 +126,19 @@ fn number(path: &Path) -> Option<u64> {
 
 /// Raises the soft limit of open files to the hard one; what there is then.
 fn files() -> Option<Bound> {
+    let limit = raise_files();
+    let used = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    Some(Bound {
+        what: "the limit of open files",
+        left: limit.current?.saturating_sub(used as u64),
+        reserve: 256,
+        per_stream: 1,
+    })
+}
+
+/// Raises the soft limit of open files to the hard one: the soft one is low for
+/// programs that use `select`.
+pub(crate) fn raise_files() -> Rlimit {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some() && limit.current != limit.maximum {
         let raised = Rlimit {
@@ -137,13 +150,7 @@ fn files() -> Option<Bound> {
             Err(error) => log::warn!("the limit of open files can't be raised: {error}"),
         }
     }
-    let used = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    Some(Bound {
-        what: "the limit of open files",
-        left: limit.current?.saturating_sub(used as u64),
-        reserve: 256,
-        per_stream: 1,
-    })
+    limit
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl Budget {
         self.charged() >= self.near()
     }
 
-    /// Streams that nobody reads have to go.
+    /// Streams that nobody reads have to go, and who sends queues little.
     pub fn is_full(&self) -> bool {
         self.charged() >= self.limit
     }
@@ -99,6 +99,14 @@ impl Account {
 
     pub(super) fn is_near(&self) -> bool {
         self.budget.is_near()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.budget.is_full()
+    }
+
+    pub(super) fn charged(&self) -> usize {
+        self.charged
     }
 
     /// Takes `more` bytes for a window, if there is enough.

@@ -26,7 +26,8 @@ pub trait Host {
         f: impl FnOnce(&mut Stream<Self::Payload>) -> R,
     ) -> R;
 
-    /// The peer opened a stream. None: it is refused. Its wakes come later.
+    /// The peer opened a stream. None: it is refused. Its wakes come later, or never,
+    /// when the session ends before.
     fn accept(&mut self, stream: Stream<Self::Payload>) -> Option<Self::Handle>;
 }
 
@@ -105,7 +106,7 @@ impl<H: Clone> Receiver<H> {
             host.session(|session| session.refuse(id))?;
             return Ok(None);
         };
-        let live = host.session(|session| session.insert(id, handle.clone()));
+        let live = host.session(|session| session.insert(id, handle.clone()))?;
         host.stream(&handle, |stream| {
             if !live {
                 stream.lose();

@@ -2,6 +2,7 @@
 //! (tunnels.md §2.4, §2.5, §2.8, §2.9).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -111,8 +112,8 @@ impl<H: Clone> Session<H> {
             return Err(OpenError::Unanswered);
         }
         // A peer that opens ids of ours isn't refused: they are passed over.
-        while self.streams.contains_key(&self.next_id) {
-            self.next_id = self.next_id.saturating_add(2);
+        while self.next_id <= LAST_ID && self.streams.contains_key(&self.next_id) {
+            self.next_id += 2;
         }
         if self.next_id > LAST_ID {
             return Err(OpenError::Exhausted);
@@ -126,13 +127,19 @@ impl<H: Clone> Session<H> {
     }
 
     /// Puts a stream that the peer opened into the table. False: the session has
-    /// ended in the meantime.
-    pub(super) fn insert(&mut self, id: u32, handle: H) -> bool {
+    /// ended in the meantime. A peer may open an id of ours just when we do: whoever
+    /// has it isn't pushed out, or nobody would ever tell him of his end.
+    pub(super) fn insert(&mut self, id: u32, handle: H) -> Result<bool, Fatal> {
         if self.ended {
-            return false;
+            return Ok(false);
         }
-        self.streams.insert(id, handle);
-        true
+        match self.streams.entry(id) {
+            Entry::Occupied(_) => Err(Fatal::DuplicateSyn(id)),
+            Entry::Vacant(place) => {
+                place.insert(handle);
+                Ok(true)
+            }
+        }
     }
 
     /// A stream says that the session is concerned ([`Wakes::concern_session`]).
@@ -272,3 +279,25 @@ impl<H: Clone> Session<H> {
 
 /// hashicorp's library opens none beyond it.
 const LAST_ID: u32 = 0xffff_fffd;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yamux::{Budget, Config, Unpooled};
+
+    #[test]
+    fn when_the_peer_holds_our_last_ids_none_is_left() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        for role in [Role::Client, Role::Server] {
+            let common = Common::new(Config::new(role), budget.clone(), Arc::new(Unpooled));
+            let mut session: Session<()> = Session::new(Arc::new(common));
+            let last = LAST_ID - u32::from(role == Role::Server);
+            session.next_id = last;
+            for id in last - 2..=u32::MAX {
+                assert_eq!(session.insert(id, ()), Ok(true));
+            }
+            let opened = session.open(Instant::now(), |_: Stream<()>| ());
+            assert_eq!(opened, Err(OpenError::Exhausted));
+        }
+    }
+}

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pipeops_agent::agent;
+use pipeops_agent::config::Config;
+use pipeops_agent::net::{Cancel, Deadline};
 use serde_json::{Value, json};
 
 use crate::api_server::{ApiServer, shared};
@@ -95,4 +98,40 @@ fn an_agent_without_any_right_is_still_registered() {
     assert_eq!((view.cluster.nodes, view.cluster.pods), (0, 0));
     // Everybody may read it.
     assert_eq!(view.cluster.agent.kubernetes, api.facts.version);
+}
+
+/// What a tunnel's policy needs to know (decisions.md §6.6).
+#[test]
+#[ignore = "needs a real API server: tests/run cluster"]
+fn a_service_that_is_another_name_is_told_where_services_may_be_read() {
+    let api = shared();
+    let namespace = api.namespace("external-names");
+    let may_read = json!([{"apiGroups": [""], "resources": ["services"], "verbs": ["get"]}]);
+    api.service_account(&namespace, "reads", &may_read);
+    api.service_account(&namespace, "may-not", &json!([]));
+    let services = format!("/api/v1/namespaces/{namespace}/services");
+    for (name, spec) in [
+        (
+            "outside",
+            json!({"type": "ExternalName", "externalName": "db.example.test"}),
+        ),
+        ("plain", json!({"ports": [{"port": 80}]})),
+    ] {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec,
+        });
+        assert_eq!(api.as_admin().post(&services, &service).status, 201);
+    }
+    let ask = |account: &str, service: &str| {
+        let credentials = api.bearer(&api.token(&namespace, account));
+        let (_, facts) = agent::reach(Some(credentials), &Config::defaults()).expect("usable");
+        let names = facts.external_names().expect("a cluster");
+        let deadline = Deadline::after(Duration::from_mins(1));
+        names.external_name(&namespace, service, deadline, &Cancel::new())
+    };
+    let outside = Some("db.example.test".to_owned());
+    assert_eq!(ask("reads", "outside"), Ok(outside));
+    assert_eq!(ask("reads", "plain"), Ok(None));
+    assert_eq!(ask("reads", "missing"), Ok(None));
+    assert_eq!(ask("may-not", "outside"), Ok(None), "as far as it may know");
 }

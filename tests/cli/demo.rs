@@ -61,10 +61,35 @@ fn demo_once_shows_the_sample_and_never_a_cluster_that_was_not_named() {
         "heartbeat is acknowledged",
         "nodes listed through the tunnel",
         "a watch event arrived live",
+        "the plane exposes two services behind the agent: TCP at 127.0.0.1:",
+        "256 MiB from the service to the client through the tunnel in ",
+        "256 MiB from the client to the service through the tunnel in ",
+        " MB/s, SHA-256 ",
+        "datagrams to the echo and back, unchanged; median ",
+        "What was counted",
     ] {
         assert!(ended.out.contains(step), "{step:?} in {}", ended.out);
     }
-    assert!(!ended.out.contains("failed"), "{}", ended.out);
+    assert!(!ended.out.contains("failed the steps"), "{}", ended.out);
+    assert!(!ended.err.contains("panicked"), "{}", ended.err);
+    // Nobody looks at a terminal.
+    assert!(!ended.out.contains(['\x1b', '\r']), "{:?}", ended.out);
+    for (series, least) in [
+        ("yamux_streams_accepted_total", 3.0),
+        ("yamux_bytes_total{direction=\"in\"}", 256.0),
+        ("yamux_bytes_total{direction=\"out\"}", 256.0),
+        ("udp_tunnel_packets_total{direction=\"sent\"}", 1.0),
+        ("threads", 1.0),
+    ] {
+        let name = format!("pipeops_agent_{series} ");
+        let row = ended.out.lines().find(|line| line.starts_with(&name));
+        let row = row.unwrap_or_else(|| panic!("{name} in {}", ended.out));
+        let value = row.split_whitespace().nth(1).and_then(|n| n.parse().ok());
+        assert!(value.is_some_and(|value: f64| value >= least), "{row}");
+    }
+    for name in ["link_queue_bytes", "yamux_paused_streams"] {
+        assert!(ended.out.contains(&format!("pipeops_agent_{name} ")));
+    }
     let asked = production.accept().map(drop).map_err(|error| error.kind());
     assert_eq!(asked, Err(std::io::ErrorKind::WouldBlock), "nobody came");
     assert_eq!(left_behind(&bench), Vec::<String>::new());
@@ -91,6 +116,13 @@ fn demo_once_ends_with_1_when_a_step_fails() {
     }
 }
 
+#[test]
+fn a_size_that_is_none_says_how_to_write_one() {
+    let ended = bench().run(&["demo", "--once", "--tunnel-size", "lots"]);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.out, ended.err);
+    assert!(ended.err.contains("write 64MiB"), "{}", ended.err);
+}
+
 /// A `curl` as the demo's line has it, for another path. What it prints is read line
 /// by line; it ends with the demo at the latest.
 fn curl(line: &str, path: &str) -> Running {
@@ -110,7 +142,7 @@ fn curl(line: &str, path: &str) -> Running {
 #[test]
 fn what_the_demo_prints_works_when_pasted_and_ctrl_c_leaves_nothing() {
     let bench = bench();
-    let mut demo = Running::start(&bench, &["demo"]);
+    let mut demo = Running::start(&bench, &["demo", "--tunnel-size", "4MiB"]);
     let logs = demo.line("the logs line", |line| line.contains(" logs -f "));
     let line = demo.line("the curl line", |line| line.trim().starts_with("curl "));
     demo.line("how to end it", |line| line.starts_with("Ctrl-C"));

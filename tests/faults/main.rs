@@ -9,4 +9,5 @@ mod kills;
 mod load;
 mod outages;
 mod slow_links;
+mod tunnels;
 mod ways_out;

@@ -24,7 +24,8 @@ impl Tunnels {
         let mut config = stage.config();
         config.tunnels.enabled = true;
         change(&mut config);
-        let tunnels = Tunnelling::start(&config, Surroundings::Machine).expect("good settings");
+        let tunnels =
+            Tunnelling::start(&config, Surroundings::Machine, None).expect("good settings");
         let json = tunnels.json.expect("they are enabled");
         let agent = stage.start_with(|parts| {
             parts.tunnels = tunnels.streams;

@@ -11,6 +11,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod driver;
+mod endurance;
 mod http_mode;
 mod json_tunnels;
 mod log_lines;
@@ -25,6 +26,7 @@ mod registering;
 mod resuming;
 mod scripts;
 mod stage;
+mod stalled;
 mod tunnel_driver;
 mod tunnels;
 mod upstream;

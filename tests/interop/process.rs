@@ -15,16 +15,20 @@ use crate::driver::Gateway;
 use crate::stage::CLUSTER_ID;
 
 /// A folder with configuration, token and state of an agent.
-struct Home {
-    gateway: Gateway,
+pub(crate) struct Home {
+    pub(crate) gateway: Gateway,
     folder: TempDir,
 }
 
 impl Home {
     /// `more`: lines of YAML beside the usual ones.
     fn new(more: &str) -> Self {
+        Self::over(Gateway::start(), "debug", more)
+    }
+
+    pub(crate) fn over(gateway: Gateway, level: &str, more: &str) -> Self {
         let home = Self {
-            gateway: Gateway::start(),
+            gateway,
             folder: tempfile::tempdir().expect("a folder"),
         };
         home.write("token", &home.gateway.token);
@@ -44,7 +48,7 @@ impl Home {
             home.path("state.yaml").display()
         )
         .expect("a String");
-        writeln!(yaml, "logging: {{level: debug}}\n{more}").expect("a String");
+        writeln!(yaml, "logging: {{level: {level}}}\n{more}").expect("a String");
         home.write("config.yaml", &yaml);
         // On a machine that is busy with other tests the switch to the gateway may not
         // wait for the controller's close.
@@ -54,7 +58,7 @@ impl Home {
 
     /// Waits until the agent has arrived at the gateway; the connection's name. From
     /// then on it has to close in order.
-    fn connected(&self) -> String {
+    pub(crate) fn connected(&self) -> String {
         let conn = self.gateway.connection("gateway");
         self.gateway.message("heartbeat");
         let controllers = json!({"event": "upgrade", "role": "controller", "status": 101});
@@ -68,7 +72,7 @@ impl Home {
         conn
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -76,7 +80,7 @@ impl Home {
         std::fs::write(self.path(name), text).expect("written");
     }
 
-    fn start(&self) -> Running {
+    pub(crate) fn start(&self) -> Running {
         let binary = std::env::var_os("PIPEOPS_TEST_BINARY")
             .unwrap_or_else(|| env!("CARGO_BIN_EXE_pipeops-agent").into());
         let mut child = Command::new(binary)
@@ -116,7 +120,7 @@ impl Home {
     }
 }
 
-struct Running {
+pub(crate) struct Running {
     child: Kept,
     out: mpsc::Receiver<String>,
     readers: [JoinHandle<String>; 2],
@@ -124,8 +128,12 @@ struct Running {
 }
 
 impl Running {
-    fn terminate(&self) {
-        let pid = i32::try_from(self.child.0.id())
+    pub(crate) fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    pub(crate) fn terminate(&self) {
+        let pid = i32::try_from(self.id())
             .ok()
             .and_then(rustix::process::Pid::from_raw);
         let pid = pid.expect("a process id");
@@ -133,7 +141,7 @@ impl Running {
     }
 
     /// Its exit code and its log, in which the token isn't.
-    fn end(mut self) -> (Option<i32>, Vec<Value>) {
+    pub(crate) fn end(mut self) -> (Option<i32>, Vec<Value>) {
         let code = self.child.0.wait().expect("it ends").code();
         let [_, stderr] = self.readers.map(|reader| reader.join().expect("read"));
         let lines: Vec<String> = self.out.iter().collect();

@@ -12,5 +12,6 @@ pub(crate) mod front;
 pub(crate) mod house;
 pub(crate) mod pattern;
 pub(crate) mod process;
+pub(crate) mod sockets;
 pub(crate) mod upstream;
 pub(crate) mod wait;

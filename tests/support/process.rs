@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::front::Front;
@@ -210,15 +210,31 @@ impl PlaneProcess {
 
     /// The row of a cluster, cell by cell.
     pub(crate) fn cluster(&self, name: &str) -> Option<Vec<String>> {
-        let table = self.clusters();
-        let rows = table.lines().map(|row| {
-            let cells = row.split("  ").map(str::trim);
-            cells
-                .filter(|cell| !cell.is_empty())
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
+        row(&self.clusters(), name)
+    }
+
+    /// Has a port lead to a service of `edge`.
+    pub(crate) fn expose(&self, kind: &str, service: &str) -> SocketAddr {
+        let address = SocketAddr::from(([127, 0, 0, 1], port()));
+        let entry = address.to_string();
+        let arguments = ["--cluster", "edge", "--service", service];
+        self.command(&["expose", kind, &entry], &arguments);
+        until("it is open", || {
+            let open = |row: Vec<String>| row.last().is_some_and(|state| state == "open");
+            self.tunnel(kind, address).is_some_and(open)
         });
-        rows.into_iter().find(|row| row[0] == name)
+        address
+    }
+
+    /// The row of `plane tunnels`, cell by cell.
+    pub(crate) fn tunnel(&self, kind: &str, entry: SocketAddr) -> Option<Vec<String>> {
+        row(&self.command(&["tunnels"], &[]), &format!("{kind} {entry}"))
+    }
+
+    /// Clients of an entry now.
+    pub(crate) fn clients(&self, kind: &str, entry: SocketAddr) -> usize {
+        let row = self.tunnel(kind, entry).expect("exposed");
+        row[3].parse().expect("a number")
     }
 
     fn command(&self, what: &[&str], arguments: &[&str]) -> String {
@@ -275,6 +291,8 @@ pub(crate) struct AgentSettings<'a> {
     /// More of the configuration file, key by key: `timeouts.websocket_read`.
     pub(crate) more: &'a [(&'a str, &'a str)],
     pub(crate) environment: &'a [(&'a str, &'a str)],
+    /// Targets of tunnels, by the names that they are exposed by.
+    pub(crate) forwards: &'a [(&'a str, SocketAddr)],
 }
 
 impl AgentSettings<'_> {
@@ -287,6 +305,7 @@ impl AgentSettings<'_> {
             upstream: None,
             more: &[],
             environment: &[],
+            forwards: &[],
         }
     }
 }
@@ -323,7 +342,7 @@ impl AgentProcess {
             keys.retain(|(known, _)| known != name);
             keys.push((name, value));
         }
-        file("config.yaml", &yaml(&keys));
+        file("config.yaml", &yaml(&keys, settings.forwards));
         let mut environment = vec![("PIPEOPS_TOKEN".to_owned(), settings.token.clone())];
         environment.extend(
             settings
@@ -397,6 +416,16 @@ impl AgentProcess {
     }
 }
 
+/// The row of a table that begins with this cell.
+fn row(table: &str, first: &str) -> Option<Vec<String>> {
+    let mut rows = table.lines().map(|row| {
+        let cells = row.split("  ").map(str::trim);
+        let cells = cells.filter(|cell| !cell.is_empty());
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    });
+    rows.find(|row| row[0] == first)
+}
+
 fn get(address: SocketAddr, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = TcpStream::connect(address).expect("it listens");
@@ -408,8 +437,8 @@ fn get(address: SocketAddr, path: &str) -> String {
     answer
 }
 
-/// Sections of a YAML file from dotted names; three parts at most.
-fn yaml(keys: &[(&str, &str)]) -> String {
+/// Sections of a YAML file from dotted names, three parts at most, and forwards.
+fn yaml(keys: &[(&str, &str)], forwards: &[(&str, SocketAddr)]) -> String {
     let mut root = serde_json::Map::new();
     for (name, value) in keys {
         let mut parts: Vec<&str> = name.split('.').collect();
@@ -422,6 +451,11 @@ fn yaml(keys: &[(&str, &str)]) -> String {
             section = entry.as_object_mut().expect("a section");
         }
         section.insert(last.to_owned(), Value::from(*value));
+    }
+    let forward = |(name, address): &(&str, SocketAddr)| json!({"name": name, "local_addr": address.to_string()});
+    let forwards: Vec<Value> = forwards.iter().map(forward).collect();
+    if !forwards.is_empty() {
+        root.insert("tunnel".to_owned(), json!({"forwards": forwards}));
     }
     // JSON is YAML.
     Value::Object(root).to_string()

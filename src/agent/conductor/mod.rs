@@ -330,9 +330,12 @@ impl Conductor {
             PeerMessage::RegisterInProgress => Event::RegisterInProgress(generation),
             PeerMessage::HeartbeatAck => {
                 if generation == self.session.generation() {
-                    self.pace.acknowledged();
+                    let took = self.pace.acknowledged(Instant::now());
                     self.parts.health.heartbeat();
-                    self.watch.update(|status| status.heartbeat_acks += 1);
+                    self.watch.update(|status| {
+                        status.heartbeat_acks += 1;
+                        status.heartbeat_took = took.or(status.heartbeat_took);
+                    });
                 }
                 Event::HeartbeatAck(generation)
             }

@@ -38,3 +38,34 @@ fn an_interruption_ends_the_wait_for_an_agent_that_cannot_register() {
     // Not the limit ended it.
     assert!(begun.elapsed() < STEP_LIMIT);
 }
+
+#[test]
+fn an_interruption_ends_a_transfer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut steps = Steps::begin();
+    let stage = Stage::set(&Options::default(), folder.path(), &mut steps).expect("it is set");
+    let stop = Cancel::new();
+    let outcome = std::thread::scope(|scope| {
+        let playing = scope.spawn(|| {
+            stage.play(&mut steps, &stop).expect("it works");
+            // More than anybody waits for.
+            stage.play_tunnels(1 << 50, &mut steps, &mut Figures::new(), &stop)
+        });
+        let begun = Instant::now();
+        let moved = || {
+            stage
+                .plane
+                .exposures()
+                .iter()
+                .any(|view| view.down > 1 << 20)
+        };
+        while !moved() {
+            assert!(begun.elapsed() < STEP_LIMIT, "nothing moves");
+            std::thread::yield_now();
+        }
+        stop.cancel(Reason::Cancelled);
+        playing.join().expect("no panic")
+    });
+    assert!(matches!(outcome, Err(DemoError::Step(_))), "{outcome:?}");
+    stage.end(None).expect("an orderly end");
+}

@@ -31,6 +31,14 @@ impl Handler for Fake {
                 r#"{"metadata":{"remainingItemCount":41},"items":[{"x":[1]}]}"#,
             ),
             (_, "/base/api/v1/pods?limit=1") => (200, r#"{"metadata":{},"items":[]}"#),
+            (_, "/base/api/v1/namespaces/shop/services/outside") => (
+                200,
+                r#"{"kind":"Service","spec":{"type":"ExternalName","externalName":"db.example.test"}}"#,
+            ),
+            (_, "/base/api/v1/namespaces/shop/services/plain") => (
+                200,
+                r#"{"kind":"Service","spec":{"type":"ClusterIP","clusterIP":"10.0.0.1","externalName":""}}"#,
+            ),
             (Some("Bearer strong"), _) => (201, r#"{"status":{"allowed":true}}"#),
             (Some("Bearer weak"), _) => (201, r#"{"status":{"allowed":false}}"#),
             _ => (403, r#"{"kind":"Status","message":"forbidden: \"x\""}"#),
@@ -133,4 +141,15 @@ fn a_token_is_judged_under_its_own_identity() {
             .iter()
             .all(|(_, a)| a.as_deref() != Some("Bearer agent"))
     );
+}
+
+#[test]
+fn a_service_that_is_another_name_says_where_it_points_to() {
+    let (_server, _, api) = start(Auth::Token(Secret::new("t")));
+    let ask = |service| api.external_name("shop", service, far_deadline(), &Cancel::new());
+    let outside = ask("outside").expect("an answer");
+    assert_eq!(outside.as_deref(), Some("db.example.test"));
+    assert_eq!(ask("plain").expect("an answer"), None);
+    let refused = ask("secret").expect_err("refused");
+    assert!(matches!(refused, ApiError::Status { status: 403, .. }));
 }

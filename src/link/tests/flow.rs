@@ -167,3 +167,21 @@ fn frames_of_a_message_are_small_and_masked_by_different_keys() {
     keys.dedup();
     assert_eq!(keys.len(), 4, "a key of its own for each frame");
 }
+
+/// The metric belongs to the process, so it can only be seen to have grown.
+#[test]
+fn bytes_that_wait_are_counted() {
+    const MUCH: usize = 40 * 1024 * 1024;
+    let (near, _far) = against_raw(quiet(Role::Client));
+    let sender = near.link.clone();
+    let sending = thread::spawn(move || {
+        let message = Message::binary(MUCH, |buf| buf.resize(buf.len() + MUCH, 7));
+        sender.send(bulk(), message, &Cancel::new())
+    });
+    until("it is counted", || {
+        metrics::LINK_QUEUED_BYTES.value() >= MUCH as i64
+    });
+    near.link.abort("for the test");
+    // It had room, or it was told that there is no link any more.
+    let _ = sending.join().expect("no panic");
+}

@@ -1,3 +1,5 @@
+mod tunnels;
+
 use parking_lot::Mutex;
 
 use super::*;

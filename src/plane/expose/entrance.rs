@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::State;
 use super::exposure::Exposure;
 use crate::net::{self, Cancel, Guard};
 use crate::plane::hub::Hub;
@@ -71,6 +72,10 @@ pub(super) enum NoStream {
     Open(#[from] OpenError),
     #[error("the stream was lost at once")]
     Lost,
+    #[error("it has too many clients")]
+    Full,
+    #[error("it is not exposed any more")]
+    Closed,
 }
 
 impl Entrance {
@@ -88,18 +93,20 @@ impl Entrance {
         })
     }
 
-    /// Counts a client in; none when there are too many.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Client> {
+    /// Counts a client in, unless there are too many.
+    pub(super) fn enter(self: &Arc<Self>) -> Result<Client, NoStream> {
+        if self.cancel.reason().is_some() {
+            return Err(NoStream::Closed);
+        }
         let more = |clients| (clients < MAX_CLIENTS).then_some(clients + 1);
         let entered = self
             .clients
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         if entered.is_err() {
-            self.refuse(&"it has too many clients");
-            return None;
+            self.refuse(&NoStream::Full);
+            return Err(NoStream::Full);
         }
-        self.total.fetch_add(1, Ordering::Relaxed);
-        Some(Client {
+        Ok(Client {
             entrance: self.clone(),
             guard: None,
         })
@@ -115,6 +122,8 @@ impl Entrance {
             ..
         } = &self.exposure;
         let (session, version) = self.hub.tunnels(cluster).ok_or(NoStream::Away)?;
+        // A listener on [::] shows the clients of IPv4 as addresses of IPv6.
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         let client = (version == Version::Two).then_some(client);
         let header = service.header(entry.protocol(), entry.tunnel_id(), client);
         // Both were checked when it was exposed.
@@ -146,9 +155,13 @@ impl Entrance {
         }
     }
 
-    /// The agent of its cluster can take streams now.
-    pub(super) fn is_reachable(&self) -> bool {
-        self.hub.tunnels(&self.exposure.cluster).is_some()
+    /// Whether the agent of its cluster can take streams now.
+    pub(super) fn reach(&self) -> State {
+        match self.hub.connection(&self.exposure.cluster) {
+            None => State::Away,
+            Some(connection) if connection.tunnels().is_none() => State::NoTunnels,
+            Some(_) => State::Open,
+        }
     }
 }
 
@@ -160,15 +173,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// From now on the end of the exposure resets `stream`. False: it has ended.
-    pub(super) fn holds(&mut self, stream: &Stream) -> bool {
+    /// It has its stream, which the end of the exposure resets from now on.
+    pub(super) fn holds(&mut self, stream: &Stream) -> Result<(), NoStream> {
         let held = stream.clone();
-        let guard = self
-            .entrance
-            .cancel
-            .on_wake(Arc::new(move || held.reset(Reset::AtOnce)));
-        self.guard = guard.ok();
-        self.guard.is_some()
+        let reset = Arc::new(move || held.reset(Reset::AtOnce));
+        let guard = self.entrance.cancel.on_wake(reset);
+        self.guard = Some(guard.map_err(|_| NoStream::Closed)?);
+        self.entrance.total.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Leads a connection to the Service, `first` before what it sends. An error
@@ -194,9 +206,7 @@ impl Client {
             }
             self.moved_out(first.len());
         }
-        if !self.holds(&stream) {
-            return Err(NoStream::Lost);
-        }
+        self.holds(&stream)?;
         let crew = entrance.crew.clone();
         let (settings, copiers) = (&crew.settings, &crew.copiers);
         streams::join(stream, socket.clone(), Box::new(self), settings, copiers);

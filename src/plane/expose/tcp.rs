@@ -3,48 +3,49 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use socket2::{Socket, TcpKeepalive};
 
 use super::entrance::{Client, Entrance, turn_away};
+use super::pause;
 use crate::net::Cancel;
+use crate::telemetry::RateLimit;
 use crate::threads::{self, Stack};
 
 /// A client that has come, and from where.
 pub(super) type Arrived = (Arc<Socket>, SocketAddr);
 
 /// Listens until `cancel` ends it. `take` is called for each client, on the
-/// listener's thread.
+/// listener's thread; for one that came in the last moment too.
 pub(super) fn listen(
-    address: SocketAddr,
+    listener: TcpListener,
     name: String,
     cancel: Cancel,
     take: impl Fn(Arrived) + Send + 'static,
 ) -> io::Result<JoinHandle<Option<()>>> {
-    let socket = Arc::new(Socket::from(TcpListener::bind(address)?));
+    static FAILED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+    let socket = Arc::new(Socket::from(listener));
     threads::spawn(name, Stack::Work, move || {
         // Shutting a listening socket down ends its accept.
         let Ok(_guard) = cancel.on_socket(socket.clone()) else {
             return;
         };
-        loop {
-            let accepted = socket.accept();
-            if cancel.reason().is_some() {
-                return;
-            }
-            match accepted {
+        while cancel.reason().is_none() {
+            match socket.accept() {
                 Ok((client, address)) => {
                     if let Some(address) = address.as_socket() {
                         set_up(&client);
                         take((Arc::new(client), address));
                     }
                 }
+                Err(_) if cancel.reason().is_some() => {}
                 Err(error) => {
-                    log::warn!("a listener can't accept: {error}");
-                    // Out of descriptors, most likely: not in a tight loop.
-                    thread::sleep(Duration::from_secs(1));
+                    if let Some(skipped) = FAILED.pass() {
+                        log::warn!(skipped; "a listener can't accept: {error}");
+                    }
+                    pause(&cancel);
                 }
             }
         }
@@ -64,7 +65,7 @@ fn set_up(client: &Socket) {
 
 /// Leads a client to its Service, on a thread that may wait.
 pub(super) fn serve(entrance: &Arc<Entrance>, (socket, address): Arrived) {
-    let Some(client) = entrance.enter() else {
+    let Ok(client) = entrance.enter() else {
         return turn_away(&socket);
     };
     let given = socket.clone();

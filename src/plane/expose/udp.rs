@@ -4,13 +4,18 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recvfrom};
 use socket2::Socket;
 
 use super::entrance::{Client, Entrance};
+use super::pause;
+use crate::telemetry::RateLimit;
 use crate::threads::{self, Stack};
 use crate::tunnel::session::{Payload, SendError, Stream};
 use crate::tunnel::streams::{Account, Activity};
@@ -19,7 +24,9 @@ use crate::yamux::{Datagram, Input};
 /// One listener's clients.
 struct Shared {
     entrance: Arc<Entrance>,
-    socket: UdpSocket,
+    /// For answers. Taken away with the listener, so that the address is free then,
+    /// whoever still waits for one.
+    answers: RwLock<Option<UdpSocket>>,
     clients: Mutex<HashMap<SocketAddr, Arc<Peer>>>,
     idle: Duration,
 }
@@ -35,39 +42,45 @@ struct Peer {
 /// forgotten.
 pub(super) fn listen(
     entrance: &Arc<Entrance>,
-    address: SocketAddr,
+    socket: UdpSocket,
+    name: String,
     idle: Duration,
 ) -> io::Result<JoinHandle<Option<()>>> {
-    let socket = UdpSocket::bind(address)?;
+    static FAILED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
     let held = Arc::new(Socket::from(socket.try_clone()?));
     let shared = Arc::new(Shared {
         entrance: entrance.clone(),
-        socket,
+        answers: RwLock::new(Some(socket.try_clone()?)),
         clients: Mutex::default(),
         idle,
     });
-    let name = format!("udp-{}", address.port());
     threads::spawn(name, Stack::Work, move || {
         // Ends the waiting for datagrams.
         let Ok(_guard) = shared.entrance.cancel.on_socket(held) else {
             return;
         };
-        let mut buf = vec![0; MAX_DATAGRAM];
-        loop {
-            let received = shared.socket.recv_from(&mut buf);
-            if shared.entrance.cancel.reason().is_some() {
-                return;
-            }
-            match received {
+        let mut buf = Vec::with_capacity(MAX_DATAGRAM);
+        while shared.entrance.cancel.reason().is_none() {
+            buf.clear();
+            // Not the standard library's: of a socket that was shut down there is no
+            // address to tell, and it can panic then.
+            match recvfrom(&socket, spare_capacity(&mut buf), RecvFlags::empty()) {
                 // There is no frame for an empty one.
-                Ok((0, _)) => {}
-                Ok((len, address)) => shared.pass_on(&buf[..len], address),
+                Ok((0, ..)) | Err(Errno::INTR) => {}
+                Ok((_, _, address)) => {
+                    if let Some(Ok(address)) = address.map(SocketAddr::try_from) {
+                        shared.pass_on(&buf, address);
+                    }
+                }
                 Err(error) => {
-                    log::warn!("a listener can't receive: {error}");
-                    thread::sleep(Duration::from_secs(1));
+                    if let Some(skipped) = FAILED.pass() {
+                        log::warn!(skipped; "a listener can't receive: {error}");
+                    }
+                    pause(&shared.entrance.cancel);
                 }
             }
         }
+        *shared.answers.write() = None;
     })
     .map_err(io::Error::other)
 }
@@ -75,23 +88,26 @@ pub(super) fn listen(
 impl Shared {
     /// What finds no stream, or no room in it, is dropped, as datagrams are.
     fn pass_on(self: &Arc<Self>, datagram: &[u8], address: SocketAddr) {
-        let known = self.clients.lock().get(&address).cloned();
-        let Some(peer) = known.or_else(|| self.begin(address)) else {
-            return;
-        };
-        match peer.stream.try_send_datagram(Payload::from(datagram)) {
-            Ok(true) => {
-                peer.activity.touch();
-                peer.client.moved_out(datagram.len());
+        // A stream that has ended just now, idle perhaps, costs no datagram.
+        for _ in 0..2 {
+            let known = self.clients.lock().get(&address).cloned();
+            let Some(peer) = known.or_else(|| self.begin(address)) else {
+                return;
+            };
+            match peer.stream.try_send_datagram(Payload::from(datagram)) {
+                Ok(true) => {
+                    peer.activity.touch();
+                    peer.client.moved_out(datagram.len());
+                    return;
+                }
+                Ok(false) | Err(SendError::TimedOut) => return,
+                Err(SendError::Finished | SendError::Cut(_)) => self.forget(address, &peer),
             }
-            Ok(false) | Err(SendError::TimedOut) => {}
-            // The next one gets a new stream.
-            Err(SendError::Finished | SendError::Cut(_)) => self.forget(address, &peer),
         }
     }
 
     fn begin(self: &Arc<Self>, address: SocketAddr) -> Option<Arc<Peer>> {
-        let mut client = self.entrance.enter()?;
+        let mut client = self.entrance.enter().ok()?;
         // The listener waits for nobody.
         let stream = match self.entrance.open(address, Instant::now()) {
             Ok(stream) => stream,
@@ -100,9 +116,7 @@ impl Shared {
                 return None;
             }
         };
-        if !client.holds(&stream) {
-            return None;
-        }
+        client.holds(&stream).ok()?;
         let peer = Arc::new(Peer {
             stream,
             activity: Activity::new(Some(self.idle)),
@@ -124,25 +138,29 @@ impl Shared {
 
     /// Service → client, until either has had enough.
     fn answer(&self, address: SocketAddr, peer: &Peer) {
+        let (stream, activity) = (&peer.stream, &peer.activity);
         loop {
             // Waits without a buffer.
-            match peer.stream.parse(peer.activity.until(), |_| ()) {
+            match stream.parse(activity.until(), |_| ()) {
                 Ok(Input::Some(())) => {}
-                Ok(Input::Wait) if !peer.activity.is_idle() => continue,
+                Ok(Input::Wait) if !activity.is_idle() => continue,
                 Ok(Input::Wait | Input::End) | Err(_) => return,
             }
             let mut buf = Vec::new();
-            let now = Some(Instant::now());
-            match peer.stream.read_datagram(MAX_DATAGRAM, &mut buf, now) {
+            // A large one comes in parts.
+            match stream.read_datagram(MAX_DATAGRAM, &mut buf, activity.until()) {
                 Ok(Input::Some(Datagram::Whole(_))) => {
-                    peer.activity.touch();
+                    activity.touch();
+                    let answers = self.answers.read();
+                    let Some(socket) = &*answers else { return };
                     // A client that can't be reached may be back for the next.
-                    if self.socket.send_to(&buf, address).is_ok() {
+                    if socket.send_to(&buf, address).is_ok() {
                         peer.client.moved_in(buf.len());
                     }
                 }
-                Ok(Input::Some(Datagram::TooLong(_)) | Input::Wait) => {}
-                Ok(Input::End) | Err(_) => return,
+                Ok(Input::Some(Datagram::TooLong(_))) => {}
+                Ok(Input::Wait) if !activity.is_idle() => {}
+                Ok(Input::Wait | Input::End) | Err(_) => return,
             }
         }
     }

@@ -50,8 +50,19 @@ impl Gauge {
 
     /// One more, until the guard is dropped.
     pub fn enter(&'static self) -> Entered {
-        self.add(1);
-        Entered(self)
+        self.hold(1)
+    }
+
+    /// So many more, until the guard is dropped.
+    pub fn hold(&'static self, amount: usize) -> Entered {
+        let amount = signed(amount);
+        self.add(amount);
+        Entered(self, amount)
+    }
+
+    /// One of several that look from time to time how much it is with them.
+    pub fn part(&'static self) -> Part {
+        Part(self, AtomicI64::new(0))
     }
 
     pub fn value(&self) -> i64 {
@@ -62,12 +73,34 @@ impl Gauge {
 /// Counted in a gauge while it lives.
 #[derive(Debug)]
 #[must_use = "it is counted only while the guard lives"]
-pub struct Entered(&'static Gauge);
+pub struct Entered(&'static Gauge, i64);
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.add(-1);
+        self.0.add(-self.1);
     }
+}
+
+/// What one has of a gauge that adds up what several have; none when it is dropped.
+#[derive(Debug)]
+pub struct Part(&'static Gauge, AtomicI64);
+
+impl Part {
+    pub fn set(&self, value: usize) {
+        let value = signed(value);
+        let before = self.1.swap(value, Ordering::Relaxed);
+        self.0.add(value - before);
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+fn signed(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 /// Durations in `N` buckets with an upper bound, and one without.
@@ -217,6 +250,20 @@ mod tests {
         assert_eq!(INSIDE.value(), 2);
         drop((one, two));
         assert_eq!(INSIDE.value(), 0);
+    }
+
+    #[test]
+    fn a_gauge_adds_up_what_each_has_of_it() {
+        static QUEUED: Gauge = Gauge::new();
+        let (one, two, held) = (QUEUED.part(), QUEUED.part(), QUEUED.hold(100));
+        one.set(5);
+        two.set(3);
+        one.set(2);
+        assert_eq!(QUEUED.value(), 105);
+        drop((one, held));
+        assert_eq!(QUEUED.value(), 3);
+        drop(two);
+        assert_eq!(QUEUED.value(), 0);
     }
 
     #[test]

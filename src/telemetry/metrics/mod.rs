@@ -10,8 +10,8 @@ mod snapshot;
 
 use std::time::Duration;
 
-pub use kinds::{Counter, Entered, Gauge, GaugeEach, GaugeOfOne, Histogram};
-pub use snapshot::{Snapshot, snapshot};
+pub use kinds::{Counter, Entered, Gauge, GaugeEach, GaugeOfOne, Histogram, Part};
+pub use snapshot::{Series, Snapshot, snapshot};
 
 use crate::threads;
 use snapshot::{Family, Metric};
@@ -29,9 +29,10 @@ pub static YAMUX_HEADER_ERRORS: Counter = Counter::new();
 pub static YAMUX_DENIED: Counter = Counter::new();
 pub static YAMUX_DIAL_ERRORS: Counter = Counter::new();
 pub static YAMUX_COPY_ERRORS: Counter = Counter::new();
-/// Streams that wait for the peer to grant window.
+/// Streams that wait for room: the peer grants no window, or the link takes nothing.
 pub static YAMUX_PAUSED: Gauge = Gauge::new();
-/// Bytes that a session holds or has granted beyond what yamux gives each stream.
+/// What a session takes of the memory for tunnels: bytes it holds, or has granted beyond
+/// what yamux gives each stream.
 pub static YAMUX_WINDOW_BYTES: GaugeEach = GaugeEach::new();
 
 // TCP tunnels in JSON messages. "Sent" and "received" are seen from the target's
@@ -63,12 +64,13 @@ pub static UDP_WRITE_ERRORS: Counter = Counter::new();
 pub static UDP_READ_ERRORS: Counter = Counter::new();
 /// There was no room for the datagram.
 pub static UDP_DROPPED: Counter = Counter::new();
-/// A stream can't say it (decisions.md §6.6).
+/// A stream can't say it, either way (decisions.md §6.6).
 pub static UDP_EMPTY: Counter = Counter::new();
 
 // The link to the peer.
 
-/// Bytes that wait for the writer.
+/// Bytes of messages on the agent's links, and of streams' frames, that aren't
+/// written yet. Those of streams are as they were when their session last looked.
 pub static LINK_QUEUED_BYTES: Gauge = Gauge::new();
 
 /// Every name, in the order in which they are written out.

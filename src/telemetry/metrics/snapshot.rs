@@ -97,7 +97,29 @@ impl Seen {
     }
 }
 
+/// One number, as it is written out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// With its labels.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    pub value: f64,
+}
+
 impl Snapshot {
+    /// All of them, in order.
+    pub fn series(&self) -> Vec<Series> {
+        let all = self.0.iter().flat_map(|seen| {
+            seen.series.iter().map(|(name, value)| Series {
+                name: name.clone(),
+                kind: seen.kind,
+                value: *value,
+            })
+        });
+        all.collect()
+    }
+
     /// By the name that is written out, with the labels if it has any:
     /// `pipeops_agent_yamux_bytes_total{direction="in"}`.
     pub fn value(&self, series: &str) -> Option<f64> {

@@ -32,7 +32,9 @@ pub use settings::{Preference, Settings};
 use super::Protocol;
 use super::audit::{Audit, Judged, Line};
 use super::header::Header;
+use super::proxy_protocol;
 use super::target::{Admitted, Refusal, RefusalKind, Targets};
+use crate::config::ProxyProtocol;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::telemetry::RateLimit;
@@ -42,7 +44,7 @@ use crate::wire::tunnel::{CloseReason, Datagram, Target, TcpClose, TcpStart};
 use crate::yamux::Budget;
 
 use ending::End;
-use queue::Chunk;
+use queue::{Chunk, Memory, PushError};
 use recent::Recent;
 use tcp::Connection;
 
@@ -58,7 +60,7 @@ pub struct JsonTunnels {
     settings: Settings,
     targets: Arc<Targets>,
     audit: Arc<Audit>,
-    budget: Arc<Budget>,
+    memory: Memory,
     connections: Arc<AtomicUsize>,
     sessions: Arc<AtomicUsize>,
     /// Held by whatever lives; `None` when nothing may begin any more.
@@ -80,7 +82,8 @@ impl Drop for Place {
 }
 
 impl JsonTunnels {
-    /// `budget` is what all tunnels' queues may hold together.
+    /// `budget` is what the queues of all tunnels, those of yamux too, may hold
+    /// together.
     pub fn new(
         settings: Settings,
         targets: Arc<Targets>,
@@ -89,10 +92,10 @@ impl JsonTunnels {
     ) -> Arc<Self> {
         let (alive, ended) = bounded(0);
         Arc::new(Self {
+            memory: Memory::new(settings.memory, budget),
             settings,
             targets,
             audit,
-            budget,
             connections: Arc::default(),
             sessions: Arc::default(),
             alive: Mutex::new(Some(alive)),
@@ -137,19 +140,31 @@ impl JsonTunnels {
     }
 
     /// T23: the Service, where one is named, or the port of this machine; the other
-    /// one where the first can't be meant. What the policy denies is denied.
-    fn admit(&self, protocol: Protocol, target: &Target<'_>) -> Result<Admitted, Refusal> {
-        let service = || {
-            self.targets.admit(&Header {
+    /// one where the first can't be meant. What the policy denies is denied. With it,
+    /// which PROXY protocol the target wants to hear: a target that trusts it must
+    /// not be reached without, or the client could say itself who it is.
+    fn admit(
+        &self,
+        protocol: Protocol,
+        target: &Target<'_>,
+    ) -> Result<(Admitted, Option<ProxyProtocol>), Refusal> {
+        let service = || -> Result<_, Refusal> {
+            let admitted = self.targets.admit(&Header {
                 protocol,
                 port: target.port,
                 service: target.service.as_ref().into(),
                 namespace: target.namespace.as_ref().into(),
                 tunnel_id: String::new(),
                 client: None,
-            })
+            })?;
+            let name = (&*target.namespace, &*target.service, target.port);
+            let proxy = proxy_protocol::configured(&self.settings.proxy_protocol, name);
+            Ok((admitted, proxy))
         };
-        let local = || self.targets.admit_local(protocol, target.gateway_port);
+        let local = || -> Result<_, Refusal> {
+            let admitted = self.targets.admit_local(protocol, target.gateway_port)?;
+            Ok((admitted, None))
+        };
         let named = !target.service.is_empty() && !target.namespace.is_empty() && target.port != 0;
         match self.settings.prefer {
             Preference::Service if named => match service() {
@@ -195,12 +210,19 @@ impl Tunnels {
             return None;
         }
         table.ended.remove(id);
+        if start.tunnel_id.len() > MAX_NAME
+            || start.client.len() > MAX_NAME
+            || names_are_too_long(&start.target)
+        {
+            let error = format!("a name has more than {MAX_NAME} bytes");
+            return Some(refusal(id, CloseReason::RegistrationFailed, &error));
+        }
         let max = self.shared.settings.max_connections;
         let Some(place) = self.shared.place(&self.shared.connections, max) else {
             let error = format!("max TCP connections reached: {max}");
             return Some(refusal(id, CloseReason::RegistrationFailed, &error));
         };
-        let admitted = match self.shared.admit(Protocol::Tcp, &start.target) {
+        let (admitted, proxy) = match self.shared.admit(Protocol::Tcp, &start.target) {
             Ok(admitted) => admitted,
             Err(refused) => {
                 self.note_refused(id, start, &refused);
@@ -212,17 +234,19 @@ impl Tunnels {
             }
         };
         let id: Arc<str> = id.into();
-        let connection = Connection::new(id.clone(), start, &self.shared, self.outlet.clone());
+        let connection =
+            Connection::new(id.clone(), start, proxy, &self.shared, self.outlet.clone());
         match connection.spawn(admitted, self.table.clone(), place) {
             Ok(()) => {
                 table.live.insert(id, connection);
                 None
             }
             Err(error) => {
+                drop(table);
                 log::warn!("{error}");
-                TCP_CONNECTION_FAILED.increment();
-                let reason = CloseReason::ConnectionFailed;
-                Some(refusal(&id, reason, &error.to_string()))
+                let error = error.to_string();
+                self.note_refused(&id, start, &Refusal::dial(&*error));
+                Some(refusal(&id, CloseReason::ConnectionFailed, &error))
             }
         }
     }
@@ -243,11 +267,36 @@ impl Tunnels {
             }
             return None;
         };
-        match Chunk::decode(data, &self.shared.budget) {
+        match self.decode(data, &connection) {
             Ok(chunk) => connection.push(chunk),
             Err(error) => connection.end(End::Refused(error)),
         }
         None
+    }
+
+    /// Where memory is missing, the connection goes for whose target most is waiting:
+    /// one that takes nothing must not cost the others theirs.
+    fn decode(&self, data: &str, of: &Connection) -> Result<Chunk, PushError> {
+        loop {
+            match Chunk::decode(data, &self.shared.memory) {
+                Err(PushError::OverBudget) => {}
+                decoded => return decoded,
+            }
+            let most = {
+                let table = self.table.lock();
+                let others = table.live.values().map(|other| (other.queued(), other));
+                others
+                    .max_by_key(|(queued, _)| *queued)
+                    .map(|(queued, other)| (queued, other.clone()))
+            };
+            match most {
+                // Which frees as much at once.
+                Some((queued, other)) if queued > of.queued() => {
+                    other.end(End::Refused(PushError::OverBudget));
+                }
+                _ => return Err(PushError::OverBudget),
+            }
+        }
     }
 
     /// `tcp_tunnel_close`. One for a connection that there isn't is ignored.
@@ -316,6 +365,11 @@ fn asked_for(target: &Target<'_>) -> String {
     }
 }
 
+/// No Service is called that. Names are kept, logged and sent back.
+fn names_are_too_long(target: &Target<'_>) -> bool {
+    target.service.len() > MAX_NAME || target.namespace.len() > MAX_NAME
+}
+
 /// The close of what was no connection.
 pub fn refusal(id: &str, reason: CloseReason, error: &str) -> Message {
     Message::text(id.len() + error.len() + 128, |buf| {
@@ -327,6 +381,9 @@ pub fn refusal(id: &str, reason: CloseReason, error: &str) -> Message {
         from_agent::tcp_tunnel_close(buf, id, &close);
     })
 }
+
+/// Bytes of a tunnel's id, a client's address, or a name of a target.
+const MAX_NAME: usize = 256;
 
 /// Closes for unknown ids in a second, per connection.
 const MAX_UNKNOWN: u32 = 10;

@@ -1,4 +1,4 @@
-//! What a target hasn't taken yet.
+//! What targets haven't taken yet, and the memory for it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +19,43 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Chunk {
     bytes: Vec<u8>,
-    _taken: Taken,
+    _taken: Share,
+}
+
+/// The memory of all JSON tunnels: a part of what all tunnels have, so that streams of
+/// yamux always find the rest.
+#[derive(Debug)]
+pub(super) struct Memory {
+    all: Arc<Budget>,
+    own: Arc<Budget>,
+}
+
+/// Some of it; given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    _taken: [Taken; 2],
+}
+
+impl Memory {
+    /// `limit` bytes of `all`.
+    pub(super) fn new(limit: usize, all: Arc<Budget>) -> Self {
+        Self {
+            all,
+            own: Arc::new(Budget::new(limit)),
+        }
+    }
+
+    /// `None` when they are not left.
+    pub(super) fn take(&self, bytes: usize) -> Option<Share> {
+        let taken = [self.own.take(bytes)?, self.all.take(bytes)?];
+        Some(Share { _taken: taken })
+    }
+
+    /// Bytes that are taken.
+    #[cfg(test)]
+    pub(super) fn taken(&self) -> usize {
+        self.own.charged()
+    }
 }
 
 /// Why bytes can't be kept. The stream would have a gap, so it ends (T8 of
@@ -30,18 +66,18 @@ pub(super) enum PushError {
     NotBase64,
     #[error("the target takes nothing and {} MiB wait for it", MAX_QUEUED >> 20)]
     Full,
-    #[error("the agent's limit for all queues of tunnels (tunnels.memory_limit) is reached")]
+    #[error("the limit for all queues of JSON tunnels (half of tunnels.memory_limit) is reached")]
     OverBudget,
 }
 
 impl Chunk {
     /// Strict base64, as much memory as it will take at most.
-    pub(super) fn decode(base64: &str, budget: &Arc<Budget>) -> Result<Self, PushError> {
+    pub(super) fn decode(base64: &str, memory: &Memory) -> Result<Self, PushError> {
         let capacity = (base64.len() / 4 * 3).max(MIN_CHUNK);
         if capacity > MAX_QUEUED {
             return Err(PushError::Full);
         }
-        let taken = budget.take(capacity).ok_or(PushError::OverBudget)?;
+        let taken = memory.take(capacity).ok_or(PushError::OverBudget)?;
         let mut bytes = Vec::with_capacity(capacity);
         STANDARD
             .decode_append(base64, &mut bytes)
@@ -88,6 +124,11 @@ impl Queue {
         Some(chunk)
     }
 
+    /// Bytes of memory.
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
@@ -109,28 +150,32 @@ mod tests {
 
     use super::*;
 
-    fn chunk(bytes: &[u8], budget: &Arc<Budget>) -> Result<Chunk, PushError> {
-        Chunk::decode(&STANDARD.encode_to_string(bytes), budget)
+    fn memory(limit: usize) -> Memory {
+        Memory::new(limit, Arc::new(Budget::new(usize::MAX)))
+    }
+
+    fn chunk(bytes: &[u8], memory: &Memory) -> Result<Chunk, PushError> {
+        Chunk::decode(&STANDARD.encode_to_string(bytes), memory)
     }
 
     #[test]
     fn tt22_what_waits_is_bounded_by_the_queue_and_by_all_queues() {
-        let budget = Arc::new(Budget::new(256 << 20));
+        let room = memory(256 << 20);
         let mut queue = Queue::default();
         let mib = vec![0; 1 << 20];
         let mut count = 0;
         let error = loop {
-            match queue.push(chunk(&mib, &budget).expect("room")) {
+            match queue.push(chunk(&mib, &room).expect("room")) {
                 Ok(()) => count += 1,
                 Err(error) => break error,
             }
         };
         assert_eq!(error, PushError::Full);
         assert!((60..=64).contains(&count), "{count} MiB");
-        assert!(budget.charged() <= MAX_QUEUED);
+        assert!(room.taken() <= MAX_QUEUED);
         drop(queue);
-        assert_eq!(budget.charged(), 0);
-        let small = Arc::new(Budget::new(10_000));
+        assert_eq!(room.taken(), 0);
+        let small = memory(10_000);
         let first = chunk(&[1; 9_000], &small).expect("room");
         assert_eq!(
             chunk(b"x", &small).expect_err("full"),
@@ -140,31 +185,42 @@ mod tests {
         chunk(b"x", &small).expect("room again");
         let huge = "A".repeat((MAX_QUEUED / 3 + 1) * 4);
         assert_eq!(
-            Chunk::decode(&huge, &budget).expect_err("too much"),
+            Chunk::decode(&huge, &room).expect_err("too much"),
             PushError::Full
         );
     }
 
     #[test]
+    fn streams_of_yamux_always_find_the_rest() {
+        let all = Arc::new(Budget::new(100_000));
+        let room = Memory::new(50_000, all.clone());
+        let first = room.take(40_000).expect("room");
+        assert!(room.take(10_001).is_none());
+        let streams = all.take(60_000).expect("theirs");
+        assert!(room.take(1).is_none());
+        drop(streams);
+        drop((first, room.take(10_000).expect("room")));
+        assert_eq!((room.taken(), all.charged()), (0, 0));
+    }
+
+    #[test]
     fn a_flood_of_tiny_messages_takes_hardly_more_than_its_bytes() {
-        let budget = Arc::new(Budget::new(1 << 20));
+        let room = memory(1 << 20);
         let mut queue = Queue::default();
         for _ in 0..100_000 {
-            queue
-                .push(chunk(b"x", &budget).expect("room"))
-                .expect("room");
+            queue.push(chunk(b"x", &room).expect("room")).expect("room");
         }
-        assert!(budget.charged() < 150_000, "{}", budget.charged());
+        assert!(room.taken() < 150_000, "{}", room.taken());
     }
 
     #[test]
     fn rubbish_is_refused() {
-        let budget = Arc::new(Budget::new(1 << 20));
+        let room = memory(1 << 20);
         for rubbish in ["!", "aGk", "aGk=\n", "aGk=aGk="] {
-            let error = Chunk::decode(rubbish, &budget).expect_err("rubbish");
+            let error = Chunk::decode(rubbish, &room).expect_err("rubbish");
             assert_eq!(error, PushError::NotBase64, "{rubbish:?}");
         }
-        assert_eq!(budget.charged(), 0);
+        assert_eq!(room.taken(), 0);
     }
 
     proptest! {
@@ -172,11 +228,11 @@ mod tests {
         fn tt22_what_comes_out_is_what_went_in(pieces in prop::collection::vec(
             prop::collection::vec(any::<u8>(), 0..10_000), 0..20,
         ), taken_after in 0usize..20) {
-            let budget = Arc::new(Budget::new(64 << 20));
+            let room = memory(64 << 20);
             let mut queue = Queue::default();
             let mut out = Vec::new();
             for (i, piece) in pieces.iter().enumerate() {
-                queue.push(chunk(piece, &budget).expect("room")).expect("room");
+                queue.push(chunk(piece, &room).expect("room")).expect("room");
                 if i >= taken_after && let Some(chunk) = queue.pop() {
                     out.extend_from_slice(chunk.bytes());
                 }
@@ -186,7 +242,7 @@ mod tests {
             }
             prop_assert_eq!(out, pieces.concat());
             prop_assert!(queue.is_empty());
-            prop_assert_eq!((queue.bytes, budget.charged()), (0, 0));
+            prop_assert_eq!((queue.bytes, room.taken()), (0, 0));
         }
     }
 }

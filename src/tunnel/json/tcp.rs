@@ -5,7 +5,10 @@
 //! the other one can follow. Who ends it gives the reason, cancels what waits for the
 //! peer, and shuts down or aborts the target, which wakes both threads.
 
+mod running;
+
 use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,17 +20,12 @@ use socket2::Socket;
 
 use super::ending::End;
 use super::queue::{Chunk, Queue};
-use super::{JsonTunnels, Outlet, Place, Settings, Table};
+use super::{JsonTunnels, Outlet, Settings};
+use crate::config::ProxyProtocol;
 use crate::link::{Message, SendError};
-use crate::net::{Cancel, Deadline, abort};
-use crate::telemetry::metrics::{
-    TCP_ACTIVE, TCP_BYTES_RECEIVED, TCP_BYTES_SENT, TCP_CONNECTIONS, TCP_DURATION,
-};
-use crate::threads::{self, SpawnError, Stack};
-use crate::tunnel::Protocol;
-use crate::tunnel::audit::{Audit, Judged, Line};
-use crate::tunnel::policy::Verdict;
-use crate::tunnel::target::{Admitted, Connected, Refusal, RefusalKind};
+use crate::net::{Cancel, abort};
+use crate::telemetry::metrics::{TCP_BYTES_RECEIVED, TCP_BYTES_SENT};
+use crate::tunnel::audit::Audit;
 use crate::wire::from_agent;
 use crate::wire::tunnel::{TcpClose, TcpStart, Totals};
 
@@ -35,7 +33,9 @@ use crate::wire::tunnel::{TcpClose, TcpStart, Totals};
 pub(super) struct Connection {
     id: Arc<str>,
     tunnel: String,
-    client: String,
+    client: Option<SocketAddr>,
+    /// What the target wants to hear of the client.
+    proxy: Option<ProxyProtocol>,
     settings: Settings,
     audit: Arc<Audit>,
     /// Fires at the end, whatever it is.
@@ -57,6 +57,8 @@ pub(super) struct Connection {
 #[derive(Default)]
 struct State {
     queue: Queue,
+    /// A chunk of it is being written.
+    writing: bool,
     /// The gateway closed behind what is queued.
     closed: bool,
     /// The target takes no more. What it still has to say is waited for: an answer
@@ -78,13 +80,15 @@ impl Connection {
     pub(super) fn new(
         id: Arc<str>,
         start: &TcpStart<'_>,
+        proxy: Option<ProxyProtocol>,
         shared: &JsonTunnels,
         outlet: Arc<dyn Outlet>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
             tunnel: start.tunnel_id.to_string(),
-            client: start.client.to_string(),
+            client: start.client.parse().ok(),
+            proxy,
             settings: shared.settings.clone(),
             audit: shared.audit.clone(),
             cancel: Cancel::new(),
@@ -97,24 +101,6 @@ impl Connection {
             bytes_sent: AtomicU64::new(0),
             bytes_received: AtomicU64::new(0),
         })
-    }
-
-    /// Starts the thread that dials. It leaves the table when the close is sent.
-    pub(super) fn spawn(
-        self: &Arc<Self>,
-        admitted: Admitted,
-        table: Arc<Mutex<Table>>,
-        place: Place,
-    ) -> Result<(), SpawnError> {
-        let me = Running {
-            connection: self.clone(),
-            table,
-            _place: place,
-            target: admitted.to_string(),
-            verdict: admitted.verdict().clone(),
-            connected: None,
-        };
-        threads::spawn("json-tcp", Stack::Work, move || me.run(&admitted)).map(drop)
     }
 
     /// Bytes for the target. Never waits.
@@ -151,6 +137,11 @@ impl Connection {
         }
     }
 
+    /// Bytes of memory that wait for the target.
+    pub(super) fn queued(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
     /// Its close is on its way, or sent.
     pub(super) fn is_ending(&self) -> bool {
         self.state.lock().end.is_some()
@@ -162,7 +153,9 @@ impl Connection {
         if state.end.is_some() {
             return;
         }
-        let (reason, aborts) = (end.reason(), end.aborts());
+        // The target may still read, and must not take half an upload for a whole one.
+        let unwritten = state.writing || !state.queue.is_empty();
+        let (reason, aborts) = (end.reason(), end.aborts() || unwritten);
         state.end = Some(end);
         state.queue.clear();
         let target = state.target.clone();
@@ -190,11 +183,13 @@ impl Connection {
     /// What to write; waits until there is something, or an end.
     fn next(&self) -> Next {
         let mut state = self.state.lock();
+        state.writing = false;
         loop {
             if state.end.is_some() {
                 return Next::Ended;
             }
             if let Some(chunk) = state.queue.pop() {
+                state.writing = true;
                 return Next::Write(chunk);
             }
             if state.closed {
@@ -348,154 +343,6 @@ impl Connection {
     }
 }
 
-/// The thread that dials and writes. What must be done at the end is done when this
-/// is dropped, after a panic too.
-struct Running {
-    connection: Arc<Connection>,
-    table: Arc<Mutex<Table>>,
-    _place: Place,
-    /// In words.
-    target: String,
-    verdict: Verdict,
-    connected: Option<Connected>,
-}
-
-impl Running {
-    fn run(mut self, admitted: &Admitted) {
-        let connection = self.connection.clone();
-        let deadline = Deadline::after(connection.settings.connection_timeout);
-        let connected = match admitted.dial(deadline, &connection.cancel) {
-            Ok(connected) => connected,
-            Err(refusal) => {
-                if let RefusalKind::Denied = refusal.kind {
-                    self.verdict = Verdict {
-                        reason: refusal.reason.clone(),
-                        ..Verdict::default()
-                    };
-                }
-                return connection.end(End::NotConnected(refusal));
-            }
-        };
-        self.verdict = connected.verdict.clone();
-        let socket = connected.socket.clone();
-        self.connected = Some(connected);
-        if !connection.take_in(&socket) {
-            return;
-        }
-        TCP_CONNECTIONS.increment();
-        let _active = TCP_ACTIVE.enter();
-        if let Err(error) = connection.start_reading(socket.clone()) {
-            log::warn!("{error}");
-            return connection.end(End::NotConnected(Refusal {
-                kind: RefusalKind::Dial,
-                reason: error.to_string(),
-            }));
-        }
-        while let Next::Write(chunk) = connection.next() {
-            connection.write(&socket, chunk.bytes());
-        }
-    }
-}
-
-impl Connection {
-    fn start_reading(self: &Arc<Self>, target: Arc<Socket>) -> Result<(), SpawnError> {
-        self.state.lock().reading = true;
-        let me = Reading(self.clone());
-        // When no thread starts, the closure is dropped, and `Reading` with it.
-        threads::spawn("json-tcp-read", Stack::Copy, move || me.0.read(&target)).map(drop)
-    }
-}
-
-/// Says when the reading thread is gone, by a panic too.
-struct Reading(Arc<Connection>);
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        // After a panic there is no end yet.
-        if std::thread::panicking() {
-            self.0.end(End::Panicked);
-        }
-        self.0.reader_left();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let connection = &self.connection;
-        // There is one, unless this is a panic.
-        connection.end(End::Panicked);
-        let end = connection.state.lock().end.clone();
-        let end = end.unwrap_or(End::Panicked);
-        connection.say(&end);
-        self.leave_table();
-        end.count();
-        if self.connected.is_some() {
-            TCP_DURATION.observe(connection.began.elapsed());
-        }
-        self.record(&end);
-        self.let_target_go();
-    }
-}
-
-impl Running {
-    fn leave_table(&self) {
-        let mut table = self.table.lock();
-        let id = &self.connection.id;
-        let ours = table.live.get(id);
-        // The gateway may have begun another one under this id.
-        if ours.is_some_and(|ours| Arc::ptr_eq(ours, &self.connection)) {
-            table.live.remove(id);
-            table.ended.insert(id);
-        }
-    }
-
-    fn record(&self, end: &End) {
-        let connection = &self.connection;
-        let denied = !self.verdict.allowed;
-        let totals = connection.totals();
-        connection.audit.record(Line {
-            id: connection.id.to_string(),
-            tunnel: connection.tunnel.clone(),
-            client: connection.client.parse().ok(),
-            protocol: Protocol::Tcp,
-            target: self.target.clone(),
-            address: self.connected.as_ref().and_then(|to| to.address),
-            judged: if denied {
-                Judged::Denied
-            } else {
-                Judged::Allowed
-            },
-            reason: self.verdict.reason.clone(),
-            dry_run: self.verdict.dry_run.clone(),
-            bytes_in: totals.bytes_sent,
-            bytes_out: totals.bytes_received,
-            duration: totals.duration,
-            end: end.text().into(),
-        });
-    }
-
-    /// A target that was told of a good end may still have something to say; without
-    /// a reader its next bytes would turn that end into a reset.
-    fn let_target_go(&self) {
-        let connection = &self.connection;
-        let until = Instant::now() + LINGER;
-        let mut state = connection.state.lock();
-        while state.reading {
-            if connection.changed.wait_until(&mut state, until).timed_out() {
-                break;
-            }
-        }
-        if let Some(target) = state.target.take()
-            && state.reading
-        {
-            abort(&target);
-        }
-        while state.reading {
-            connection.changed.wait(&mut state);
-        }
-    }
-}
-
 /// Wakes who is blocked there.
 fn close_target(target: &Socket, aborts: bool) {
     if aborts {
@@ -513,6 +360,3 @@ fn is_passing(error: &io::Error) -> bool {
         ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut
     )
 }
-
-/// How long a target that was told of a good end may go on, unheard.
-const LINGER: Duration = Duration::from_secs(2);

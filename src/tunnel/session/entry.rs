@@ -39,6 +39,7 @@ struct State {
 pub(super) struct Sight {
     pub(super) unread: Option<Unread>,
     pub(super) window: usize,
+    pub(super) charged: usize,
     pub(super) queued: usize,
     pub(super) paused: usize,
 }
@@ -145,6 +146,7 @@ impl Entry {
         Sight {
             unread: state.stream.unread(),
             window: state.stream.window() as usize,
+            charged: state.stream.charged(),
             queued: state.stream.queued(),
             paused: state.paused,
         }

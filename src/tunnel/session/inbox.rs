@@ -1,6 +1,7 @@
 //! What arrives.
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,6 +32,8 @@ pub struct Inbox {
     acceptor: Box<dyn Acceptor>,
     /// What comes after a mistake has no meaning.
     over: bool,
+    /// The peer opened an id that is ours to open.
+    misnumbered: bool,
 }
 
 impl Inbox {
@@ -40,6 +43,7 @@ impl Inbox {
             receiver: Receiver::new(),
             acceptor,
             over: false,
+            misnumbered: false,
         }
     }
 
@@ -52,6 +56,7 @@ impl Inbox {
         let mut desk = Desk {
             shared: &self.shared,
             acceptor: &mut *self.acceptor,
+            misnumbered: &mut self.misnumbered,
             fresh: None,
         };
         if let Err(fatal) = self.receiver.receive(bytes, Instant::now(), &mut desk) {
@@ -76,6 +81,7 @@ impl fmt::Debug for Inbox {
 struct Desk<'a> {
     shared: &'a Shared,
     acceptor: &'a mut dyn Acceptor,
+    misnumbered: &'a mut bool,
     /// A stream that isn't in the table yet: who gets it could end it before.
     fresh: Option<Arc<Entry>>,
 }
@@ -102,6 +108,12 @@ impl Host for Desk<'_> {
 
     fn accept(&mut self, stream: yamux::Stream<Payload>) -> Option<Arc<Entry>> {
         let entry = Entry::new(stream, self.shared);
+        if self.shared.role().opens(entry.id()) && !mem::replace(self.misnumbered, true) {
+            log::warn!(
+                "the peer opens stream {}, an id of ours (tunnels.md §2.4)",
+                entry.id()
+            );
+        }
         self.fresh = Some(entry.clone());
         Some(entry)
     }

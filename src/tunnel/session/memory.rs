@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::buffers;
+use crate::resident;
 use crate::sync::Mutex;
 use crate::yamux::{Budget, CHUNK, Pool, SMALL_CHUNK};
 
@@ -96,7 +98,9 @@ impl Shelf {
         self.places.lock().kept()
     }
 
-    /// Time has passed.
+    /// Time has passed. Also tidies the process's buffers for what goes out, which
+    /// nobody else looks after while there are only streams; and when a burst is over,
+    /// what the allocator has kept of it goes back to the system.
     pub(super) fn tidy(&self, now: Instant) {
         let mut places = self.places.lock();
         let tidied = *places.tidied.get_or_insert(now);
@@ -105,9 +109,15 @@ impl Shelf {
         }
         places.tidied = Some(now);
         let unused = (places.large.tidy(), places.small.tidy());
+        let kept = places.kept();
         // The allocator has its own locks.
         drop(places);
+        let burst = kept == 0 && !(unused.0.is_empty() && unused.1.is_empty());
         drop(unused);
+        buffers::sweep();
+        if burst {
+            resident::give_back();
+        }
     }
 }
 

@@ -33,11 +33,12 @@ impl Payload {
     /// have to wait.
     #[must_use]
     pub fn fitting(self) -> Self {
-        if self.len() <= LITTLE {
-            Self::from(self.bytes())
-        } else {
-            self
+        if self.len() > LITTLE {
+            return self;
         }
+        let mut little = Self::with(buffers::little());
+        little.fill(|buf| buf.extend_from_slice(self.bytes()));
+        little
     }
 
     /// Gives `fill` the buffer, to which it may only append (a read into its spare
@@ -100,4 +101,4 @@ const ROOM: usize = HEADROOM + HEADER;
 const _: () = assert!(ROOM + MAX_PAYLOAD == buffers::FRAME);
 
 /// Bytes that are worth a copy.
-const LITTLE: usize = 4096;
+const LITTLE: usize = buffers::LITTLE - ROOM;

@@ -11,7 +11,7 @@ use super::memory::{Memory, Tenant};
 use crate::link::{Message, Speaker};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::yamux::{
-    Budget, Common, Config, Fatal, HEADER, OpenError, Reset, Session, Stream, Wakes, victim,
+    Budget, Common, Config, Fatal, HEADER, OpenError, Reset, Role, Session, Stream, Wakes, victim,
 };
 
 /// What a session has now, of all its streams together.
@@ -21,6 +21,8 @@ pub struct Figures {
     pub streams: usize,
     /// Bytes of their receive windows, as they are tuned.
     pub windows: usize,
+    /// What they take of the memory of all sessions, in bytes.
+    pub charged: usize,
     /// Bytes that arrived and weren't read.
     pub unread: usize,
     /// Payload bytes that wait for their turn.
@@ -36,6 +38,7 @@ impl Sum for Figures {
         all.fold(Self::default(), |sum, one| Self {
             streams: sum.streams + one.streams,
             windows: sum.windows + one.windows,
+            charged: sum.charged + one.charged,
             unread: sum.unread + one.unread,
             queued: sum.queued + one.queued,
             paused: sum.paused + one.paused,
@@ -46,6 +49,7 @@ impl Sum for Figures {
 
 pub(super) struct Shared {
     me: Weak<Shared>,
+    role: Role,
     voice: Arc<Voice>,
     budget: Arc<Budget>,
     table: Mutex<Table>,
@@ -69,6 +73,7 @@ impl Shared {
         let common = Common::new(config, memory.budget().clone(), tenant.shelf().clone());
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            role: config.role,
             voice: Arc::new(Voice::new(line)),
             budget: memory.budget().clone(),
             table: Mutex::new(Table {
@@ -84,6 +89,10 @@ impl Shared {
 
     pub(super) fn me(&self) -> Weak<Self> {
         self.me.clone()
+    }
+
+    pub(super) fn role(&self) -> Role {
+        self.role
     }
 
     pub(super) fn voice(&self) -> &Arc<Voice> {
@@ -188,6 +197,7 @@ impl Shared {
         for sight in self.entries().iter().map(|entry| entry.look()) {
             figures.streams += 1;
             figures.windows += sight.window;
+            figures.charged += sight.charged;
             figures.unread += sight.unread.map_or(0, |unread| unread.bytes);
             figures.queued += sight.queued;
             figures.paused += sight.paused;
@@ -210,18 +220,23 @@ impl Shared {
             .iter()
             .map(|entry| (entry, entry.look().unread))
             .collect();
+        let mut victims = Vec::new();
         while self.budget.is_full() {
             let places = unread.iter().enumerate();
             let Some(place) = victim(places.map(|(n, (_, unread))| (n, *unread)), now) else {
-                return;
+                break;
             };
-            let (entry, unread) = unread.swap_remove(place);
-            log::warn!(
-                "stream {} is reset: the memory for tunnels is full, and nobody reads its {} bytes",
-                entry.id(),
-                unread.map_or(0, |unread| unread.bytes),
-            );
+            let (entry, _) = unread.swap_remove(place);
             entry.with(|stream| stream.reset(Reset::AtOnce));
+            victims.push(entry.id());
+        }
+        // One line, however many a peer has brought it to.
+        if let Some(first) = victims.first() {
+            log::warn!(
+                "the memory for tunnels is full: {} streams whose bytes nobody reads are reset, \
+                 beginning with {first}",
+                victims.len()
+            );
         }
     }
 

@@ -85,6 +85,12 @@ impl Stream {
         self.entry().with(yamux::Stream::join_frames);
     }
 
+    /// Empty datagrams that have come, and gone, since this was asked last. They end no
+    /// wait.
+    pub fn take_empty(&self) -> u32 {
+        self.entry().with(yamux::Stream::take_empty)
+    }
+
     /// The next datagram (what one Data frame carried), appended to `out`, or passed
     /// over if it has more than `limit` bytes. Not after
     /// [`join_frames`](Self::join_frames).
@@ -109,7 +115,7 @@ impl Stream {
     // The sending side.
 
     /// Waits until something can be sent: how many bytes, at most
-    /// [`MAX_PAYLOAD`](crate::yamux::MAX_PAYLOAD). Where one thread sends they stay
+    /// [`MAX_PAYLOAD`](crate::yamux::MAX_PAYLOAD), and less while memory is full. Where one thread sends they stay
     /// free, so it can wait here first and take a buffer then.
     pub fn room(&self, until: Option<Instant>) -> Result<usize, SendError> {
         self.entry()
@@ -145,7 +151,9 @@ impl Stream {
     /// empty, and it was dropped.
     pub fn try_send_datagram(&self, payload: Payload) -> Result<bool, SendError> {
         let len = payload.len();
-        let queued = self.entry().with(|stream| stream.queue(payload, len));
+        let queued = self
+            .entry()
+            .with(|stream| stream.queue_datagram(payload, len));
         match queued {
             Ok(()) => Ok(true),
             Err((QueueError::NoRoom, _)) => Ok(false),

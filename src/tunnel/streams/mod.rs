@@ -35,6 +35,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
+
 #[cfg(feature = "plane")]
 pub(crate) use joined::{Account, Activity, join};
 use record::Record;
@@ -45,6 +47,7 @@ use super::limits;
 use super::session::{Acceptor, Stream};
 use super::target::Targets;
 use crate::config::{Config, DialFailure, ProxyProtocol};
+use crate::net::Deadline;
 use crate::telemetry::{RateLimit, metrics};
 use crate::threads::Stack;
 use crate::workers::Workers;
@@ -119,6 +122,9 @@ pub struct Streams {
     targets: Arc<Targets>,
     audit: Arc<Audit>,
     open: AtomicUsize,
+    /// For who waits until none is open.
+    waiting: Mutex<()>,
+    closed: Condvar,
     openers: Workers,
     copiers: Workers,
 }
@@ -143,6 +149,8 @@ impl Streams {
             targets,
             audit,
             open: AtomicUsize::new(0),
+            waiting: Mutex::new(()),
+            closed: Condvar::new(),
             openers: Workers::new("stream", Stack::Work, parked),
             copiers: Workers::new("copy", Stack::Copy, parked),
         })
@@ -164,6 +172,18 @@ impl Streams {
     /// Threads of streams, those that are parked included.
     pub fn threads(&self) -> usize {
         self.openers.count() + self.copiers.count()
+    }
+
+    /// Waits until none is open, until `deadline` at most. Their sessions have to be
+    /// gone: then each ends by itself, and leaves its line in the audit.
+    pub fn finish(&self, deadline: Deadline) {
+        let mut waiting = self.waiting.lock();
+        while self.open() > 0 {
+            let until = deadline.instant();
+            if self.closed.wait_until(&mut waiting, until).timed_out() {
+                return;
+            }
+        }
     }
 
     fn enter(self: &Arc<Self>) -> Option<Place> {
@@ -222,7 +242,11 @@ struct Place(Arc<Streams>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        if self.0.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // The lock orders this after a waiter's look.
+            drop(self.0.waiting.lock());
+            self.0.closed.notify_all();
+        }
     }
 }
 

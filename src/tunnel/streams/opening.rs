@@ -84,6 +84,9 @@ fn dial(
 ) -> Result<Connected, Refusal> {
     if header.protocol == Protocol::Tcp {
         stream.join_frames();
+    } else {
+        // Those in between the header's parts are no datagrams.
+        stream.take_empty();
     }
     let admitted = streams.targets.admit(header)?;
     record.admitted(admitted.to_string(), admitted.verdict());

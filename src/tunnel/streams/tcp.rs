@@ -93,15 +93,11 @@ pub(super) fn from_target(flow: &Flow<Tcp>) {
             }
             continue;
         }
-        let mut payload = if room == MAX_PAYLOAD {
-            Payload::new()
-        } else {
-            Payload::with_capacity(room)
-        };
-        let read = payload.fill(|buf| recv(&flow.target, spare_capacity(buf), RecvFlags::DONTWAIT));
-        match read {
-            Ok((0, _)) => return flow.target_ended(),
-            Ok((read, _)) => {
+        // Of one size, so that it comes from the pool: this thread allocates nothing.
+        let mut payload = Payload::new();
+        match payload.fill(|buf| receive(&flow.target, buf, room)) {
+            Ok(0) => return flow.target_ended(),
+            Ok(read) => {
                 flow.activity.touch();
                 flow.record.moved_out(read);
                 more = read == room;
@@ -116,6 +112,20 @@ pub(super) fn from_target(flow: &Flow<Tcp>) {
             Err(errno) => return flow.target_failed(errno),
         }
     }
+}
+
+/// Appends what is there now, `room` bytes at most.
+fn receive(target: &Socket, buf: &mut Vec<u8>, room: usize) -> Result<usize, Errno> {
+    if room == MAX_PAYLOAD {
+        let (read, _) = recv(target, spare_capacity(buf), RecvFlags::DONTWAIT)?;
+        return Ok(read);
+    }
+    let before = buf.len();
+    buf.resize(before + room, 0);
+    let read = recv(target, &mut buf[before..], RecvFlags::DONTWAIT);
+    let kept = read.as_ref().map_or(0, |(read, _)| *read);
+    buf.truncate(before + kept);
+    read.map(|(read, _)| read)
 }
 
 impl Flow<Tcp> {

@@ -1,4 +1,8 @@
 //! UDP: a datagram is one Data frame, in both directions (tunnels.md §3.6).
+//!
+//! An empty one is counted and goes no further, whichever way (decisions.md §6.6): a
+//! Data frame without payload is what some libraries carry flags on, and the one of
+//! the gateways never sends one.
 
 use std::time::{Duration, Instant};
 
@@ -35,18 +39,20 @@ impl Udp {
 pub(super) fn to_target(flow: &Flow<Udp>) {
     loop {
         // Waits without a buffer.
+        flow.count_empty();
         match flow.stream.parse(flow.activity.until(), |_| ()) {
             Ok(Input::Some(())) => flow.pass_on(),
-            Ok(Input::Wait) => {
-                if flow.activity.is_idle() {
-                    return flow.finish("idle");
-                }
-            }
+            Ok(Input::Wait) => {}
             Ok(Input::End) => {
+                flow.count_empty();
                 flow.linger();
                 return flow.finish("by the gateway");
             }
             Err(cut) => return flow.record.cut(cut),
+        }
+        // Also with half a datagram, whose rest doesn't come.
+        if flow.activity.is_idle() {
+            return flow.finish("idle");
         }
     }
 }
@@ -91,6 +97,7 @@ impl Flow<Udp> {
 
     fn send(&self, datagram: &[u8], len: usize) {
         self.activity.touch();
+        let mut refused = false;
         loop {
             match send(&self.target, datagram, SendFlags::NOSIGNAL) {
                 Ok(_) => {
@@ -99,9 +106,15 @@ impl Flow<Udp> {
                     return;
                 }
                 Err(Errno::INTR) => {}
-                // Of the datagram before: this one was not sent. Who is not there
-                // now may be back for the next.
-                Err(Errno::CONNREFUSED) => return metrics::UDP_REFUSED.increment(),
+                // Of the datagram before: this one was not sent, and who was not there
+                // then may be back.
+                Err(Errno::CONNREFUSED) => {
+                    metrics::UDP_REFUSED.increment();
+                    if refused {
+                        return;
+                    }
+                    refused = true;
+                }
                 // It has ended; the stream says so.
                 Err(Errno::PIPE) => return,
                 Err(Errno::MSGSIZE | Errno::NOBUFS | Errno::AGAIN) => {
@@ -110,6 +123,11 @@ impl Flow<Udp> {
                 Err(_) => return metrics::UDP_WRITE_ERRORS.increment(),
             }
         }
+    }
+
+    /// Those of the gateway.
+    fn count_empty(&self) {
+        metrics::UDP_EMPTY.add(self.stream.take_empty().into());
     }
 
     /// Takes what has come. False: it is over.

@@ -78,6 +78,8 @@ pub struct Connected {
     pub kind: Kind,
     /// `None` for a Unix socket.
     pub address: Option<SocketAddr>,
+    /// The Service is only another name, of what was judged beside it.
+    pub is_alias: bool,
     pub verdict: Verdict,
 }
 
@@ -235,6 +237,7 @@ impl Admitted {
                     .map_err(|error| self.unreachable(&error))?,
                 kind: Kind::Unix,
                 address: None,
+                is_alias: false,
                 verdict: self.verdict.clone(),
             });
         }
@@ -260,6 +263,7 @@ impl Admitted {
             address: socket.peer_addr().ok().and_then(|peer| peer.as_socket()),
             socket,
             kind,
+            is_alias: !alias.is_none(),
             verdict,
         })
     }

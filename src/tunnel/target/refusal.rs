@@ -34,7 +34,7 @@ impl Refusal {
         }
     }
 
-    pub(super) fn dial(reason: impl Into<String>) -> Self {
+    pub(in crate::tunnel) fn dial(reason: impl Into<String>) -> Self {
         Self {
             kind: RefusalKind::Dial,
             reason: reason.into(),

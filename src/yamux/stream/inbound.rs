@@ -158,9 +158,10 @@ impl Inbound {
         self.half_read = now;
         if account.is_near() {
             self.window = (self.window / 2).max(INITIAL_WINDOW);
-        } else if common
-            .round_trip()
-            .is_some_and(|round_trip| took <= round_trip.saturating_mul(ROUND_TRIPS))
+        } else if !self.discard
+            && common
+                .round_trip()
+                .is_some_and(|round_trip| took <= round_trip.saturating_mul(ROUND_TRIPS))
         {
             let larger = (self.window * 2).min(common.config.max_window);
             let more = larger - self.window;
@@ -183,7 +184,7 @@ impl Inbound {
     /// put there beyond the initial window.
     pub(super) fn charge(&self) -> usize {
         let memory = self.buffer.memory() + self.out_memory;
-        if self.ended {
+        if self.ended || self.discard {
             return memory;
         }
         let tuned = self.held().max(self.window as usize) - INITIAL_WINDOW as usize;

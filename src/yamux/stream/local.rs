@@ -62,6 +62,12 @@ impl<P> Stream<P> {
         Ok(Input::Some(datagram))
     }
 
+    /// Data frames since the last call that carried neither payload nor flags: datagrams
+    /// without a byte, which nobody can read here.
+    pub fn take_empty(&mut self) -> u32 {
+        std::mem::take(&mut self.empty)
+    }
+
     /// This is a byte stream: where frames end need not be remembered.
     pub fn join_frames(&mut self) {
         self.inbound.join_frames();
@@ -78,14 +84,31 @@ impl<P> Stream<P> {
 
     // The sending side.
 
-    /// How many bytes the next frame may carry; 0: wait. The window of UDP streams,
-    /// whose frames aren't cut, may allow more: try [`Stream::queue`].
+    /// How many bytes the next frame may carry; 0: wait. While memory is full that is
+    /// little, and one frame at a time: a peer that takes nothing must not have us fill
+    /// two slots of each stream. (Who waits then is woken by his own stream's turn.)
     pub fn room(&self) -> Result<usize, QueueError> {
         self.sending()?;
-        Ok((self.outbound.room() as usize).min(MAX_PAYLOAD))
+        let most = match (self.account.is_full(), self.outbound.is_empty()) {
+            (false, _) => MAX_PAYLOAD,
+            (true, true) => SCARCE,
+            (true, false) => 0,
+        };
+        Ok((self.outbound.room() as usize).min(most))
     }
 
-    /// Queues one Data frame of `len` bytes. The payload comes back with the error.
+    /// [`Stream::queue`], but for what is dropped when it doesn't fit: not while memory
+    /// is full and something waits already. A datagram may be larger than
+    /// [`Stream::room`], because it isn't cut.
+    pub fn queue_datagram(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)> {
+        match self.room() {
+            Ok(0) => Err((QueueError::NoRoom, payload)),
+            _ => self.queue(payload, len),
+        }
+    }
+
+    /// Queues one Data frame of `len` bytes: what [`Stream::room`] has promised, whatever
+    /// memory is left by now. The payload comes back with the error.
     pub fn queue(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)> {
         if let Err(error) = self.sending() {
             return Err((error, payload));
@@ -147,3 +170,7 @@ impl<P> Stream<P> {
         }
     }
 }
+
+/// Payload bytes of a frame while memory is full: as many as are queued without a large
+/// buffer (with 4,096 streams 16 MiB in all, beyond the cap).
+const SCARCE: usize = 4096;

@@ -32,6 +32,8 @@ pub struct Stream<P> {
     inbound: Inbound,
     outbound: Outbound<P>,
     opening: Opening,
+    /// Data frames without payload or flags that nobody has asked about.
+    empty: u32,
     /// Our half.
     local: Local,
     /// Both halves are cut off; there is nothing to read or to write any more.
@@ -86,6 +88,7 @@ impl<P> Stream<P> {
             inbound: Inbound::new(common, now),
             outbound: Outbound::new(),
             opening,
+            empty: 0,
             local: Local::Open,
             cut: None,
             rst: false,
@@ -127,6 +130,12 @@ impl<P> Stream<P> {
     /// The receive window as it is tuned now, in bytes.
     pub fn window(&self) -> u32 {
         self.inbound.window()
+    }
+
+    /// What it takes of the budget: bytes in memory both ways, and what the peer may
+    /// send beyond the initial window.
+    pub fn charged(&self) -> usize {
+        self.account.charged()
     }
 
     /// Payload bytes that wait for their turn.
@@ -186,6 +195,7 @@ impl<P> Stream<P> {
         let mut deliver = false;
         if header.kind == Kind::Data {
             deliver = self.inbound.announce(self.id, header.len)?;
+            self.empty += u32::from(header.len == 0 && header.flags == Flags::NONE);
         } else {
             self.outbound.grant(self.id, header.len)?;
             self.wakes.sender |= header.len > 0;

@@ -35,6 +35,10 @@ pub(crate) struct Hub {
     pub(crate) refuse: bool,
     /// The session ends while a stream is accepted.
     pub(crate) ends_meanwhile: bool,
+    /// We open one while a stream is accepted.
+    pub(crate) opens_meanwhile: bool,
+    /// Those.
+    pub(crate) opened: Vec<Handle>,
     /// Who of each stream was woken: its reader, its sender.
     pub(crate) woken: HashMap<u32, [bool; 2]>,
 }
@@ -73,6 +77,11 @@ impl Host for Hub {
         if self.ends_meanwhile {
             self.session.end(None);
         }
+        if self.opens_meanwhile {
+            let make = |stream| Rc::new(RefCell::new(stream));
+            let opened = self.session.open(Instant::now(), make);
+            self.opened.extend(opened);
+        }
         let handle = Rc::new(RefCell::new(stream));
         self.accepted.push_back(handle.clone());
         Some(handle)
@@ -95,6 +104,8 @@ impl Endpoint {
                 accepted: VecDeque::new(),
                 refuse: false,
                 ends_meanwhile: false,
+                opens_meanwhile: false,
+                opened: Vec::new(),
                 woken: HashMap::new(),
             },
             turn: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! What a peer can make us hold.
 
 use super::*;
-use crate::yamux::{MAX_REPLIES, Unread, victim};
+use crate::yamux::{MAX_PAYLOAD, MAX_REPLIES, Unread, victim};
 
 #[test]
 fn a_ping_flood_without_a_reader_ends_the_session() {
@@ -199,4 +199,43 @@ fn unread_bytes_have_an_age() {
     ours.peer_data(2, b"!").expect("allowed");
     stream.borrow_mut().give_back(chunk, ours.now);
     assert_eq!(stream.borrow().unread(), unread(1, ours.now));
+}
+
+/// decisions.md §6.6: one cap for windows and queues.
+#[test]
+fn while_memory_is_full_streams_queue_little() {
+    let budget = Arc::new(Budget::new(2 * INITIAL_WINDOW as usize));
+    let mut ours = Ours::sharing(Config::new(Role::Client), &budget);
+    let streams: Vec<_> = (0..64).map(|n| ours.accepted(2 + 2 * n)).collect();
+    // Nobody takes what we write: everybody queues what he may.
+    let room = |stream: &Handle| stream.borrow().room().expect("open");
+    let fill = |ours: &mut Ours| {
+        for stream in &streams {
+            while room(stream) > 0 {
+                ours.queue(stream, &vec![0; room(stream)]);
+            }
+        }
+    };
+    fill(&mut ours);
+    let beyond = budget.charged() - 2 * INITIAL_WINDOW as usize;
+    assert!(beyond <= MAX_PAYLOAD + 64 * 4096, "{beyond} bytes too many");
+    let last = &streams[63];
+    assert_eq!(last.borrow().queued(), 4096);
+    let datagram = last.borrow_mut().queue_datagram(vec![0; 10], 10);
+    assert!(datagram.is_err(), "one waits already");
+    // Who waits is woken when his own frame is written, and goes on.
+    ours.end.hub.woken.clear();
+    ours.written();
+    assert!((0..64).all(|n| ours.end.hub.woken[&(2 + 2 * n)][1]));
+    assert_eq!(room(last), MAX_PAYLOAD);
+    // What was promised holds: memory is full by the time he comes with it.
+    fill(&mut ours);
+    ours.written();
+    let promised = room(last);
+    for id in [2, 4] {
+        ours.peer_data(id, &full_window()).expect("in the window");
+    }
+    assert_eq!(room(last), 4096);
+    ours.queue(last, &vec![0; promised]);
+    assert_eq!(room(last), 0);
 }

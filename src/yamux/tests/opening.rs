@@ -203,3 +203,19 @@ fn a_stream_that_is_accepted_while_the_session_ends_is_lost_like_the_others() {
     assert_eq!(ours.streams(), 0);
     assert_eq!(ours.written(), []);
 }
+
+/// A peer that opens an id of ours in the very moment in which we do: whoever was first
+/// must stay in the table, or nobody would tell him of his end.
+#[test]
+fn a_stream_is_not_pushed_out_by_one_of_the_same_id() {
+    let mut ours = Ours::plane();
+    ours.end.hub.opens_meanwhile = true;
+    assert_eq!(ours.peer(syn(2)), Err(Fatal::DuplicateSyn(2)));
+    let [opened] = &ours.end.hub.opened[..] else {
+        panic!("one was opened");
+    };
+    let opened = opened.clone();
+    assert_eq!(opened.borrow().id(), 2);
+    ours.end.end(Some(Fatal::DuplicateSyn(2)));
+    assert_eq!(opened.borrow().cut(), Some(Cut::SessionLost));
+}

@@ -157,6 +157,21 @@ fn input_that_nobody_wants_is_dropped_and_its_window_granted() {
 }
 
 #[test]
+fn what_nobody_reads_takes_nothing_of_the_memory() {
+    let budget = Arc::new(Budget::new(64 << 20));
+    let mut ours = tunable(&budget);
+    let stream = ours.accepted(2);
+    read_at_once(&mut ours, &stream, 4 * MIB);
+    let window = stream.borrow().window();
+    assert!(window > INITIAL_WINDOW && budget.charged() > 0);
+    let now = ours.now;
+    ours.end.with_stream(&stream, |stream| stream.discard(now));
+    assert_eq!(budget.charged(), 0, "nothing of it will ever be kept");
+    read_at_once(&mut ours, &stream, 64 * MIB);
+    assert_eq!((stream.borrow().window(), budget.charged()), (window, 0));
+}
+
+#[test]
 fn a_window_that_limits_the_peer_grows_to_the_negotiated_maximum() {
     let budget = Arc::new(Budget::new(64 << 20));
     let mut ours = tunable(&budget);

@@ -21,7 +21,7 @@ import (
 //	echo           sends back what comes, then FIN
 //	source N SEED  sends N bytes of the pattern, then FIN, then reads to the end
 //	sink           reads to the end, answers "N SHA256\n", then FIN
-//	stall          reads no more, until the gate "stall" is opened; then to the end
+//	stall N        reads N bytes and no more, until the gate "stall" is opened; then to the end
 //	answer N       sends N bytes and closes without reading on
 //	reset N        sends N bytes, waits for one byte, resets
 //	turn           answers "hi\n" and FIN at once, then reads to the end
@@ -114,8 +114,14 @@ func (t *target) serve(conn *net.TCPConn) {
 			_, wrote = fmt.Fprintf(conn, "%d %s\n", received, hex.EncodeToString(sum.Sum(nil)))
 		}
 	case "stall":
+		if received, err = io.CopyN(io.Discard, input, size); err != nil {
+			break
+		}
+		t.g.events.emit("target_stalled", event{"number": number, "line": line})
 		<-t.g.gate("stall")
-		received, err = io.Copy(io.Discard, input)
+		var more int64
+		more, err = io.Copy(io.Discard, input)
+		received += more
 	case "answer":
 		wrote = pattern(conn, uint64(seed), size)
 	case "reset":

@@ -25,6 +25,7 @@ type hello struct {
 	KeepaliveMS    int    `json:"keepalive_ms"`
 	WriteTimeoutMS int    `json:"write_timeout_ms"`
 	CloseTimeoutMS int    `json:"close_timeout_ms"` // an unanswered FIN becomes RST
+	PongDelayMS    int    `json:"pong_delay_ms"`    // so far away are we, by the agent's pings
 	// How yamux bytes travel: binary messages of at most so many bytes, in
 	// WebSocket frames of at most so many.
 	Chunk int `json:"chunk"`
@@ -146,6 +147,9 @@ func (t *tunnel) Read(p []byte) (int, error) { return t.fromPeer.Read(p) }
 
 // Write is what the library calls: once for a header, once for its payload.
 func (t *tunnel) Write(p []byte) (int, error) {
+	if len(p) == frameHeader && p[1] == framePing && t.hello.PongDelayMS > 0 {
+		time.Sleep(time.Duration(t.hello.PongDelayMS) * time.Millisecond)
+	}
 	t.write.Lock()
 	defer t.write.Unlock()
 	if err := t.send(p, t.hello.Chunk); err != nil {

@@ -1,8 +1,9 @@
 //! The rooms whose locks are tried in every order, from their source. `sync`,
-//! `link` and `buffers` stand in for the agent's own.
+//! `link`, `buffers` and `resident` stand in for the agent's own.
 
 pub mod buffers;
 pub mod link;
+pub mod resident;
 pub mod sync;
 
 #[path = "../../../src/tunnel/session/mod.rs"]

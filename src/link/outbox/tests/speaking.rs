@@ -1,8 +1,12 @@
 //! Turns of slots and speakers, and what speakers may do.
 
+use std::collections::VecDeque;
+use std::sync::mpsc;
+
 use parking_lot::MutexGuard as Guard;
 
 use super::*;
+use crate::link::message::Kind;
 
 /// Queues without waiting.
 fn push(outbox: &Outbox, id: &str, message: Message) {
@@ -176,5 +180,32 @@ fn the_end_drops_speakers_also_the_one_that_is_asked_and_what_it_said() {
             (1, 1)
         );
         assert_eq!(outbox.waiting(), 0);
+    }
+}
+
+#[test]
+fn what_is_asked_for_while_a_speaker_has_nothing_to_say_is_done_at_once() {
+    let asks: [fn(&Outbox); 3] = [
+        |outbox| outbox.pong(b"now").expect("the first"),
+        Outbox::ping,
+        Outbox::flush,
+    ];
+    for ask in asks {
+        let outbox = outbox(1000);
+        let other = outbox.clone();
+        outbox.enter(Arc::new(Says {
+            then: Box::new(move || ask(&other)),
+            ..Says::new([])
+        }));
+        let (to, given) = mpsc::channel();
+        thread::spawn(move || {
+            let (step, batch) = take(&outbox);
+            let jobs = batch.jobs;
+            to.send((step, jobs.flush, jobs.ping, jobs.pongs.len()))
+        });
+        let given = given.recv_timeout(Duration::from_secs(20));
+        let (step, flush, ping, pongs) = given.expect("the writer isn't left waiting");
+        assert_eq!(step, Step::Write);
+        assert_eq!(usize::from(flush) + usize::from(ping) + pongs, 1);
     }
 }

@@ -2,10 +2,12 @@
 
 #![allow(clippy::needless_pass_by_value)] // literals read better without `&`
 
+mod ending;
+mod targets;
 mod tcp;
 mod udp;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
@@ -16,6 +18,7 @@ use serde_json::Value;
 use super::*;
 use crate::config;
 use crate::net::Resolver;
+use crate::net::testing::far_deadline;
 use crate::tunnel::policy::{self, Policy};
 use crate::tunnel::target::{Mode, Routes};
 
@@ -123,14 +126,16 @@ struct Stage {
     tunnels: Option<Tunnels>,
     wire: Arc<Wire>,
     policy: Arc<Policy>,
+    /// Where the audit writes.
+    folder: tempfile::TempDir,
 }
 
 /// What one may want otherwise.
 struct Wants {
     settings: Settings,
     rules: Option<&'static str>,
-    budget: usize,
-    audit: config::Audit,
+    /// For the queues.
+    memory: usize,
     /// A cluster, whose names lead here.
     lookup: Option<Arc<dyn Fn() -> SocketAddr + Send + Sync>>,
     routes: Routes,
@@ -145,8 +150,7 @@ impl Default for Wants {
                 ..Settings::default()
             },
             rules: None,
-            budget: 64 << 20,
-            audit: config::Audit::default(),
+            memory: 64 << 20,
             lookup: None,
             routes: Routes::default(),
         }
@@ -184,11 +188,20 @@ impl Stage {
                     .with_resolver(Resolver::new(move |_| Ok(vec![lookup()])))
             }
         };
+        let audit = config::Audit {
+            file: Some(folder.path().join(AUDIT)),
+            max_size: 1 << 20,
+            keep: 1,
+        };
+        let settings = Settings {
+            memory: wants.memory,
+            ..wants.settings
+        };
         let shared = JsonTunnels::new(
-            wants.settings,
+            settings,
             Arc::new(targets),
-            Arc::new(Audit::start(&wants.audit).expect("audit")),
-            Arc::new(Budget::new(wants.budget)),
+            Arc::new(Audit::start(&audit).expect("audit")),
+            Arc::new(Budget::new(64 << 20)),
         );
         let wire = Arc::new(Wire::default());
         Self {
@@ -196,6 +209,7 @@ impl Stage {
             shared,
             wire,
             policy,
+            folder,
         }
     }
 
@@ -228,9 +242,29 @@ impl Stage {
         drop(self.tunnels.take());
     }
 
+    /// A connection to a target that hears it.
+    fn connect(&mut self, id: &str, listener: &TcpListener) -> TcpStream {
+        let address = listener.local_addr().expect("address");
+        self.open(id, address.port());
+        let mut target = accept(listener);
+        self.data(id, b"x");
+        read_exactly(&mut target, 1);
+        target
+    }
+
+    /// Lines of the audit, when nothing is left that could write one.
+    fn audit(&self) -> Vec<Value> {
+        self.settle();
+        self.shared.audit.finish(far_deadline());
+        let text = std::fs::read_to_string(self.folder.path().join(AUDIT)).expect("lines");
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
+    }
+
     /// Nothing is left: no thread, no place, no byte.
     fn settle(&self) {
-        eventually(|| self.shared.live() == (0, 0) && self.shared.budget.charged() == 0);
+        eventually(|| self.shared.live() == (0, 0) && self.shared.memory.taken() == 0);
     }
 }
 
@@ -275,6 +309,19 @@ fn read_exactly(stream: &mut TcpStream, count: usize) -> Vec<u8> {
     bytes
 }
 
+/// The target sees that this is no good end.
+fn assert_reset(stream: &mut TcpStream) {
+    let mut bytes = vec![0; 64 * 1024];
+    let error = loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => panic!("a clean end"),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+}
+
 /// Bytes that show when one is missing or out of place.
 fn pattern(count: usize) -> Vec<u8> {
     (0..count).map(|i| (i * 31 + i / 251) as u8).collect()
@@ -282,3 +329,9 @@ fn pattern(count: usize) -> Vec<u8> {
 
 /// Only a failing test waits so long.
 const FAR: Duration = Duration::from_mins(1);
+
+/// A file in the stage's folder.
+const AUDIT: &str = "audit";
+
+/// Loopback has to be named.
+const LOOPBACK: &str = "rules:\n- {action: allow}\n- {action: allow, addresses: [127.0.0.0/8]}\n";

@@ -2,6 +2,7 @@ use std::net::UdpSocket;
 use std::sync::mpsc;
 
 use super::*;
+use crate::telemetry::metrics::UDP_DROPPED;
 
 fn target() -> (UdpSocket, u16) {
     let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("bind");
@@ -80,7 +81,7 @@ fn tt25_many_first_datagrams_make_one_session() {
     let (release, hang) = mpsc::channel::<()>();
     let hang = Mutex::new(hang);
     let mut stage = Stage::with(Wants {
-        rules: Some("rules:\n- {action: allow}\n- {action: allow, addresses: [127.0.0.0/8]}\n"),
+        rules: Some(LOOPBACK),
         lookup: Some(Arc::new(move || {
             let _ = hang.lock().recv();
             ([127, 0, 0, 1], 1).into()
@@ -171,32 +172,17 @@ fn only_so_many_sessions_at_once() {
 
 #[test]
 fn what_is_denied_is_dropped_and_not_asked_for_again_at_once() {
-    let folder = tempfile::tempdir().expect("folder");
-    let file = folder.path().join("audit");
     let (socket, port) = target();
     let mut stage = Stage::with(Wants {
         rules: Some("rules:\n- {action: deny, protocol: udp, name: no-udp}\n"),
-        audit: config::Audit {
-            file: Some(file.clone()),
-            max_size: 1 << 20,
-            keep: 1,
-        },
         ..Wants::default()
     });
     for _ in 0..50 {
         stage.say(1, gateway_port(port), b"no");
     }
     stage.settle();
-    stage
-        .shared
-        .audit
-        .finish(crate::net::testing::far_deadline());
-    let text = std::fs::read_to_string(file).expect("lines");
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    assert_eq!(lines.len(), 1, "{text}");
+    let lines = stage.audit();
+    assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(lines[0]["verdict"], "denied");
     assert_eq!(lines[0]["client"], "198.51.100.7:1");
     socket.set_nonblocking(true).expect("set");
@@ -224,7 +210,14 @@ fn what_can_be_no_datagram_is_dropped() {
             ..good.clone()
         },
         Datagram {
-            client_address: long.into(),
+            client_address: long.clone().into(),
+            ..good.clone()
+        },
+        Datagram {
+            target: Target {
+                service: long.into(),
+                ..service(port)
+            },
             ..good.clone()
         },
     ] {
@@ -240,4 +233,70 @@ fn what_can_be_no_datagram_is_dropped() {
     assert_eq!(bytes, longest);
     socket.send_to(&longest, from).expect("sent");
     assert_eq!(stage.answers(1), [(2, longest)]);
+}
+
+#[test]
+fn a_thread_that_cannot_be_had_costs_datagrams_and_leaves_no_session() {
+    let (socket, port) = target();
+    let mut stage = Stage::new();
+    crate::threads::testing::refuse(1);
+    stage.say(1, gateway_port(port), b"lost");
+    assert_eq!(stage.shared.live(), (0, 0));
+    stage.say(1, gateway_port(port), b"there");
+    assert_eq!(hear(&socket).0, b"there");
+}
+
+#[test]
+fn every_datagram_is_told_the_client_where_that_is_set() {
+    let (socket, port) = target();
+    let (release, hang) = mpsc::channel::<()>();
+    let hang = Mutex::new(hang);
+    let mut stage = Stage::with(Wants {
+        settings: Settings {
+            proxy_protocol: [(format!("db.shop:{port}"), ProxyProtocol::V2)].into(),
+            max_sessions: 8,
+            ..Settings::default()
+        },
+        rules: Some(LOOPBACK),
+        lookup: Some(Arc::new(move || {
+            let _ = hang.lock().recv();
+            ([127, 0, 0, 1], 1).into()
+        })),
+        ..Wants::default()
+    });
+    // While it is looked for, and after.
+    stage.say(7, service(port), b"one");
+    drop(release);
+    for text in ["one", "two"] {
+        let datagram = hear(&socket).0;
+        assert!(datagram.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc6\x33\x64\x07"));
+        assert_eq!(&datagram[28..], text.as_bytes());
+        stage.say(7, service(port), b"two");
+    }
+}
+
+/// Each of many sessions could keep 2 MiB.
+#[test]
+fn what_waits_for_a_look_up_takes_memory_that_is_bounded() {
+    let (release, hang) = mpsc::channel::<()>();
+    let hang = Mutex::new(hang);
+    let mut stage = Stage::with(Wants {
+        memory: 100_000,
+        lookup: Some(Arc::new(move || {
+            let _ = hang.lock().recv();
+            ([127, 0, 0, 1], 1).into()
+        })),
+        ..Wants::default()
+    });
+    let before = UDP_DROPPED.value();
+    for client in 1..=4 {
+        for _ in 0..10 {
+            stage.say(client, service(1), &[0; 10_000]);
+        }
+    }
+    assert!((60_000..=100_000).contains(&stage.shared.memory.taken()));
+    assert!(UDP_DROPPED.value() >= before + 30);
+    drop(release);
+    stage.lose();
+    stage.settle();
 }

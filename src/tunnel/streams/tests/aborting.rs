@@ -6,7 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::stage::*;
-use crate::net::testing::listen;
+use crate::net::Deadline;
+use crate::net::testing::{far_deadline, listen};
 use crate::tunnel::Protocol;
 use crate::tunnel::header::Version;
 use crate::yamux::{Cut, Flags, Reset};
@@ -253,6 +254,26 @@ fn five_hundred_streams_end_with_their_session() {
     targets.into_iter().for_each(assert_aborted);
     assert_eq!(stage.audit().len(), 500);
     drop(clients);
+    stage.end();
+}
+
+/// At the end of the process nobody else waits for them, or for what they leave.
+#[test]
+fn who_waits_for_the_end_of_all_streams_finds_their_lines() {
+    let (mut stage, listener) = stage();
+    let clients: Vec<Client> = (0..50).map(|_| stage.open()).collect();
+    let _targets: Vec<_> = clients
+        .iter()
+        .map(|_| listener.accept().expect("accepted"))
+        .collect();
+    stage
+        .streams
+        .finish(Deadline::after(Duration::from_millis(20)));
+    assert_eq!(stage.streams.open(), 50, "only so long");
+    stage.cut_link();
+    stage.streams.finish(far_deadline());
+    assert_eq!(stage.streams.open(), 0);
+    assert_eq!(stage.audit().len(), 50);
     stage.end();
 }
 

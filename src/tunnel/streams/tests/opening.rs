@@ -14,7 +14,7 @@ use crate::net::testing::listen;
 use crate::telemetry::metrics;
 use crate::tunnel::Protocol;
 use crate::tunnel::header::{Header, Version};
-use crate::yamux::Reset;
+use crate::yamux::{Flags, Reset};
 
 fn stage(change: impl FnOnce(&mut Plan)) -> (Stage, TcpListener) {
     let (listener, address) = listen();
@@ -51,6 +51,41 @@ fn a_header_may_come_in_any_pieces_with_the_first_bytes_behind_it() {
         let mut heard = Vec::new();
         target.read_to_end(&mut heard).expect("a clean end");
         assert_eq!(heard, b"first bytes", "{step}");
+    }
+    stage.end();
+}
+
+/// An ACK that can't be written for a while holds up no stream, and ends nothing.
+#[test]
+fn tt8_streams_are_accepted_while_nothing_can_be_written_and_afterwards() {
+    let (stage, listener) = stage(|_| {});
+    stage.stall_agent(true);
+    let mut clients: Vec<Client> = (0..20).map(|_| stage.open()).collect();
+    let mut targets = Vec::new();
+    for client in &clients {
+        client.send(b"early");
+    }
+    for _ in &clients {
+        let (mut target, _) = listener.accept().expect("accepted");
+        target.read_exact(&mut [0; 5]).expect("it comes");
+        targets.push(target);
+    }
+    assert!(stage.heard_from_agent().is_empty());
+    stage.stall_agent(false);
+    clients.push(stage.open());
+    targets.push(listener.accept().expect("accepted").0);
+    for target in &mut targets {
+        io::Write::write_all(target, b"answer").expect("sent");
+    }
+    for client in &clients {
+        assert_eq!(client.read(6), b"answer");
+    }
+    let frames = stage.heard_from_agent();
+    for client in &clients {
+        let of = frames.iter().filter(|frame| frame.id == client.0.id());
+        let flags: Vec<Flags> = of.map(|frame| frame.flags).collect();
+        assert_eq!(flags[0], Flags::ACK, "first, and once");
+        assert!(flags[1..].iter().all(|flags| *flags == Flags::NONE));
     }
     stage.end();
 }

@@ -1,18 +1,17 @@
 //! A gateway and an agent, connected in memory: two sessions, a thread for each
 //! direction between them, real sockets at the agent's end.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 
+pub(super) use super::client::Client;
+use super::wire::Wire;
 use crate::config::{self, Origin};
-use crate::link::{Message, Speaker};
 use crate::net::Resolver;
 use crate::net::testing::far_deadline;
 use crate::threads::{self, Stack};
@@ -20,10 +19,10 @@ use crate::tunnel::Protocol;
 use crate::tunnel::audit::Audit;
 use crate::tunnel::header::{Header, Version};
 use crate::tunnel::policy::{self, Policy};
-use crate::tunnel::session::{Inbox, Line, Memory, Payload, Session, Stream};
+use crate::tunnel::session::{Memory, Session, Stream};
 use crate::tunnel::streams::{Connection, Settings, Streams};
 use crate::tunnel::target::{Mode, Routes, Targets};
-use crate::yamux::{Config, Cut, Decoder, Event, Fatal, Header as Frame, Input, MAX_PAYLOAD, Role};
+use crate::yamux::{Config, Header as Frame, Role};
 
 /// Long enough for whatever has to happen.
 pub(super) const LONG: Duration = Duration::from_secs(60);
@@ -39,90 +38,6 @@ pub(super) fn wait_until(what: &str, done: impl Fn() -> bool) {
     while !done() {
         assert!(Instant::now() < until, "never: {what}");
         std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Who is in line in one direction, and what went over it.
-#[derive(Default)]
-struct Wire {
-    state: Mutex<WireState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct WireState {
-    control: VecDeque<Arc<dyn Speaker>>,
-    turns: VecDeque<Arc<dyn Speaker>>,
-    held: bool,
-    closed: bool,
-    dead: Option<Fatal>,
-    frames: Vec<Frame>,
-}
-
-impl Line for Wire {
-    fn enter(&self, speaker: Arc<dyn Speaker>) {
-        self.state.lock().turns.push_back(speaker);
-        self.changed.notify_all();
-    }
-
-    fn enter_control(&self, speaker: Arc<dyn Speaker>) {
-        self.state.lock().control.push_back(speaker);
-        self.changed.notify_all();
-    }
-
-    fn dead(&self, why: Fatal) {
-        self.state.lock().dead = Some(why);
-    }
-}
-
-impl Wire {
-    /// Has the next one speak. `None`: closed.
-    fn next(&self) -> Option<Vec<u8>> {
-        let mut state = self.state.lock();
-        loop {
-            if state.closed {
-                let rest = (
-                    std::mem::take(&mut state.control),
-                    std::mem::take(&mut state.turns),
-                );
-                drop(state);
-                drop(rest);
-                return None;
-            }
-            let control = state.control.pop_front();
-            if let Some(speaker) = control {
-                drop(state);
-                let mut bytes = Vec::new();
-                speaker.control(&mut bytes);
-                return Some(bytes);
-            }
-            if !state.held
-                && let Some(speaker) = state.turns.pop_front()
-            {
-                drop(state);
-                let mut messages: Vec<Message> = Vec::new();
-                let again = speaker.turn(&mut messages);
-                let bytes = messages.iter().flat_map(|m| m.payload().to_vec()).collect();
-                if again {
-                    self.state.lock().turns.push_back(speaker);
-                }
-                return Some(bytes);
-            }
-            self.changed.wait(&mut state);
-        }
-    }
-
-    fn carry(&self, mut inbox: Inbox) {
-        let mut decoder = Decoder::default();
-        while let Some(bytes) = self.next() {
-            let mut rest = &bytes[..];
-            while let Ok(Some(event)) = decoder.next(&mut rest) {
-                if let Event::Frame(header) = event {
-                    self.state.lock().frames.push(header);
-                }
-            }
-            inbox.receive(&bytes);
-        }
     }
 }
 
@@ -279,20 +194,28 @@ impl Stage {
 
     /// What the agent has to send waits, but for what controls.
     pub(super) fn hold_agent(&self, held: bool) {
-        self.wires[1].state.lock().held = held;
-        self.wires[1].changed.notify_all();
+        self.wires[1].hold(held);
+    }
+
+    /// Nothing of what the agent sends is written.
+    pub(super) fn stall_agent(&self, stalled: bool) {
+        self.wires[1].stall(stalled);
+    }
+
+    /// The gateway sends this, between whole frames of the session.
+    pub(super) fn inject(&self, bytes: &[u8]) {
+        self.wires[0].inject(bytes);
     }
 
     /// Frames that the agent has sent.
     pub(super) fn heard_from_agent(&self) -> Vec<Frame> {
-        self.wires[1].state.lock().frames.clone()
+        self.wires[1].frames()
     }
 
     /// The connection is gone, at once.
     pub(super) fn cut_link(&mut self) {
         for wire in &self.wires {
-            wire.state.lock().closed = true;
-            wire.changed.notify_all();
+            wire.close();
         }
         for thread in self.threads.drain(..) {
             thread.join().expect("root").expect("no panic");
@@ -321,7 +244,7 @@ impl Stage {
         wait_until("a thread stays", || self.streams.threads() == 0);
         wait_until("memory stays", || self.memory.budget().charged() == 0);
         for wire in &self.wires {
-            assert_eq!(wire.state.lock().dead, None);
+            assert_eq!(wire.dead(), None);
         }
     }
 }
@@ -329,8 +252,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         for wire in &self.wires {
-            wire.state.lock().closed = true;
-            wire.changed.notify_all();
+            wire.close();
         }
     }
 }
@@ -382,79 +304,4 @@ pub(super) fn settings() -> Settings {
     let mut settings = Settings::default();
     settings.times.parked = Duration::from_millis(200);
     settings
-}
-
-/// The gateway's end of a stream.
-#[derive(Clone)]
-pub(super) struct Client(pub(super) Stream);
-
-impl Client {
-    /// Sends all of it.
-    pub(super) fn send(&self, bytes: &[u8]) {
-        for piece in bytes.chunks(MAX_PAYLOAD) {
-            self.0
-                .send(Payload::from(piece), Some(soon()))
-                .expect("sent");
-        }
-    }
-
-    /// Sends for as long as there is room; how much that was.
-    pub(super) fn fill(&self) -> usize {
-        let mut sent = 0;
-        let piece = vec![7; MAX_PAYLOAD];
-        let patience = Duration::from_millis(200);
-        while let Ok(room) = self.0.room(Some(Instant::now() + patience)) {
-            self.send(&piece[..room]);
-            sent += room;
-        }
-        sent
-    }
-
-    /// Up to the end, and what that was.
-    pub(super) fn read_to_end(&self) -> (Vec<u8>, Result<(), Cut>) {
-        let mut read = Vec::new();
-        loop {
-            match self.0.read(Some(soon())) {
-                Ok(Input::Some(chunk)) => {
-                    read.extend_from_slice(&chunk);
-                    self.0.give_back(chunk);
-                }
-                Ok(Input::End) => return (read, Ok(())),
-                Ok(Input::Wait) => panic!("never: an end"),
-                Err(cut) => return (read, Err(cut)),
-            }
-        }
-    }
-
-    /// Exactly so many bytes.
-    pub(super) fn read(&self, count: usize) -> Vec<u8> {
-        let mut read = Vec::new();
-        while read.len() < count {
-            let input = self.0.parse(Some(soon()), |bytes| {
-                let (ours, rest) = bytes.split_at(bytes.len().min(count - read.len()));
-                read.extend_from_slice(ours);
-                *bytes = rest;
-            });
-            assert_eq!(input, Ok(Input::Some(())), "after {} bytes", read.len());
-        }
-        read
-    }
-
-    pub(super) fn datagram(&self) -> Vec<u8> {
-        let mut datagram = Vec::new();
-        let input = self.0.read_datagram(65_535, &mut datagram, Some(soon()));
-        assert!(matches!(input, Ok(Input::Some(_))), "{input:?}");
-        datagram
-    }
-
-    #[track_caller]
-    pub(super) fn assert_end(&self) {
-        let (rest, end) = self.read_to_end();
-        assert_eq!((rest.len(), end), (0, Ok(())));
-    }
-
-    #[track_caller]
-    pub(super) fn assert_reset(&self) {
-        assert_eq!(self.read_to_end().1, Err(Cut::ByPeer));
-    }
 }

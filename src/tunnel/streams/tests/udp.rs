@@ -10,7 +10,7 @@ use crate::telemetry::metrics;
 use crate::tunnel::Protocol;
 use crate::tunnel::header::Version;
 use crate::tunnel::session::Payload;
-use crate::yamux::{Cut, Kind, Reset};
+use crate::yamux::{Cut, Header as Frame, Kind, Reset};
 
 fn target() -> UdpSocket {
     let target = UdpSocket::bind("127.0.0.1:0").expect("bound");
@@ -99,6 +99,24 @@ fn tt11_an_idle_stream_is_finished() {
     stage.end();
 }
 
+/// Its thread ran in a circle, for as long as the session lived.
+#[test]
+fn half_a_datagram_keeps_no_stream_alive() {
+    let target = target();
+    let stage = stage_to(&target, |plan| {
+        plan.settings.udp_idle = Duration::from_millis(300);
+    });
+    let client = stage.open_udp();
+    send(&client, b"question");
+    assert_eq!(receive(&target), b"question");
+    let mut half = Frame::data(client.0.id(), 100).encode().to_vec();
+    half.extend_from_slice(&[7; 10]);
+    stage.inject(&half);
+    client.assert_end();
+    assert_eq!(stage.audit()[0]["end"], "idle");
+    stage.end();
+}
+
 #[test]
 fn datagrams_in_one_direction_keep_a_stream_alive() {
     let target = target();
@@ -175,6 +193,25 @@ fn empty_datagrams_are_dropped_and_counted() {
     target.send(b"full").expect("sent");
     assert_eq!(client.datagram(), b"full");
     assert!(metrics::UDP_EMPTY.value() > before);
+    stage.end();
+}
+
+/// The gateway's side of the same.
+#[test]
+fn empty_datagrams_of_the_gateway_are_dropped_and_counted() {
+    let target = target();
+    let stage = stage_to(&target, |_| {});
+    let client = stage.open_udp();
+    send(&client, b"go");
+    assert_eq!(receive(&target), b"go");
+    let before = metrics::UDP_EMPTY.value();
+    let empty = Frame::data(client.0.id(), 0).encode();
+    stage.inject(&[empty, empty].concat());
+    send(&client, b"full");
+    assert_eq!(receive(&target), b"full");
+    wait_until("they are counted", || {
+        metrics::UDP_EMPTY.value() >= before + 2
+    });
     stage.end();
 }
 

@@ -1,11 +1,4 @@
-//! The HTTP listener: the first request's host says which Service a connection is
-//! led to, as bytes over a stream of its own.
-//!
-//! A connection carries one request. Were it kept open, its next request could be
-//! for another host (whatever stands in front of the plane may mix clients and
-//! hosts on one connection), and answers would have to be parsed to find where one
-//! ends. So the request is passed on with `Connection: close`, unless it asks for an
-//! upgrade: then the connection is the client's until its end anyway.
+//! Reading the first request of a connection, and what is said instead of an answer.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -13,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::entrance::NoStream;
 use crate::http::RequestHead;
+use crate::plane::expose::entrance::NoStream;
 
 /// A request, read and rewritten.
 pub(super) struct First {
@@ -49,13 +42,6 @@ impl Refused {
         Self {
             status: "503 Service Unavailable",
             text: why.to_string(),
-        }
-    }
-
-    pub(super) fn busy() -> Self {
-        Self {
-            status: "503 Service Unavailable",
-            text: "too many clients".to_owned(),
         }
     }
 
@@ -94,13 +80,14 @@ pub(super) fn read(socket: &Socket, client: SocketAddr) -> Option<Result<First, 
             return None;
         }
         let mut reader = socket;
+        let seen = bytes.len();
         match reader.read(&mut buf) {
             Ok(count @ 1..) => bytes.extend_from_slice(&buf[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => return None,
         }
-        if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-            break at + 4;
+        if let Some(end) = head_end(&bytes, seen) {
+            break end;
         }
         if bytes.len() > MAX_HEAD {
             return Some(Err(Refused {
@@ -114,6 +101,14 @@ pub(super) fn read(socket: &Socket, client: SocketAddr) -> Option<Result<First, 
         return None;
     }
     Some(rewrite(&bytes[..end], &bytes[end..], client))
+}
+
+/// Where the head ends, of which `seen` bytes were looked at before: a client that
+/// sends it byte by byte must not have all of it looked at each time.
+fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(END.len() - 1);
+    let at = bytes[from..].windows(END.len()).position(|w| w == END)?;
+    Some(from + at + END.len())
 }
 
 fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refused> {
@@ -144,7 +139,8 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
     if !forwarded.is_empty() {
         forwarded.push_str(", ");
     }
-    forwarded.push_str(&client.ip().to_string());
+    // A listener on [::] shows the clients of IPv4 as addresses of IPv6.
+    forwarded.push_str(&client.ip().to_canonical().to_string());
 
     let mut text = format!("{} {} HTTP/1.{}\r\n", head.method, head.target, head.minor);
     let mut field = |name: &str, value: &str| {
@@ -159,8 +155,10 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
             "x-forwarded-for",
         ];
         let hop = connection.contains(&lower) && !(upgrade && lower == "upgrade");
-        let dropped = ours.contains(&lower.as_str()) || (hop && lower != "host");
-        if !dropped {
+        // Whoever names these there wants the Service to see another request than we
+        // do.
+        let kept = ["host", "content-length", "transfer-encoding"].contains(&lower.as_str());
+        if !ours.contains(&lower.as_str()) && (kept || !hop) {
             field(name, value);
         }
     }
@@ -180,6 +178,8 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
 
 /// How long a client may take for the head of its request.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+const END: &[u8] = b"\r\n\r\n";
 
 /// Bytes of a head.
 const MAX_HEAD: usize = 32 * 1024;
@@ -210,6 +210,45 @@ mod tests {
              X-Forwarded-For: 198.51.100.1, 192.0.2.7\r\nX-Forwarded-Host: Shop.Test:8088\r\n\
              X-Forwarded-Proto: http\r\nConnection: close\r\n\r\nrest"
         );
+    }
+
+    /// A body whose length the Service doesn't hear of would be its next request.
+    #[test]
+    fn connection_cannot_take_the_length_of_the_body_away() {
+        for field in ["Content-Length: 4", "Transfer-Encoding: chunked"] {
+            let name = field.split(':').next().expect("a name");
+            let (_, text) = rewritten(&format!(
+                "POST / HTTP/1.1\r\nHost: h\r\nConnection: close, {name}, Host\r\n{field}\r\n\r\n"
+            ))
+            .expect("passed on");
+            assert!(text.contains(&format!("\r\n{field}\r\n")), "{text}");
+            assert!(text.contains("\r\nHost: h\r\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_found_however_it_is_split() {
+        let head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        for split in 0..head.len() {
+            assert_eq!(head_end(&head[..split], 0), None);
+            assert_eq!(head_end(head, split), Some(head.len()));
+        }
+        let mut longer = head.to_vec();
+        longer.extend_from_slice(b"rest\r\n\r\n");
+        assert_eq!(head_end(&longer, 10), Some(head.len()));
+        // What was looked at isn't again.
+        assert_eq!(head_end(&longer, head.len()), Some(longer.len()));
+    }
+
+    #[test]
+    fn a_client_of_ipv4_is_one_at_a_listener_of_both() {
+        let client = "[::ffff:192.0.2.7]:4711".parse().expect("an address");
+        let first = rewrite(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"", client);
+        let Ok(First { bytes, .. }) = first else {
+            panic!("refused")
+        };
+        let text = String::from_utf8(bytes).expect("text");
+        assert!(text.contains("X-Forwarded-For: 192.0.2.7\r\n"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! The HTTP listener: the first request's host says which Service a connection is
+//! led to, as bytes over a stream of its own.
+//!
+//! A connection carries one request. Were it kept open, its next request could be
+//! for another host (whatever stands in front of the plane may mix clients and
+//! hosts on one connection), and answers would have to be parsed to find where one
+//! ends. So the request is passed on with `Connection: close`, unless it asks for an
+//! upgrade: then the connection is the client's until its end anyway.
+
+mod request;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::entrance::{Crew, Entrance, MAX_CLIENTS, turn_away};
+use super::tcp::Arrived;
+use crate::net::Cancel;
+use request::Refused;
+
+/// Which host leads where.
+pub(super) struct Hosts {
+    crew: Arc<Crew>,
+    routes: Mutex<BTreeMap<String, Arc<Entrance>>>,
+    /// Connections whose request isn't read yet: which exposure they are for isn't
+    /// known, so they have a limit of their own.
+    waiting: AtomicUsize,
+}
+
+impl Hosts {
+    pub(super) fn new(crew: Arc<Crew>) -> Arc<Self> {
+        Arc::new(Self {
+            crew,
+            routes: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    pub(super) fn insert(&self, host: &str, entrance: Arc<Entrance>) {
+        self.routes.lock().insert(host.to_owned(), entrance);
+    }
+
+    /// True: no host is left.
+    pub(super) fn remove(&self, host: &str) -> bool {
+        let mut routes = self.routes.lock();
+        routes.remove(host);
+        routes.is_empty()
+    }
+
+    /// A client of the listener, which `ends` ends.
+    pub(super) fn take(self: &Arc<Self>, (socket, address): Arrived, ends: &Cancel) {
+        let place = Waiting(self.clone());
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
+            return turn_away(&socket);
+        }
+        let (given, ends) = (socket.clone(), ends.clone());
+        let task = Box::new(move || place.0.lead((given, address), &ends));
+        if self.crew.openers.run(task).is_err() {
+            turn_away(&socket);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn lead(&self, (socket, address): Arrived, ends: &Cancel) {
+        let read = {
+            let Ok(_guard) = ends.on_aborted(socket.clone()) else {
+                return turn_away(&socket);
+            };
+            request::read(&socket, address)
+        };
+        let refused = match read {
+            None => return,
+            Some(Err(refused)) => refused,
+            Some(Ok(first)) => match self.entrance(&first.host) {
+                None => Refused::unknown(&first.host),
+                Some(entrance) => {
+                    let client = entrance.enter();
+                    match client.and_then(|c| c.connect(&socket, address, &first.bytes)) {
+                        Ok(()) => return,
+                        Err(why) => Refused::no_stream(why),
+                    }
+                }
+            },
+        };
+        refused.say(&socket);
+    }
+
+    fn entrance(&self, host: &str) -> Option<Arc<Entrance>> {
+        self.routes.lock().get(host).cloned()
+    }
+}
+
+/// A connection that is counted among those that wait.
+struct Waiting(Arc<Hosts>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,121 @@
+//! Datagrams.
+
+use std::net::UdpSocket;
+
+use super::*;
+use crate::plane::expose::Settings;
+use crate::yamux::{Datagram, Header};
+
+fn client(of: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(any_port()).expect("bound");
+    socket.connect(of).expect("connected");
+    socket.set_read_timeout(Some(LONG)).expect("set");
+    socket
+}
+
+fn impatient() -> Stage {
+    Stage::with(Settings {
+        http: any_port(),
+        udp_idle: Duration::from_millis(500),
+        retry: LONG,
+    })
+}
+
+#[test]
+fn a_client_that_is_idle_is_forgotten_and_its_next_datagram_opens_a_stream() {
+    let stage = impatient();
+    let agent = stage.agent();
+    let client = client(stage.udp());
+    for round in 1..=2 {
+        client.send(b"question").expect("sent");
+        let (stream, header) = agent.accept();
+        assert_eq!(header.client, client.local_addr().ok());
+        let mut datagram = Vec::new();
+        let read = stream.read_datagram(64, &mut datagram, Some(soon()));
+        assert!(
+            matches!(read, Ok(Input::Some(Datagram::Whole(8)))),
+            "{read:?}"
+        );
+        // FIN, not RST: decisions.md §6.6.
+        assert!(matches!(stream.read(Some(soon())), Ok(Input::End)));
+        wait_until("it is forgotten", || stage.view().clients == 0);
+        let view = stage.view();
+        assert_eq!((view.total, view.refused), (round, 0));
+        assert_eq!((view.up, view.down), (8 * round, 0));
+    }
+}
+
+/// Of a datagram that came in part only its reader used to ask again and again, for
+/// ever.
+#[test]
+fn a_datagram_whose_rest_never_comes_is_not_waited_for_longer_than_any() {
+    let stage = impatient();
+    let agent = stage.agent();
+    let client = client(stage.udp());
+    client.send(b"question").expect("sent");
+    let (stream, _) = agent.accept();
+    {
+        let mut plane = agent.planes.lock();
+        plane.receive(&Header::data(stream.id(), 100).encode());
+        plane.receive(&[0; 50]);
+    }
+    wait_until("it is forgotten", || stage.view().clients == 0);
+}
+
+#[test]
+fn unexposing_ends_live_clients_and_frees_the_address() {
+    let stage = Stage::new();
+    let agent = stage.agent();
+    let address = stage.udp();
+    let entry = Entry::Udp(address);
+    for _ in 0..20 {
+        let client = client(address);
+        client.send(b"question").expect("sent");
+        let (stream, _) = agent.accept();
+        assert!(matches!(stage.exposer.unexpose(&entry), Ok(Some(_))));
+        // Nothing of it is left that would hold the address.
+        drop(UdpSocket::bind(address).expect("free"));
+        while matches!(stream.read(Some(soon())), Ok(Input::Some(_))) {}
+        assert!(stream.cut().is_some());
+        stage.expose(entry.clone());
+    }
+}
+
+/// As from addresses that somebody makes up.
+#[test]
+fn more_clients_than_are_allowed_get_no_stream() {
+    let stage = Stage::new();
+    let agent = stage.agent();
+    let address = stage.udp();
+    let entrance = stage.exposer.entrance_of(&Entry::Udp(address));
+    let inside: Vec<_> = (1..MAX_CLIENTS).map(|_| entrance.enter()).collect();
+    let (first, second) = (client(address), client(address));
+    first.send(b"1").expect("sent");
+    let (_stream, _) = agent.accept();
+    second.send(b"2").expect("sent");
+    wait_until("it is refused", || stage.view().refused == 1);
+    first.send(b"3").expect("sent");
+    wait_until("who is known is led on", || stage.view().up == 2);
+    assert!(agent.has_none());
+    drop(inside);
+    second.send(b"4").expect("sent");
+    agent.accept();
+}
+
+#[test]
+fn while_the_agent_is_away_datagrams_are_dropped_and_then_led_again() {
+    let stage = Stage::new();
+    let client = client(stage.udp());
+    client.send(b"lost").expect("sent");
+    wait_until("it is refused", || stage.view().refused == 1);
+    assert_eq!((stage.view().total, stage.view().clients), (0, 0));
+    let agent = stage.agent();
+    client.send(b"1").expect("sent");
+    let (_stream, _) = agent.accept();
+    drop(agent);
+    wait_until("its stream is gone", || stage.view().clients == 0);
+    let agent = stage.agent();
+    client.send(b"2").expect("sent");
+    let _another = agent.accept();
+    assert_eq!(stage.view().total, 2);
+}

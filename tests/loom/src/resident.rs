@@ -1,0 +1,3 @@
+//! Memory is given back to nobody here.
+
+pub fn give_back() {}

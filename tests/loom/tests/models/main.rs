@@ -1,0 +1,6 @@
+//! Few threads, each with one thing to do, in every order that the locks allow. Who
+//! waits and is never woken is a deadlock, which loom reports.
+
+mod sessions;
+mod stage;
+mod streams;
