@@ -164,7 +164,22 @@ mod tests {
     use crate::net::Resolver;
     use crate::net::testing::{far_deadline, listen};
     use crate::tunnel::policy::{self, Policy};
-    use crate::tunnel::target::{Mode, Routes};
+    use crate::tunnel::target::{ExternalNames, Mode, Routes};
+
+    /// Where every Service is another name.
+    struct Aliases;
+
+    impl ExternalNames for Aliases {
+        fn external_name(
+            &self,
+            _: &str,
+            _: &str,
+            _: Deadline,
+            _: &Cancel,
+        ) -> Result<Option<String>, String> {
+            Ok(Some("db.example.test".to_owned()))
+        }
+    }
 
     struct Mounted;
 
@@ -186,6 +201,13 @@ mod tests {
 
     /// In a pod, where every name is loopback's.
     fn pod(rules: &str) -> (PolicedServices, Arc<Policy>, tempfile::TempDir) {
+        pod_with(rules, None)
+    }
+
+    fn pod_with(
+        rules: &str,
+        external: Option<Arc<dyn ExternalNames>>,
+    ) -> (PolicedServices, Arc<Policy>, tempfile::TempDir) {
         let folder = tempfile::tempdir().expect("folder");
         let file = folder.path().join("policy.yaml");
         std::fs::write(&file, rules).expect("written");
@@ -198,7 +220,7 @@ mod tests {
         );
         let mode = Mode::Cluster {
             domain: "corp.test".to_owned(),
-            external: None,
+            external,
         };
         let targets = Targets::new(mode, policy.clone(), Routes::default());
         let targets = targets.with_resolver(Resolver::new(|host| {
@@ -253,6 +275,21 @@ mod tests {
         let limit = Some(Duration::from_mins(1));
         accepted.set_read_timeout(limit).expect("set");
         assert_eq!(accepted.read(&mut [0]).expect("its end"), 0);
+    }
+
+    /// Where it leads may change, and the rules about that.
+    #[test]
+    fn a_connection_to_an_alias_is_not_kept() {
+        let rules = "rules:\n- {action: allow, external_names: ['*.example.test'], addresses: [127.0.0.0/8]}\n\
+                     - {action: allow, addresses: [127.0.0.0/8]}\n";
+        let (services, ..) = pod_with(rules, Some(Arc::new(Aliases)));
+        let (_listener, address) = listen();
+        let service = services.admit(&web(address.port())).expect("allowed");
+        assert!(service.allows(Some(address)));
+        service
+            .dial(far_deadline(), &Cancel::new())
+            .expect("dialled");
+        assert!(!service.allows(Some(address)));
     }
 
     #[test]
