@@ -119,6 +119,14 @@ impl Entry {
         }
     }
 
+    /// Waits, where senders do, until the stream is cut; `until` at most.
+    pub(super) fn wait_for_cut(&self, until: Instant) {
+        let mut state = self.state.lock();
+        while state.stream.cut().is_none() && Instant::now() < until {
+            self.sender.wait_until(&mut state, until);
+        }
+    }
+
     pub(super) fn on_cut(&self, tell: OnCut) {
         let mut state = self.state.lock();
         let before = state.on_cut.replace(tell);

@@ -174,6 +174,11 @@ impl Stream {
         self.entry().with(|stream| stream.reset(how));
     }
 
+    /// Waits until the stream is cut, `until` at most.
+    pub fn wait_for_cut(&self, until: Instant) {
+        self.entry().wait_for_cut(until);
+    }
+
     /// Calls `tell` once, when the stream is cut: by the peer, by us, with the
     /// session; now, if it was cut before. For who waits elsewhere: there the
     /// target's socket can be aborted. It is called on any thread, with no lock

@@ -4,7 +4,7 @@
 //! | What happened | the stream | the target |
 //! | --- | --- | --- |
 //! | the target ended well | FIN after its data | |
-//! | the target failed | RST behind its data | |
+//! | the target failed | RST behind its data, and not at its heels | |
 //! | the gateway finished | | end of our half |
 //! | the target reads no more | discards, the other direction goes on | |
 //! | cut by anybody, or idle (TCP) | RST at once | aborted |
@@ -123,10 +123,13 @@ impl Activity {
         self.last.store(millis, Ordering::Relaxed);
     }
 
+    pub(crate) fn last(&self) -> Instant {
+        self.start + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+
     /// When it is idle, if nothing moves until then.
     pub(crate) fn until(&self) -> Option<Instant> {
-        let last = self.start + Duration::from_millis(self.last.load(Ordering::Relaxed));
-        last.checked_add(self.limit?)
+        self.last().checked_add(self.limit?)
     }
 
     pub(crate) fn is_idle(&self) -> bool {

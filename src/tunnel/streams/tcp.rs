@@ -74,6 +74,7 @@ pub(super) fn to_target(flow: &Flow<Tcp>) {
 /// target → stream. A buffer is taken when there are bytes, and room for them.
 pub(super) fn from_target(flow: &Flow<Tcp>) {
     let mut more = false;
+    let mut spoke = false;
     loop {
         let room = match flow.stream.room(flow.activity.until()) {
             Ok(room) => room,
@@ -96,10 +97,11 @@ pub(super) fn from_target(flow: &Flow<Tcp>) {
         // Of one size, so that it comes from the pool: this thread allocates nothing.
         let mut payload = Payload::new();
         match payload.fill(|buf| receive(&flow.target, buf, room)) {
-            Ok(0) => return flow.target_ended(),
+            Ok(0) => return flow.target_ended(spoke),
             Ok(read) => {
                 flow.activity.touch();
                 flow.record.moved_out(read);
+                spoke = true;
                 more = read == room;
                 // It fits: nobody else has taken the room.
                 match flow.stream.send(payload.fitting(), None) {
@@ -109,7 +111,7 @@ pub(super) fn from_target(flow: &Flow<Tcp>) {
                 }
             }
             Err(Errno::AGAIN | Errno::INTR) => more = false,
-            Err(errno) => return flow.target_failed(errno),
+            Err(errno) => return flow.target_failed(errno, spoke),
         }
     }
 }
@@ -179,13 +181,13 @@ impl Flow<Tcp> {
         over
     }
 
-    /// Zero bytes were read.
-    fn target_ended(&self) {
+    /// Zero bytes were read; `spoke`: some were before.
+    fn target_ended(&self, spoke: bool) {
         if self.is_cut() {
             return;
         }
         if let Some(errno) = self.hidden_error() {
-            return self.target_failed(errno);
+            return self.target_failed(errno, spoke);
         }
         self.record.ended("by the target");
         self.kind.answered.store(true, Ordering::Release);
@@ -206,11 +208,21 @@ impl Flow<Tcp> {
             .filter(|errno| *errno != Errno::PIPE)
     }
 
-    fn target_failed(&self, errno: Errno) {
+    fn target_failed(&self, errno: Errno, spoke: bool) {
         if self.is_cut() {
             return;
         }
         self.record.copy_failed(format!("the target: {errno}"));
+        if spoke {
+            // A server that answers (413) and closes with input unread resets its
+            // socket. A gateway that finds an RST drops what it hasn't passed on yet,
+            // as hashicorp/yamux does: that would be the answer.
+            self.stream.discard();
+            self.stream.wait_for_cut(self.activity.last() + LAST_WORDS);
+        }
         self.stream.reset(Reset::AfterData);
     }
 }
+
+/// What a gateway has to pass on the last bytes of a target that failed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
