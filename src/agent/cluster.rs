@@ -56,6 +56,8 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         memory_limit: config.proxy.memory_limit,
         default_timeout: timeouts.proxy_request,
         body_idle: timeouts.proxy_body,
+        first_byte: timeouts.proxy_first_byte,
+        stall: timeouts.proxy_stall,
         ..proxy::Settings::default()
     };
     let Some(credentials) = credentials else {

@@ -20,6 +20,7 @@ mod identify;
 mod parts;
 mod run;
 mod service_names;
+mod services;
 mod status;
 mod tunnels;
 

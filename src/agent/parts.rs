@@ -14,7 +14,7 @@ use crate::control::{heartbeat, session};
 use crate::identity::Store;
 use crate::link;
 use crate::net::{Deadline, Dialer};
-use crate::proxy::{Executor, Outlet};
+use crate::proxy::{Executor, Outlet, ServiceUpstreams};
 use crate::server::HealthState;
 use crate::tunnel::Tunnels;
 use crate::tunnel::json::{self, JsonTunnels};
@@ -67,6 +67,12 @@ pub trait Proxying: Send + Sync {
     /// used on the connection's reader thread and dropped when it is lost.
     fn connection(&self, outlet: Arc<dyn Outlet>) -> Box<dyn RequestSink>;
 
+    /// From now on requests reach Services, too; said once, before the first connection.
+    /// A stand-in has no use for them.
+    fn use_services(&self, services: ServiceUpstreams) {
+        drop(services);
+    }
+
     /// Takes nothing new and waits for what runs, until `deadline` at most.
     fn drain(&self, deadline: Deadline);
 }
@@ -74,6 +80,10 @@ pub trait Proxying: Send + Sync {
 impl Proxying for Arc<Executor> {
     fn connection(&self, outlet: Arc<dyn Outlet>) -> Box<dyn RequestSink> {
         Box::new(Executor::connection(self, outlet))
+    }
+
+    fn use_services(&self, services: ServiceUpstreams) {
+        Executor::use_services(self, services);
     }
 
     fn drain(&self, deadline: Deadline) {

@@ -9,6 +9,7 @@ use sd_notify::NotifyState;
 use super::cluster::{find_cluster, reach};
 use super::error::AgentError;
 use super::parts::{Parts, Proxying};
+use super::services::services;
 use super::status::{Status, Watch};
 use super::tunnels::{Surroundings, Tunnelling};
 use super::{Agent, agent_id, open_store};
@@ -80,6 +81,7 @@ pub fn parts(
         (true, false) => Surroundings::Outside,
     };
     let tunnels = Tunnelling::start(config, surroundings, facts.external_names())?;
+    proxy.use_services(services(config, tunnels.targets, facts.clone()));
     let timeouts = &config.timeouts;
     let reconnect = &config.pipeops.reconnect;
     Ok(Parts {

@@ -34,6 +34,8 @@ pub struct Tunnelling {
     pub streams: Arc<Tunnels>,
     /// TCP and UDP in JSON messages; `None` where `tunnels.enabled` is off.
     pub json: Option<Arc<JsonTunnels>>,
+    /// Where all of them may lead, and proxied requests, too.
+    pub targets: Arc<Targets>,
 }
 
 impl Tunnelling {
@@ -81,7 +83,7 @@ impl Tunnelling {
             drain: config.tunnels.drain_timeout,
         };
         let served = Served {
-            streams: Streams::new(settings, targets, audit.clone()),
+            streams: Streams::new(settings, targets.clone(), audit.clone()),
             json: json.clone(),
             audit,
             _watch: watch,
@@ -89,6 +91,7 @@ impl Tunnelling {
         Ok(Self {
             streams: Tunnels::new(sessions, memory, served),
             json,
+            targets,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Origin, Secret, TokenSource};
+use super::{Origin, Secret, ServicePort, TokenSource};
 use crate::url::Url;
 
 /// The whole configuration, immutable once loaded. Share it in an `Arc`.
@@ -200,6 +200,10 @@ pub struct Timeouts {
     /// A request body on its way in that makes no progress.
     pub proxy_body: Duration,
     pub proxy_dial: Duration,
+    /// A Service's answer that doesn't begin, or of which nothing comes, where the
+    /// request has no total limit.
+    pub proxy_first_byte: Duration,
+    pub proxy_stall: Duration,
     /// How long an idle pooled connection is kept.
     pub proxy_idle: Duration,
     /// From a signal to the end of the process.
@@ -244,6 +248,10 @@ pub struct Registration {
 pub struct Proxy {
     /// All buffered bodies together, in bytes.
     pub memory_limit: usize,
+    /// Gets what names no Service (control-channel.md §8.3).
+    pub ingress_controller: Option<ServicePort>,
+    /// By host, in lower case.
+    pub ingress_routes: BTreeMap<String, ServicePort>,
 }
 
 /// `tunnel.*` and `tunnels.*` (§3.5, decisions.md §6.6).

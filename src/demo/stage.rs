@@ -223,6 +223,7 @@ impl Stage {
         let call = Call {
             method: "GET",
             target: &format!("/clusters/{CLUSTER}{path}"),
+            host: None,
             headers: &headers,
             body: Body::Empty,
             deadline: Some(Deadline::after(STEP_LIMIT)),

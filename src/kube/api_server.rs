@@ -284,6 +284,7 @@ impl ApiServer {
             let call = Call {
                 method: ask.method,
                 target: &target,
+                host: None,
                 headers: &headers,
                 body: ask.body.clone(),
                 deadline: Some(deadline),

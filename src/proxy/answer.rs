@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::body::BodyWriter;
 use super::connection::send_failure;
 use super::memory::{Budget, OverBudget};
-use super::ticket::{TOO_LATE, Ticket};
+use super::ticket::{Ticket, too_late};
 use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::Reason;
@@ -166,10 +166,10 @@ impl Drop for Answer {
 /// How a request failed, for its last message.
 pub(super) fn failure_text(ticket: &Ticket, error: &dyn std::fmt::Display) -> String {
     match ticket.cancel.reason() {
-        Some(Reason::Deadline) => TOO_LATE.to_owned(),
+        Some(Reason::Deadline) => too_late(ticket.failure_prefix),
         Some(Reason::Failed) => ticket.failure().unwrap_or_else(|| error.to_string()),
         Some(reason) => reason.to_string(),
-        None => format!("kubernetes API request failed: {error}"),
+        None => format!("{}: {error}", ticket.failure_prefix),
     }
 }
 

@@ -211,6 +211,7 @@ mod tests {
             None,
             None,
             None,
+            "",
             &executor,
         );
         connection.enter(&ticket);

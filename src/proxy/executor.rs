@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,7 +14,8 @@ use super::job::Job;
 use super::memory::Budget;
 use super::places::{Admission, Places, Refused};
 use super::requests::Requests;
-use super::ticket::{TOO_LATE, Ticket};
+use super::services::{Beside, ServiceUpstreams};
+use super::ticket::{Ticket, too_late};
 use super::timer::{Alarm, Timer};
 use super::{Outlet, Settings, Upstreams};
 use crate::buffers;
@@ -28,6 +29,7 @@ use crate::workers::Workers;
 pub struct Executor {
     pub(super) settings: Settings,
     pub(super) upstreams: Option<Upstreams>,
+    services: OnceLock<Beside>,
     pub(super) budget: Arc<Budget>,
     pub(super) compressors: Compressors,
     pub(super) places: Places<Job>,
@@ -54,7 +56,7 @@ pub struct Load {
 }
 
 impl Executor {
-    /// Without `upstreams` every request is refused: no cluster is known.
+    /// Without `upstreams` no cluster is known: requests for one are refused.
     pub fn new(settings: Settings, upstreams: Option<Upstreams>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             budget: Budget::new(settings.memory_limit),
@@ -68,7 +70,17 @@ impl Executor {
             me: me.clone(),
             settings,
             upstreams,
+            services: OnceLock::new(),
         })
+    }
+
+    /// From now on requests reach Services, too; said once, before the first connection.
+    pub fn use_services(&self, services: ServiceUpstreams) {
+        let _ = self.services.set(Beside::new(services));
+    }
+
+    pub(super) fn services(&self) -> Option<&Beside> {
+        self.services.get()
     }
 
     /// The requests of one connection, answered through `outlet`.
@@ -103,13 +115,13 @@ impl Executor {
 
     /// Runs the job, now or later, or refuses it. Never waits.
     pub(super) fn admit(&self, job: Job) {
-        let (serial, cancel) = (job.ticket.serial, job.ticket.cancel.clone());
+        let ticket = job.ticket.clone();
         match self.places.apply(job) {
             Admission::Run(job) => self.start(job),
             Admission::Waits => {
                 // Its end may have come before it began to wait.
-                if cancel.reason().is_some() {
-                    self.refuse_waiting(serial, TOO_LATE);
+                if ticket.cancel.reason().is_some() {
+                    self.refuse_waiting(ticket.serial, &too_late(ticket.failure_prefix));
                 }
             }
             Admission::Refused(job, refused) => job.refuse(&refused.to_string()),
@@ -118,12 +130,12 @@ impl Executor {
 
     /// Keeps a job until its body is there.
     pub(super) fn park(&self, job: Job) {
-        let (serial, cancel) = (job.ticket.serial, job.ticket.cancel.clone());
+        let ticket = job.ticket.clone();
         if let Err((job, refused)) = self.places.park(job) {
             job.refuse(&refused.to_string());
-        } else if cancel.reason().is_some() {
+        } else if ticket.cancel.reason().is_some() {
             // Its end came before.
-            self.refuse_waiting(serial, TOO_LATE);
+            self.refuse_waiting(ticket.serial, &too_late(ticket.failure_prefix));
         }
     }
 
@@ -211,11 +223,11 @@ impl Executor {
 
     /// Looks after what is idle while there is any.
     fn sweep_later(&self) {
-        let Some(upstreams) = &self.upstreams else {
-            return;
-        };
+        let upstreams = self.upstreams.as_ref().map_or(0, Upstreams::idle);
+        let services = self.services().map_or(0, |beside| beside.pools.idle());
         let mut sweep = self.sweep.lock();
-        if sweep.is_some() || upstreams.idle() + self.compressors.idle() + buffers::idle() == 0 {
+        let idle = upstreams + services + self.compressors.idle() + buffers::idle();
+        if sweep.is_some() || idle == 0 {
             return;
         }
         let me = self.me.clone();
@@ -236,6 +248,9 @@ impl Executor {
             for client in upstreams.clients() {
                 client.sweep();
             }
+        }
+        if let Some(beside) = self.services() {
+            beside.pools.sweep();
         }
         if let (0, _, 0) = self.places.counts() {
             resident::give_back();

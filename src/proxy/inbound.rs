@@ -36,6 +36,8 @@ struct State {
     handed_room: usize,
     /// Sent, and not yet granted anew.
     sent: u64,
+    /// Taken altogether.
+    taken: u64,
     /// When a piece last came or was taken.
     moved: Instant,
     ended: bool,
@@ -69,6 +71,7 @@ impl Inbound {
                 handed: 0,
                 handed_room: 0,
                 sent: 0,
+                taken: 0,
                 moved: Instant::now(),
                 ended: false,
                 stopped: false,
@@ -117,6 +120,11 @@ impl Inbound {
     /// When a piece last came or was taken (or the body was announced).
     pub(super) fn moved(&self) -> Instant {
         self.state.lock().moved
+    }
+
+    /// Bytes that went on their way to the target.
+    pub(super) fn taken(&self) -> u64 {
+        self.state.lock().taken
     }
 
     /// The body is complete.
@@ -171,6 +179,7 @@ impl Source for Inbound {
             }
             if let Some(piece) = state.pieces.pop_front() {
                 state.handed = piece.len();
+                state.taken += piece.len() as u64;
                 state.handed_room = piece.capacity();
                 state.moved = Instant::now();
                 return Ok(Some(piece));

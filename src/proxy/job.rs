@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::answer::{Answer, failure_text};
+use super::audit::{self, Moved};
 use super::connection::Form;
 use super::gzip::{PackError, Packer};
 use super::memory::{OverBudget, Reservation, mib};
 use super::places::{Applicant, Kind};
 use super::plan::{Identity, Plan, answer_headers};
+use super::services::{Beside, Refused};
+use super::target::{Target, Upstream};
 use super::ticket::Ticket;
 use super::{Executor, Upstreams};
 use crate::http::client::{Body, Call, CallError, Response, ResponseBody};
@@ -22,9 +25,13 @@ use crate::wire::{BodyText, MAX_CHUNK};
 /// A request that can be executed.
 pub(super) struct Job {
     pub(super) ticket: Arc<Ticket>,
+    pub(super) to: Upstream,
     pub(super) plan: Plan,
     pub(super) body: Body,
     pub(super) answer: Answer,
+    /// For a Service's answer of which nothing comes.
+    pub(super) stall: Option<Duration>,
+    pub(super) moved: Moved,
     /// Room for the id and the plan.
     pub(super) _head: Reservation,
 }
@@ -34,6 +41,8 @@ pub(super) struct Job {
 enum JobError {
     #[error("{0}")]
     Call(#[from] CallError),
+    #[error("{0}")]
+    Refused(#[from] Refused),
     #[error("the agent has no usable credential of its own")]
     Identity,
     #[error(
@@ -52,16 +61,19 @@ enum JobError {
 impl Job {
     pub(super) fn execute(mut self, executor: &Executor) {
         let ticket = self.ticket.clone();
-        let result = match (ticket.cancel.reason(), &executor.upstreams) {
-            (Some(reason), _) => Err(JobError::Send(SendError::Cancelled(reason))),
-            (None, Some(upstreams)) => self.call(executor, upstreams),
-            (None, None) => return self.answer.fail("kubernetes client not initialized"),
+        let result = match ticket.cancel.reason() {
+            Some(reason) => Err(JobError::Send(SendError::Cancelled(reason))),
+            None => self.call(executor),
         };
-        match result {
-            Ok(()) => {}
-            Err(error) => self.answer.fail(&failure_text(&ticket, &error)),
-        }
         let took = ticket.received.elapsed();
+        let text = result
+            .as_ref()
+            .err()
+            .map(|error| failure_text(&ticket, error));
+        if let Some(text) = &text {
+            self.answer.fail(text);
+        }
+        self.audit(result.as_ref().err(), text.as_deref().unwrap_or(""), took);
         if took > SLOW && ticket.kind == Kind::Short && ticket.form == Form::Buffered {
             let Plan { method, target, .. } = &self.plan;
             let path = target.split('?').next().unwrap_or_default();
@@ -74,7 +86,25 @@ impl Job {
         self.answer.refuse(text);
     }
 
-    fn call(&mut self, executor: &Executor, upstreams: &Upstreams) -> Result<(), JobError> {
+    fn audit(&self, error: Option<&JobError>, text: &str, duration: Duration) {
+        let ticket = &self.ticket;
+        let denied = matches!(
+            error,
+            Some(JobError::Refused(Refused::Denied(_)) | JobError::Call(CallError::Denied(_)))
+        );
+        let line = audit::Line {
+            id: &ticket.id,
+            plan: &self.plan,
+            moved: &self.moved,
+            streamed_in: ticket.inbound.as_ref().map(|inbound| inbound.taken()),
+            denied,
+            duration,
+            error: text,
+        };
+        line.log();
+    }
+
+    fn call(&mut self, executor: &Executor) -> Result<(), JobError> {
         let ticket = self.ticket.clone();
         // An upload may take as long as it makes progress.
         let may_take_long = ticket.form == Form::Streamed || ticket.inbound.is_some();
@@ -84,7 +114,17 @@ impl Job {
         {
             log::warn!("{error}");
         }
-        let response = self.exchange(upstreams)?;
+        if let Body::Full(bytes) = &self.body {
+            self.moved.bytes_in = (**bytes).as_ref().len() as u64;
+        }
+        let mut response = self.exchange(executor)?;
+        self.moved.status = Some(response.status);
+        if let Some(limit) = self.stall
+            && !self.plan.live
+            && !is_event_stream(&response.headers)
+        {
+            response.body.limit_idle(limit);
+        }
         let live = ticket.form == Form::Streamed || self.plan.live;
         ticket.head_arrived(live);
         let headers = answer_headers(&response.headers);
@@ -94,9 +134,21 @@ impl Job {
         }
     }
 
-    fn exchange(&mut self, upstreams: &Upstreams) -> Result<Response, JobError> {
+    fn exchange(&mut self, executor: &Executor) -> Result<Response, JobError> {
         // Gone when the answer begins, but for what is still being sent.
         let body = std::mem::replace(&mut self.body, Body::Empty);
+        match (self.to.clone(), &executor.upstreams, executor.services()) {
+            (Upstream::Api, Some(upstreams), _) => self.ask_api(upstreams, body),
+            (Upstream::Service { target, https }, _, Some(beside)) => {
+                self.ask_service(beside, &target, https, body)
+            }
+            // Made only where there is one.
+            _ => Err(JobError::Call(CallError::Closed)),
+        }
+    }
+
+    fn ask_api(&mut self, upstreams: &Upstreams, body: Body) -> Result<Response, JobError> {
+        "kubernetes".clone_into(&mut self.moved.target);
         let cancel = self.ticket.cancel.clone();
         match (self.plan.identity, &upstreams.agent) {
             (Identity::Agent, Some(agent)) => {
@@ -120,10 +172,37 @@ impl Job {
         }
     }
 
+    /// A Service or an origin: where the policy lets it, and never with a credential
+    /// of the agent's own, whoever put it there.
+    fn ask_service(
+        &mut self,
+        beside: &Beside,
+        target: &Target,
+        https: bool,
+        body: Body,
+    ) -> Result<Response, JobError> {
+        if let Target::Service(service) = target {
+            self.moved.target = service.to_string();
+        }
+        let service = beside.services().admit(target)?;
+        self.moved.target = service.name();
+        self.moved.reason = service.reason();
+        let authorization = self.plan.headers.get("Authorization");
+        if authorization.is_some_and(|value| beside.services().is_own_credential(value)) {
+            log::debug!("the agent's own token is not shown to a Service");
+            self.plan.headers.remove("Authorization");
+        }
+        let https = service.https().unwrap_or(https);
+        let client = beside.pools.client(&service, https)?;
+        let cancel = self.ticket.cancel.clone();
+        Ok(self.send(&client, body, &cancel)?)
+    }
+
     fn send(&self, client: &Client, body: Body, cancel: &Cancel) -> Result<Response, CallError> {
         let call = Call {
             method: &self.plan.method,
             target: &self.plan.target,
+            host: self.plan.host.as_deref(),
             headers: &self.plan.headers,
             body,
             deadline: None, // the timer ends it by `cancel`
@@ -166,6 +245,7 @@ impl Job {
                     }
                     used = data.length();
                 })?;
+                self.moved.bytes_out += used as u64;
                 if let Some(credit) = &ticket.credit {
                     credit.put_back(room - used);
                 }
@@ -192,6 +272,7 @@ impl Job {
         let said = incoming.length().map(|said| said as usize);
         let (budget, compressors) = (&executor.budget, &executor.compressors);
         let mut body = Packer::new(compressors, budget, is_worth_gzip(headers), said)?;
+        let moved = &mut self.moved;
         self.answer
             .buffered(status, headers, budget, body.expected(), |message| {
                 let mut length = 0;
@@ -204,6 +285,7 @@ impl Job {
                         return Err(JobError::TooLarge(limit));
                     }
                     length += chunk.len();
+                    moved.bytes_out = length as u64;
                     body.push(chunk, message)?;
                 }
             })
@@ -240,6 +322,13 @@ fn add_received(
     Ok(())
 }
 
+/// An answer that may say nothing for as long as it likes (decisions.md §6.7).
+fn is_event_stream(headers: &Headers) -> bool {
+    let kind = headers.get("Content-Type").unwrap_or_default();
+    let kind = kind.trim_start().to_ascii_lowercase();
+    EVENT_STREAMS.iter().any(|stream| kind.starts_with(stream))
+}
+
 /// The rule of control-channel.md §8.6 by type (by size: `gzip`); what the target has
 /// encoded already is left alone.
 fn is_worth_gzip(headers: &Headers) -> bool {
@@ -254,6 +343,14 @@ fn is_worth_gzip(headers: &Headers) -> bool {
 }
 
 static NO_IDENTITY: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+
+/// Server-sent events, calls of gRPC-web that answer with a stream, pictures of a
+/// camera.
+const EVENT_STREAMS: &[&str] = &[
+    "text/event-stream",
+    "application/grpc-web",
+    "multipart/x-mixed-replace",
+];
 
 /// A request that took longer is logged.
 const SLOW: Duration = Duration::from_secs(5);

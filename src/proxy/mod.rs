@@ -1,17 +1,19 @@
-//! Executes `proxy_request`s against the Kubernetes API (control-channel.md §8,
-//! decisions.md §6.2).
+//! Executes `proxy_request`s against the Kubernetes API, Services of the cluster and
+//! configured origins (control-channel.md §8, decisions.md §6.2).
 //!
 //! One request, file by file:
 //!
 //! 1. [`requests`](Requests) hears it on the `link-reader` thread, which must not
-//!    wait. `plan` turns it into a call: target and headers checked and encoded, so
-//!    that nothing a peer says changes the framing, the host or the identity.
+//!    wait. `target` says where it goes; `plan` turns it into a call: path and headers
+//!    checked and encoded, so that nothing a peer says changes the framing, the place or
+//!    the identity.
 //!    `times` says how long it may take; `memory` makes room for its body, which
 //!    `inbound` takes in if it comes in chunks. What is wrong with it is refused
 //!    here, through a small thread of its `connection`.
 //! 2. [`executor`](Executor) admits it: `places` lets it run, wait or go away, and
 //!    `crate::workers` has a thread (`proxy-N`) for it.
 //! 3. `job`, on that thread, makes the call with [`http::Client`](crate::http::Client)
+//!    (that of a Service is in `pools`; whether it may be reached, [`Services`] says)
 //!    and passes the answer on as it comes (form S) or as a whole (form B, through
 //!    `gzip`), while `credit` and the lane have room.
 //! 4. `answer` encodes it (`wire::from_agent`; a whole body through `body`) and gives it to the [`Outlet`]. It sees
@@ -24,6 +26,7 @@
 //! the socket to the API server and wakes what waits.
 
 mod answer;
+mod audit;
 mod body;
 mod connection;
 mod credit;
@@ -34,7 +37,10 @@ mod job;
 mod memory;
 mod places;
 mod plan;
+mod pools;
 mod requests;
+mod services;
+mod target;
 mod ticket;
 mod timer;
 mod times;
@@ -45,6 +51,8 @@ use std::time::Duration;
 pub use executor::{Executor, Load};
 pub use places::PlaceLimits;
 pub use requests::Requests;
+pub use services::{Refused, Service, ServiceUpstreams, Services};
+pub use target::{RouteTable, StaticRoutes, Target};
 
 use crate::config::Secret;
 use crate::http::Client;
@@ -122,6 +130,12 @@ pub struct Settings {
     pub body_idle: Duration,
     /// Total for form B requests that say nothing themselves.
     pub default_timeout: Duration,
+    /// A Service's answer begins within so long, where its request has no total limit
+    /// and says nothing itself.
+    pub first_byte: Duration,
+    /// A Service's answer of which nothing comes for so long has failed, where its
+    /// request has no total limit; never a watch or an event stream.
+    pub stall: Duration,
     /// How long a thread without work is kept.
     pub worker_idle: Duration,
 }
@@ -135,6 +149,8 @@ impl Default for Settings {
             long_after: Duration::from_secs(30),
             body_idle: Duration::from_mins(1),
             default_timeout: Duration::from_mins(2),
+            first_byte: Duration::from_mins(2),
+            stall: Duration::from_mins(5),
             worker_idle: Duration::from_secs(10),
         }
     }

@@ -5,14 +5,17 @@ use crate::http::{
     Headers, MAX_FIELDS, MAX_HEAD, decode_query, encode_path, encode_query, is_field_value,
     is_token, trim_blanks,
 };
+use crate::percent;
 use crate::wire::{ProxyRequest, RequestBody};
 
-/// A call to the API server, checked and encoded.
+/// A call, checked and encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) method: String,
     /// Origin form.
     pub(super) target: String,
+    /// What `Host` says at a Service, where the peer says so; otherwise it is ours.
+    pub(super) host: Option<String>,
     /// What of the peer's fields may be sent.
     pub(super) headers: Headers,
     pub(super) identity: Identity,
@@ -32,77 +35,96 @@ pub(super) enum Identity {
     Agent,
 }
 
-/// Why a request is not executed. The texts begin as control-channel.md §8.7 has
-/// it and never show a value that the peer sent.
+/// Why a request can't become a call. The texts never show a value that the peer
+/// sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PlanError {
-    #[error("kubernetes client not initialized")]
-    NoCluster,
-    #[error("WebSocket upgrades are not supported by this agent version yet")]
-    Upgrade,
-    #[error("cluster Services are not supported by this agent version yet")]
-    Service,
-    #[error("failed to create Kubernetes request: its {0} cannot be read")]
+    #[error("its {0} cannot be read")]
     Unreadable(&'static str),
-    #[error("failed to create Kubernetes request: method {0} is not allowed")]
+    #[error("method {0} is not allowed")]
     Method(String),
-    #[error("failed to create Kubernetes request: invalid path: it has a '.' or '..' segment")]
+    #[error("invalid path: it has a '.' or '..' segment")]
     DotSegment,
-    #[error("failed to create Kubernetes request: invalid query string: it has control characters")]
+    #[error("invalid path: it has '..' or '://', or does not begin with '/'")]
+    Path,
+    #[error("invalid query string: it has characters that cannot stand there")]
     Query,
-    #[error("failed to create Kubernetes request: invalid header name {0}")]
+    #[error("invalid header name {0}")]
     HeaderName(String),
-    #[error("failed to create Kubernetes request: invalid value of header {0}")]
+    #[error("invalid value of header {0}")]
     HeaderValue(String),
-    #[error("failed to create Kubernetes request: more than one Authorization header")]
+    #[error("invalid or more than one Host header")]
+    Host,
+    #[error("more than one Authorization header")]
     TwoAuthorizations,
-    #[error("failed to create Kubernetes request: the Connection header names {0}")]
+    #[error("the Connection header names {0}")]
     ConnectionNames(String),
-    #[error("failed to create Kubernetes request: invalid Content-Length")]
+    #[error("invalid Content-Length")]
     ContentLength,
     #[error(
-        "failed to create Kubernetes request: the request head is larger than {MAX_HEAD} bytes or has more than {MAX_FIELDS} fields"
+        "the request head is larger than {MAX_HEAD} bytes or has more than {MAX_FIELDS} fields"
     )]
     TooLarge,
 }
 
 impl Plan {
-    /// `base` is what paths at the API server begin with; `lend`: the agent's own
-    /// identity is lent to requests without `Authorization`.
-    pub(super) fn of(
+    /// To the API server. `base` is what paths there begin with; `lend`: the agent's
+    /// own identity is lent to requests without `Authorization`.
+    pub(super) fn for_api(
         request: &ProxyRequest<'_>,
         base: &str,
         lend: bool,
     ) -> Result<Self, PlanError> {
-        if request.oversized {
-            return Err(PlanError::TooLarge);
-        }
-        if let Some(field) = request.unreadable {
-            return Err(PlanError::Unreadable(field));
-        }
+        check(request)?;
         if request.path.is_empty() {
             // A payload that is none must not become `GET /`.
             return Err(PlanError::Unreadable("path"));
         }
-        // Before anything looks at each of them: this is the link-reader's time.
-        let given = request.headers.iter().map(|(n, v)| n.len() + v.len());
-        let line = request.method.len() + request.path.len() + request.query.len();
-        let size = line + given.sum::<usize>();
-        if size > MAX_HEAD || request.headers.len() > MAX_FIELDS {
-            return Err(PlanError::TooLarge);
+        let (headers, identity) = headers(&request.headers, lend)?;
+        Self::of(
+            request,
+            target(base, &request.path, &request.query)?,
+            headers,
+            identity,
+        )
+    }
+
+    /// To a Service or an origin (control-channel.md §8.5): under the client's own
+    /// `Host`, never under an identity of the agent's.
+    pub(super) fn for_service(request: &ProxyRequest<'_>) -> Result<Self, PlanError> {
+        check(request)?;
+        if request.path.is_empty() && request.service.name.is_none() {
+            return Err(PlanError::Unreadable("path"));
         }
-        choose_target(request)?;
+        let (mut headers, identity) = headers(&request.headers, false)?;
+        if is_https(request) {
+            headers.set("X-Forwarded-Proto", "https");
+        }
+        let target = service_target(&request.path, &request.query)?;
+        let plan = Self::of(request, target, headers, identity)?;
+        Ok(Self {
+            host: host(&request.headers)?,
+            ..plan
+        })
+    }
+
+    fn of(
+        request: &ProxyRequest<'_>,
+        target: String,
+        headers: Headers,
+        identity: Identity,
+    ) -> Result<Self, PlanError> {
         if !is_token(&request.method) || matches!(request.method.as_str(), "CONNECT" | "TRACE") {
             return Err(PlanError::Method(printable(&request.method)));
         }
-        let (headers, identity) = headers(&request.headers, lend)?;
         let length = match request.body {
             RequestBody::Streamed => content_length(&request.headers)?,
             _ => None,
         };
         let plan = Self {
             method: request.method.clone(),
-            target: target(base, &request.path, &request.query)?,
+            target,
+            host: None,
             headers,
             identity,
             length,
@@ -138,17 +160,64 @@ pub(super) fn answer_headers(headers: &Headers) -> Headers {
     kept
 }
 
-/// control-channel.md §8.3. Upgrades and Services aren't built yet; there is no
-/// ingress controller that was detected, so whatever names no Service, `/` included,
-/// is for the API server.
-fn choose_target(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
-    if request.upgrade {
-        return Err(PlanError::Upgrade);
+/// The client came by TLS (T13).
+pub(super) fn is_https(request: &ProxyRequest<'_>) -> bool {
+    let scheme = request.scheme.as_deref();
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
+}
+
+/// Before anything looks at each of the fields: this is the link-reader's time.
+fn check(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
+    if request.oversized {
+        return Err(PlanError::TooLarge);
     }
-    if request.service.is_complete() {
-        return Err(PlanError::Service);
+    if let Some(field) = request.unreadable {
+        return Err(PlanError::Unreadable(field));
+    }
+    let given = request.headers.iter().map(|(n, v)| n.len() + v.len());
+    let line = request.method.len() + request.path.len() + request.query.len();
+    let size = line + given.sum::<usize>();
+    if size > MAX_HEAD || request.headers.len() > MAX_FIELDS {
+        return Err(PlanError::TooLarge);
     }
     Ok(())
+}
+
+/// The query goes as it is: sorted or completed, a signed one would be another (T34).
+fn service_target(path: &str, query: &str) -> Result<String, PlanError> {
+    let is_fine = path.is_empty() || path.starts_with('/');
+    if !is_fine || path.contains("..") || path.contains("://") {
+        return Err(PlanError::Path);
+    }
+    if query
+        .bytes()
+        .any(|b| b.is_ascii_control() || b == b' ' || b == b'#')
+    {
+        return Err(PlanError::Query);
+    }
+    let mut target = String::new();
+    encode_path(&mut target, if path.is_empty() { "/" } else { path });
+    if !query.is_empty() {
+        target.push('?');
+        percent::encode(&mut target, query, |byte| byte.is_ascii_graphic());
+    }
+    Ok(target)
+}
+
+/// The peer's `Host`, which must be one and a host, with or without a port.
+fn host(given: &Headers) -> Result<Option<String>, PlanError> {
+    let mut hosts = given.get_all("Host").map(trim_blanks);
+    let Some(host) = hosts.next() else {
+        return Ok(None);
+    };
+    let is_host = host.len() <= MAX_HOST
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b));
+    if hosts.next().is_some() || !is_host {
+        return Err(PlanError::Host);
+    }
+    Ok((!host.is_empty()).then(|| host.to_owned()))
 }
 
 fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
@@ -296,6 +365,9 @@ const ANSWER_HOP_BY_HOP: &[&str] = &[
     "Trailers",
     "Upgrade",
 ];
+
+/// A name of 253 bytes and a port.
+const MAX_HOST: usize = 260;
 
 #[cfg(test)]
 mod tests;

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use super::answer::Answer;
+use super::audit::Moved;
 use super::connection::{Connection, Form};
 use super::credit::Credit;
 use super::inbound::Inbound;
 use super::job::Job;
 use super::memory::{Held, OverBudget, mib};
 use super::places::Kind;
-use super::plan::{Plan, PlanError};
+use super::plan::{Plan, PlanError, is_https};
+use super::target::{StaticRoutes, Target, TargetError, Upstream};
 use super::ticket::{NO_BINARY_BODY, Ticket};
 use super::times::Times;
 use super::{Executor, Outlet};
@@ -45,8 +47,18 @@ enum Awaited {
 /// Why a request is not executed.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
+    #[error("kubernetes client not initialized")]
+    NoCluster,
+    #[error("service request failed: this agent reaches no Services")]
+    NoServices,
     #[error("{0}")]
-    Plan(#[from] PlanError),
+    Target(#[from] TargetError),
+    #[error("failed to create Kubernetes request: {0}")]
+    Kubernetes(#[source] PlanError),
+    #[error("{0}")]
+    ServicePlace(#[source] PlanError),
+    #[error("failed to create service request: {0}")]
+    Service(#[source] PlanError),
     #[error("binary request bodies are not possible beside tunnels")]
     BinaryBody,
     #[error("invalid base64 in the request body")]
@@ -215,11 +227,14 @@ impl Requests {
         request: &ProxyRequest<'_>,
     ) -> Result<Job, Refusal> {
         let executor = self.executor.clone();
-        let upstreams = executor.upstreams.as_ref().ok_or(PlanError::NoCluster)?;
-        let plan = Plan::of(request, &upstreams.base, upstreams.agent.is_some())?;
+        let (to, plan) = self.plan(request)?;
         let live = form == Form::Streamed || plan.live;
         let now = jiff::Timestamp::now();
-        let times = Times::of(request, live, now, executor.settings.default_timeout);
+        let settings = &executor.settings;
+        let mut times = Times::of(request, live, now, settings.default_timeout);
+        if to != Upstream::Api {
+            times = times.by_phases(settings.first_byte, settings.stall);
+        }
         let head = executor.budget.reserve(id.len() + plan.size())?;
         let kind = if plan.live { Kind::Long } else { Kind::Short };
         let cancel = Cancel::new();
@@ -246,6 +261,7 @@ impl Requests {
             inbound,
             (self.flow && form == Form::Streamed).then(Credit::new),
             times.timeout,
+            to.failure(),
             &executor,
         );
         if let Some(limit) = times.total {
@@ -258,16 +274,43 @@ impl Requests {
         if whole {
             ticket.body_complete()?;
         } else if request.deadline.is_none() {
-            ticket.limit_body(executor.settings.body_idle)?;
+            ticket.limit_body(settings.body_idle)?;
         }
         self.connection.enter(&ticket);
         Ok(Job {
             answer: Answer::new(ticket.clone()),
             ticket,
+            to,
             plan,
             body,
+            stall: times.stall,
+            moved: Moved::default(),
             _head: head,
         })
+    }
+
+    /// Where it goes, and as what.
+    fn plan(&self, request: &ProxyRequest<'_>) -> Result<(Upstream, Plan), Refusal> {
+        let executor = &self.executor;
+        let (cluster, beside) = (&executor.upstreams, executor.services());
+        let target = match beside {
+            Some(beside) => Target::of(request, cluster.is_some(), beside.routes())?,
+            None => Target::of(request, true, &StaticRoutes::default())?,
+        };
+        if target == Target::Api {
+            let upstreams = cluster.as_ref().ok_or(Refusal::NoCluster)?;
+            let plan = Plan::for_api(request, &upstreams.base, upstreams.agent.is_some());
+            return Ok((Upstream::Api, plan.map_err(Refusal::Kubernetes)?));
+        }
+        if beside.is_none() {
+            return Err(Refusal::NoServices);
+        }
+        let plan = Plan::for_service(request).map_err(|error| match error {
+            PlanError::Path | PlanError::Query => Refusal::ServicePlace(error),
+            error => Refusal::Service(error),
+        })?;
+        let https = is_https(request);
+        Ok((Upstream::Service { target, https }, plan))
     }
 
     /// Keeps a whole body, within limits.

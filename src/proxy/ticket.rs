@@ -33,6 +33,8 @@ pub(super) struct Ticket {
     pub(super) received: Instant,
     /// Begins when nothing of the request is missing.
     timeout: Option<Timeout>,
+    /// What the text of a failed call begins with (control-channel.md §8.7).
+    pub(super) failure_prefix: &'static str,
     body_complete: AtomicBool,
     /// Only the last message is left to be sent.
     finishing: AtomicBool,
@@ -70,6 +72,7 @@ impl Ticket {
         inbound: Option<Arc<Inbound>>,
         credit: Option<Arc<Credit>>,
         timeout: Option<Timeout>,
+        failure_prefix: &'static str,
         executor: &Arc<Executor>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -84,6 +87,7 @@ impl Ticket {
             executor: Arc::downgrade(executor),
             received: Instant::now(),
             timeout,
+            failure_prefix,
             body_complete: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
             silence: Cancel::new(),
@@ -264,13 +268,13 @@ impl Ticket {
             return Ok(None);
         };
         let (weak, serial) = (self.executor.clone(), self.serial);
-        let cancel = self.cancel.clone();
+        let (cancel, prefix) = (self.cancel.clone(), self.failure_prefix);
         let when = crate::net::Deadline::after(limit).instant();
         let alarm = executor.timer.at(when, move || {
             if cancel.cancel(Reason::Deadline)
                 && let Some(executor) = weak.upgrade()
             {
-                executor.refuse_waiting(serial, TOO_LATE);
+                executor.refuse_waiting(serial, &too_late(prefix));
             }
         })?;
         Ok(Some(alarm))
@@ -278,7 +282,9 @@ impl Ticket {
 }
 
 /// What a request says that took too long (control-channel.md §8.7).
-pub(super) const TOO_LATE: &str = "kubernetes API request failed: context deadline exceeded";
+pub(super) fn too_late(prefix: &str) -> String {
+    format!("{prefix}: context deadline exceeded")
+}
 
 /// Why a request fails whose body stops coming or is taken no more.
 const STALLED: &str = "the request body made no progress for too long";

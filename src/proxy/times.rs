@@ -11,6 +11,8 @@ pub(super) struct Times {
     pub(super) total: Option<Duration>,
     /// From the complete receipt of the request's body.
     pub(super) timeout: Option<Timeout>,
+    /// For an answer of which nothing comes.
+    pub(super) stall: Option<Duration>,
 }
 
 /// What a `timeout` limits.
@@ -47,7 +49,18 @@ impl Times {
         Self {
             total: deadline.or((!unlimited).then_some(otherwise)),
             timeout,
+            stall: None,
         }
+    }
+
+    /// Where nothing limits the whole, its phases have limits: a Service may be
+    /// anything, also one that accepts and says nothing.
+    pub(super) fn by_phases(mut self, first_byte: Duration, stall: Duration) -> Self {
+        if self.total.is_none() && !matches!(self.timeout, Some(Timeout::ToEnd(_))) {
+            self.timeout.get_or_insert(Timeout::ToHeader(first_byte));
+            self.stall = Some(stall);
+        }
+        self
     }
 }
 
@@ -104,10 +117,28 @@ mod tests {
     }
 
     #[test]
+    fn the_phases_are_limited_where_the_whole_is_not() {
+        let phases = |payload: &str, live| {
+            let times = times(payload, "", live).by_phases(SECOND, MINUTE);
+            (times.timeout, times.stall)
+        };
+        let own = Some(Timeout::ToHeader(2 * SECOND));
+        let first = Some(Timeout::ToHeader(SECOND));
+        assert_eq!(phases("{}", true), (first, Some(MINUTE)));
+        assert_eq!(phases(r#"{"timeout":2000}"#, true), (own, Some(MINUTE)));
+        assert_eq!(phases("{}", false), (None, None));
+        let whole = Some(Timeout::ToEnd(2 * SECOND));
+        assert_eq!(phases(r#"{"timeout":2000}"#, false), (whole, None));
+        let deadline = r#"{"deadline":"2027-01-01T00:00:00Z"}"#;
+        assert_eq!(phases(deadline, true), (None, None));
+    }
+
+    #[test]
     fn t11_live_answers_have_no_limit_of_their_own() {
         let none = Times {
             total: None,
             timeout: None,
+            stall: None,
         };
         assert_eq!(times("{}", "", true), none);
         assert_eq!(times("{}", "", false).total, Some(2 * MINUTE));

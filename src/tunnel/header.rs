@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Protocol;
+use crate::config::is_label;
 
 /// What a stream asks for, as it was sent: whether the names can be names depends
 /// on where they lead, see [`service_name`](Self::service_name) and
@@ -229,17 +230,6 @@ impl Header {
         }
         Ok(out)
     }
-}
-
-/// A DNS label of Kubernetes (RFC 1123): 1 to 63 of `a-z`, `0-9` and `-`, which
-/// doesn't stand at an end.
-fn is_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// A name that an operator could have written as a route: labels with dots, in any

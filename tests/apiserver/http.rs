@@ -139,6 +139,7 @@ impl Http {
         let call = Call {
             method,
             target: &format!("{}{path}", self.base),
+            host: None,
             headers: &fields,
             body,
             deadline: Some(Deadline::after(LIMIT)),

@@ -28,7 +28,7 @@ pub(crate) fn connected(credentials: Credentials) -> (FakePlane, Agent, Conn) {
 }
 
 /// The body of a form B answer, by the encoding that it says.
-fn body_of(answer: &Value) -> Vec<u8> {
+pub(crate) fn body_of(answer: &Value) -> Vec<u8> {
     assert_eq!(answer["type"], "proxy_response", "{answer}");
     let payload = &answer["payload"];
     let Some(body) = payload["body"].as_str() else {
@@ -278,8 +278,8 @@ fn t15_a_request_that_cannot_be_understood_is_answered_in_its_form() {
             json!({"path": "/api/x", "is_websocket": true}),
         ),
         (
-            "a Service",
-            json!({"path": "/x", "service_name": "a", "namespace": "b", "service_port": 1}),
+            "a Service that is none",
+            json!({"path": "/x", "service_name": "a.b", "namespace": "b", "service_port": 1}),
         ),
     ] {
         conn.request("b", &payload);

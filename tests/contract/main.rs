@@ -16,3 +16,4 @@ mod live;
 mod other_agents;
 mod other_planes;
 mod refusals;
+mod services;

@@ -17,6 +17,7 @@ mod json_tunnels;
 mod log_lines;
 mod losing;
 mod messages;
+mod origins;
 mod process;
 mod proxying;
 mod proxying_ends;

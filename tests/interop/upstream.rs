@@ -81,6 +81,11 @@ impl Upstream {
         }
     }
 
+    /// `host:port`, as an origin.
+    pub(crate) fn authority(&self) -> String {
+        self.server.address().to_string()
+    }
+
     /// What an agent needs to know of it.
     pub(crate) fn reach(&self, config: &Config) -> (Arc<dyn Proxying>, Arc<dyn ClusterFacts>) {
         let kubernetes = Kubernetes {

@@ -125,6 +125,7 @@ impl Front {
         let call = Call {
             method,
             target: &self.target(path),
+            host: None,
             headers: &all,
             body,
             deadline: Some(Deadline::after(self.limit)),

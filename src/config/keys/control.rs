@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::table::{Key, Kind};
 use crate::config::types::ClientCertificate;
-use crate::config::{Config, TokenSource, Transport};
+use crate::config::{Config, ServicePort, TokenSource, Transport};
 use crate::url::Url;
 
 /// config-and-state.md §3.2.
@@ -314,6 +314,18 @@ pub(super) const TIMEOUTS: &[Key] = &[
     )
     .default("30s"),
     limit(
+        "timeouts.proxy_first_byte",
+        |c, v| c.timeouts.proxy_first_byte = v,
+        "From a whole request to the head of a Service's streamed answer, where it names no limit itself",
+    )
+    .default("2m"),
+    limit(
+        "timeouts.proxy_stall",
+        |c, v| c.timeouts.proxy_stall = v,
+        "A Service's streamed answer of which nothing comes, where no deadline was given; never an event stream",
+    )
+    .default("5m"),
+    limit(
         "timeouts.proxy_idle",
         |c, v| c.timeouts.proxy_idle = v,
         "How long an idle connection to a target is kept",
@@ -348,15 +360,43 @@ pub(super) const TIMEOUTS: &[Key] = &[
 ];
 
 /// decisions.md §6.2 "Memory".
-pub(super) const PROXY: &[Key] = &[Key::new(
-    "proxy.memory_limit",
-    Kind::Size {
-        min: 1024 * 1024,
-        set: |c, v| c.proxy.memory_limit = usize::try_from(v).unwrap_or(usize::MAX),
-    },
-    "Memory for all buffered bodies of proxied requests and their answers together",
-)
-.default("256MiB")];
+pub(super) const PROXY: &[Key] = &[
+    Key::new(
+        "proxy.memory_limit",
+        Kind::Size {
+            min: 1024 * 1024,
+            set: |c, v| c.proxy.memory_limit = usize::try_from(v).unwrap_or(usize::MAX),
+        },
+        "Memory for all buffered bodies of proxied requests and their answers together",
+    )
+    .default("256MiB"),
+    Key::new(
+        "proxy.ingress_controller",
+        Kind::Parsed {
+            what: "Service",
+            set: |c, v| {
+                c.proxy.ingress_controller = Some(ServicePort::parse(v)?);
+                Ok(())
+            },
+        },
+        "Service of the ingress controller, as name.namespace:port: it gets requests by a known host, \
+         and those that name no Service and are none of the Kubernetes API's",
+    )
+    .default_note("none"),
+    Key::new(
+        "proxy.ingress_routes",
+        Kind::Map(|c, map| {
+            for (host, service) in map {
+                let service = ServicePort::parse(&service)?;
+                let routes = &mut c.proxy.ingress_routes;
+                routes.insert(host.trim().to_ascii_lowercase(), service);
+            }
+            Ok(())
+        }),
+        "Known hosts, as a map of host to name.namespace:port: where its requests go that name no Service, \
+         unless there is an ingress controller",
+    ),
+];
 
 const fn limit(name: &'static str, set: fn(&mut Config, Duration), help: &'static str) -> Key {
     Key::new(

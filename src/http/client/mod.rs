@@ -8,6 +8,8 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::Socket;
+
 pub use response::{Response, ResponseBody};
 pub use upload::UploadError;
 
@@ -26,12 +28,36 @@ use crate::threads::SpawnError;
 pub struct Client(Arc<Inner>);
 
 struct Inner {
-    endpoint: Endpoint,
-    /// What `Host` says.
+    way: Box<dyn Way>,
+    /// What `Host` says where a call doesn't.
     host: String,
-    dialer: Dialer,
     settings: Settings,
     pool: Pool,
+}
+
+/// How the connections of a client come about.
+pub trait Way: Send + Sync {
+    /// A new connection, within `limit`; ends at once when `cancel` fires, with which
+    /// it is no longer registered then.
+    fn open(&self, limit: Deadline, cancel: &Cancel) -> Result<Halves, CallError>;
+
+    /// Whether a connection that was kept may be used once more.
+    fn allows(&self, _socket: &Socket) -> bool {
+        true
+    }
+}
+
+/// Straight there.
+struct Dialled {
+    endpoint: Endpoint,
+    dialer: Dialer,
+}
+
+impl Way for Dialled {
+    fn open(&self, limit: Deadline, cancel: &Cancel) -> Result<Halves, CallError> {
+        let dialled = self.dialer.dial(&self.endpoint, limit, cancel);
+        dialled.map_err(|error| CallError::Dial(Box::new(error)))
+    }
 }
 
 /// Limits of a client.
@@ -61,6 +87,8 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// Origin form, encoded ([`encode_path`](super::encode_path)).
     pub target: &'a str,
+    /// What `Host` says instead of the client's own; checked by who calls.
+    pub host: Option<&'a str>,
     /// Sent as they are, but for `Host`, `Content-Length` and `Transfer-Encoding`,
     /// which are this module's to write. `Connection` and `Expect` must not be
     /// among them.
@@ -102,6 +130,11 @@ pub enum CallError {
     Cancelled(Reason),
     #[error("{0}")]
     Dial(#[source] Box<DialError>),
+    /// The way there is closed: by a policy, say.
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
+    Unreachable(String),
     #[error("{0}")]
     Upload(#[source] UploadError),
     #[error("the connection was closed before an answer came")]
@@ -114,6 +147,8 @@ pub enum CallError {
     Switched,
     #[error("the answer broke off: {0}")]
     Body(#[source] ReadError),
+    #[error("nothing more of the answer came for {0:?}")]
+    Idle(Duration),
     #[error("the answer has more than {0} bytes")]
     TooLarge(usize),
     #[error("{0}")]
@@ -129,11 +164,15 @@ impl Client {
         dialer: Dialer,
         settings: Settings,
     ) -> Self {
+        Self::over(Dialled { endpoint, dialer }, host, settings)
+    }
+
+    /// As [`new`](Self::new), over connections that come about in another way.
+    pub fn over(way: impl Way + 'static, host: impl Into<String>, settings: Settings) -> Self {
         Self(Arc::new(Inner {
             pool: Pool::new(settings.max_idle, settings.idle_limit),
-            endpoint,
+            way: Box::new(way),
             host: host.into(),
-            dialer,
             settings,
         }))
     }
@@ -151,7 +190,7 @@ impl Client {
             &mut head,
             call.method,
             call.target,
-            &self.0.host,
+            call.host.unwrap_or(&self.0.host),
             call.headers,
             framing,
         );
@@ -165,7 +204,7 @@ impl Client {
             Some(reason) => CallError::Cancelled(reason),
             None => error,
         };
-        if let Some(halves) = self.0.pool.take() {
+        if let Some(halves) = self.take() {
             match self.exchange(halves, &outgoing, cancel) {
                 Err(failure) if failure.is_stale() && outgoing.may_be_repeated() => {}
                 done => return done.map_err(|failure| explain(failure.error)),
@@ -173,11 +212,7 @@ impl Client {
         }
         let limit = Deadline::after(self.0.settings.dial_limit);
         let limit = call.deadline.map_or(limit, |other| limit.earlier(other));
-        let halves = self
-            .0
-            .dialer
-            .dial(&self.0.endpoint, limit, cancel)
-            .map_err(|error| explain(CallError::Dial(Box::new(error))))?;
+        let halves = self.0.way.open(limit, cancel).map_err(explain)?;
         self.exchange(halves, &outgoing, cancel)
             .map_err(|failure| explain(failure.error))
     }
@@ -196,6 +231,13 @@ impl Client {
     /// Idle connections now.
     pub fn idle(&self) -> usize {
         self.0.pool.len()
+    }
+
+    /// A connection that was kept and may still be used.
+    fn take(&self) -> Option<Halves> {
+        let kept = std::iter::from_fn(|| self.0.pool.take());
+        kept.into_iter()
+            .find(|halves| self.0.way.allows(&halves.socket))
     }
 
     fn exchange(
@@ -275,7 +317,7 @@ impl Outgoing<'_> {
     fn send(
         &self,
         mut write: crate::net::WriteHalf,
-        socket: &Arc<socket2::Socket>,
+        socket: &Arc<Socket>,
     ) -> Result<(Sending, Option<io::Error>), Failure> {
         if let Some(body) = self.small_body() {
             let sent = write.write_all(&[IoSlice::new(self.head), IoSlice::new(body)]);

@@ -1,7 +1,9 @@
 //! An answer, and what becomes of its connection afterwards.
 
+use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::Socket;
 
@@ -10,7 +12,7 @@ use super::{CallError, Inner};
 use crate::http::Headers;
 use crate::http::body::Framing;
 use crate::http::incoming::{Chunks, Incoming, ReadError};
-use crate::net::{Cancel, Guard, Halves, WriteHalf};
+use crate::net::{Cancel, Deadline, Guard, Halves, WriteHalf};
 
 /// An answer of which the head has come.
 pub struct Response {
@@ -27,6 +29,7 @@ pub struct ResponseBody {
     rest: Option<Rest>,
     client: Arc<Inner>,
     cancel: Cancel,
+    idle: Option<Duration>,
 }
 
 pub(super) struct Rest {
@@ -58,11 +61,18 @@ impl ResponseBody {
             rest: Some(rest),
             client,
             cancel,
+            idle: None,
         };
         if framing == Framing::Length(0) {
             body.end();
         }
         body
+    }
+
+    /// From now on a body of which nothing comes for so long has failed; takes the
+    /// place of the call's deadline.
+    pub fn limit_idle(&mut self, limit: Duration) {
+        self.idle = Some(limit);
     }
 
     /// The length, if it was said.
@@ -79,6 +89,9 @@ impl ResponseBody {
         let Some(rest) = &mut self.rest else {
             return Ok(&[]);
         };
+        if let Some(limit) = self.idle {
+            rest.incoming.set_deadline(Some(Deadline::after(limit)));
+        }
         match rest.incoming.advance(max) {
             Ok(()) if rest.incoming.lent().is_empty() => {
                 // The end of the connection may be our own doing: then the body is
@@ -134,7 +147,12 @@ impl ResponseBody {
     fn failed(&mut self, error: ReadError) -> CallError {
         let why = self.broken_off();
         self.rest = None;
-        why.unwrap_or(CallError::Body(error))
+        why.unwrap_or_else(|| match (&error, self.idle) {
+            (ReadError::Io(cause), Some(limit)) if cause.kind() == io::ErrorKind::TimedOut => {
+                CallError::Idle(limit)
+            }
+            _ => CallError::Body(error),
+        })
     }
 
     /// Why this side has closed the connection, if it has.

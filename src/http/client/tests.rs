@@ -20,6 +20,7 @@ fn get(target: &str) -> Call<'_> {
     Call {
         method: "GET",
         target,
+        host: None,
         headers: &NONE,
         body: Body::Empty,
         deadline: None,

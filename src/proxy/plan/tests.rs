@@ -1,4 +1,5 @@
 mod properties;
+mod service;
 
 use std::io::IoSlice;
 use std::net::TcpStream;
@@ -19,7 +20,7 @@ fn with<T>(payload: &str, check: impl FnOnce(&ProxyRequest<'_>) -> T) -> T {
 }
 
 fn plan_lending(payload: &str, lend: bool) -> Result<Plan, PlanError> {
-    with(payload, |request| Plan::of(request, "/base", lend))
+    with(payload, |request| Plan::for_api(request, "/base", lend))
 }
 
 fn plan(payload: &str) -> Result<Plan, PlanError> {
@@ -178,10 +179,6 @@ fn what_cannot_be_sent_is_refused_without_its_value() {
         ),
     ] {
         let error = plan(payload).expect_err(payload).to_string();
-        assert!(
-            error.starts_with("failed to create Kubernetes request: "),
-            "{error}"
-        );
         assert!(error.contains(text), "{error}");
         assert!(!error.contains("secret"), "{error}");
     }
@@ -208,40 +205,12 @@ fn t33_a_path_reaches_what_it_names_and_nothing_else() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_in_words() {
-    for (payload, want) in [
-        (r#"{"path":"/api","is_websocket":true}"#, PlanError::Upgrade),
-        (
-            r#"{"path":"/x","service_name":"a","namespace":"b","service_port":80}"#,
-            PlanError::Service,
-        ),
-    ] {
-        assert_eq!(plan(payload), Err(want), "{payload}");
-    }
-}
-
-/// `kubectl get --raw /` was taken for a request to an ingress controller.
-#[test]
-fn what_names_no_service_is_for_the_api_server() {
-    for path in [
-        "/",
-        "/apifoo",
-        "/shop",
-        "/api",
-        "/apis/x",
-        "/healthz",
-        "/livez/ping",
-        "/version",
-        "/openapi/v3",
-        "/metrics",
-    ] {
-        assert!(plan(&format!(r#"{{"path":"{path}"}}"#)).is_ok(), "{path}");
-    }
+fn a_payload_that_is_none_is_no_request() {
     for nothing in ["{}", r#"{"path":""}"#, r#"{"path":7}"#] {
         assert_eq!(plan(nothing), Err(PlanError::Unreadable("path")));
+        let service = with(nothing, Plan::for_service);
+        assert_eq!(service, Err(PlanError::Unreadable("path")));
     }
-    // A part of the fields is no Service (control-channel.md §8.3 step 6).
-    assert!(plan(r#"{"path":"/x","service_name":"a"}"#).is_ok());
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn what_is_not_built_is_refused_in_its_form() {
         "b",
         json!({"path": "/", "service_name": "a", "namespace": "b", "service_port": 80, "supports_response_streaming": true}),
     );
-    assert!(house.expect_abort("b").contains("not supported"));
+    assert!(house.expect_abort("b").contains("reaches no Services"));
     house.expect_rest();
 }
 

@@ -5,6 +5,7 @@ mod answers;
 mod bodies;
 mod endings;
 mod limits;
+mod services;
 mod times;
 
 use std::collections::VecDeque;

@@ -61,6 +61,11 @@ pub(super) fn follow(
 }
 
 impl Alias {
+    /// It leads nowhere else.
+    pub(super) fn is_none(&self) -> bool {
+        self.services.is_empty() && self.outside.is_none()
+    }
+
     /// The question once for each Service on the way; all have to be allowed.
     pub(super) fn asks<'a>(&'a self, ask: Ask<'a>) -> Vec<Ask<'a>> {
         let others = self.services.iter().map(|(namespace, service)| Ask {

@@ -3,6 +3,7 @@
 
 mod alias;
 mod dial;
+mod http;
 mod refusal;
 mod routes;
 
@@ -77,6 +78,8 @@ pub struct Connected {
     pub kind: Kind,
     /// `None` for a Unix socket.
     pub address: Option<SocketAddr>,
+    /// The Service is only another name, of what was judged beside it.
+    pub is_alias: bool,
     pub verdict: Verdict,
 }
 
@@ -112,7 +115,7 @@ impl Targets {
     }
 
     #[cfg(test)]
-    pub(in crate::tunnel) fn with_resolver(mut self, resolver: Resolver) -> Self {
+    pub(crate) fn with_resolver(mut self, resolver: Resolver) -> Self {
         self.resolver = Arc::new(resolver);
         self
     }
@@ -234,6 +237,7 @@ impl Admitted {
                     .map_err(|error| self.unreachable(&error))?,
                 kind: Kind::Unix,
                 address: None,
+                is_alias: false,
                 verdict: self.verdict.clone(),
             });
         }
@@ -259,6 +263,7 @@ impl Admitted {
             address: socket.peer_addr().ok().and_then(|peer| peer.as_socket()),
             socket,
             kind,
+            is_alias: !alias.is_none(),
             verdict,
         })
     }

@@ -125,6 +125,7 @@ proptest! {
                 let call_it = Call {
                     method: &made.method,
                     target: &made.target,
+                    host: None,
                     headers: &made.headers,
                     body: sent,
                     deadline: None,

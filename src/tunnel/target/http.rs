@@ -1,0 +1,68 @@
+//! What proxied HTTP asks of targets besides what streams do: the same names, the same
+//! policy, the same dial.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Admitted, Mode, Refusal, Targets, To};
+use crate::config::{Origin, Place};
+use crate::tunnel::Protocol;
+use crate::tunnel::header::Header;
+
+impl Targets {
+    /// As [`admit`](Self::admit), for a request that may name a host: on a plain
+    /// machine its route goes first (config-and-state.md §12.2). It is in lower case,
+    /// without port.
+    pub fn admit_request(
+        self: &Arc<Self>,
+        host: Option<&str>,
+        header: &Header,
+    ) -> Result<Admitted, Refusal> {
+        let routes = self.routes.read().clone();
+        let route = host.and_then(|host| routes.routes.get(host));
+        let (Mode::Machine, Some(origin)) = (&self.mode, route) else {
+            return self.admit(header);
+        };
+        let (namespace, service) = header.route_name()?;
+        self.judge(
+            Protocol::Tcp,
+            namespace,
+            service,
+            To::Origin(origin.clone()),
+        )
+    }
+}
+
+impl Admitted {
+    /// The origin that was found, where it isn't a Service.
+    pub fn origin(&self) -> Option<&Origin> {
+        match &self.to {
+            To::Origin(origin) | To::Forward(origin) => Some(origin),
+            To::Service { .. } | To::Local { .. } => None,
+        }
+    }
+
+    /// `host:port`, as HTTP says it; a Unix socket is `localhost`.
+    pub fn authority(&self) -> String {
+        let host = self.host();
+        let host = host.trim_end_matches('.');
+        match self.origin() {
+            Some(origin) => match &origin.place {
+                Place::Unix(_) => "localhost".to_owned(),
+                Place::Host { .. } => origin.to_string(),
+            },
+            None => format!("{host}:{}", self.port().unwrap_or(0)),
+        }
+    }
+
+    /// Whether the policy still allows an address: of a connection that was kept.
+    /// `None` for a Unix socket.
+    pub fn allows(&self, address: Option<SocketAddr>) -> bool {
+        let (policy, ask) = (&self.targets.policy, self.ask());
+        let verdict = match address {
+            Some(address) => policy.by_address(&ask, address).0,
+            None => policy.by_name(&ask),
+        };
+        verdict.allowed
+    }
+}
