@@ -61,7 +61,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         ..proxy::Settings::default()
     };
     let Some(credentials) = credentials else {
-        log::warn!("there is no Kubernetes API here: every request for one is refused");
+        log::warn!("there is no Kubernetes API here: requests go to the configured origins");
         return Ok((Arc::new(Executor::new(settings, None)), Arc::new(NoCluster)));
     };
     let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));

@@ -56,8 +56,8 @@ impl ServiceNames {
                 Err(ApiError::Status { status: 403, .. }) => {
                     if FORBIDDEN.pass().is_some() {
                         log::warn!(
-                            "the agent may not read Services (RBAC: get services): tunnels to \
-                             those of type ExternalName are judged by their addresses alone"
+                            "the agent may not read Services (RBAC: get services): tunnels and \
+                             requests to those of type ExternalName are judged by their addresses alone"
                         );
                     }
                     Ok(None)

@@ -1,8 +1,9 @@
 //! Sockets: dialling out, TLS, and the two halves of a connection.
 //!
-//! Everything that leaves this process goes through [`Dialer`]: the control
-//! channel, calls to the cluster's API, HTTP to the control plane. One TLS
-//! configuration and one way through a corporate proxy serve all of them.
+//! The control channel, calls to the cluster's API and HTTP to the control plane go
+//! through [`Dialer`]: one TLS configuration and one way through a corporate proxy serve
+//! all of them. Targets of tunnels and Services don't: what the policy passed is dialled
+//! by `connect` (`tunnel/target/dial.rs`), past any proxy.
 
 mod abort;
 mod cancel;

@@ -56,7 +56,8 @@ pub struct Load {
 }
 
 impl Executor {
-    /// Without `upstreams` no cluster is known: requests for one are refused.
+    /// Without `upstreams` there is no cluster: every request is for an origin
+    /// ([`use_services`](Self::use_services)).
     pub fn new(settings: Settings, upstreams: Option<Upstreams>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             budget: Budget::new(settings.memory_limit),

@@ -40,7 +40,7 @@ pub struct Targets {
 pub enum Mode {
     /// In a pod: Services, by their absolute names.
     Cluster {
-        /// [`kube::cluster_domain`](crate::kube::cluster_domain).
+        /// Of names in the cluster: `cluster.local` mostly.
         domain: String,
         /// Where the agent may read Services.
         external: Option<Arc<dyn ExternalNames>>,
