@@ -59,16 +59,14 @@ impl Services for PolicedServices {
             } => (host.as_deref(), header(service, namespace, 0)),
         };
         let admitted = self.targets.admit_request(host, &header).map_err(refused)?;
-        let key = format!("{}.{}/{admitted}", header.service, header.namespace);
         Ok(Arc::new(PolicedService {
             admitted,
-            key,
             is_alias: AtomicBool::new(false),
         }))
     }
 
     fn is_own_credential(&self, authorization: &str) -> bool {
-        let Some((scheme, token)) = authorization.trim().split_once(' ') else {
+        let Some((scheme, token)) = authorization.trim().split_once([' ', '\t']) else {
             return false;
         };
         let token = token.trim();
@@ -82,7 +80,6 @@ impl Services for PolicedServices {
 
 struct PolicedService {
     admitted: Admitted,
-    key: String,
     /// What it leads to was judged, too, which takes a look at the cluster: each call
     /// dials anew.
     is_alias: AtomicBool,
@@ -94,7 +91,7 @@ impl Service for PolicedService {
     }
 
     fn key(&self) -> String {
-        self.key.clone()
+        self.admitted.key()
     }
 
     fn authority(&self) -> String {
@@ -309,7 +306,7 @@ mod tests {
     #[test]
     fn the_agents_own_tokens_are_known() {
         let (services, ..) = pod("rules: []\n");
-        for own in ["Bearer t-given", "bearer  t-mounted "] {
+        for own in ["Bearer t-given", "bearer  t-mounted ", "Bearer\tt-given"] {
             assert!(services.is_own_credential(own), "{own}");
         }
         let before = r#"{"iss":"k","sub":"system:serviceaccount:a:agent","exp":1}"#;

@@ -120,7 +120,6 @@ impl Job {
         let mut response = self.exchange(executor)?;
         self.moved.status = Some(response.status);
         if let Some(limit) = self.stall
-            && !self.plan.live
             && !is_event_stream(&response.headers)
         {
             response.body.limit_idle(limit);

@@ -81,11 +81,16 @@ impl Pools {
 
     /// Closes what is idle for too long.
     pub(super) fn sweep(&self) {
+        let clients: Vec<Client> = {
+            let pools = self.pools.lock();
+            pools.values().map(|pool| pool.client.clone()).collect()
+        };
+        for client in clients {
+            client.sweep(); // closes sockets: outside the lock
+        }
         let limit = self.settings.idle_limit;
-        self.pools.lock().retain(|_, pool| {
-            pool.client.sweep();
-            pool.client.idle() > 0 || pool.used.elapsed() < limit
-        });
+        let mut pools = self.pools.lock();
+        pools.retain(|_, pool| pool.client.idle() > 0 || pool.used.elapsed() < limit);
     }
 
     /// Closes all that is idle.

@@ -20,20 +20,24 @@ impl Targets {
     ) -> Result<Admitted, Refusal> {
         let routes = self.routes.read().clone();
         let route = host.and_then(|host| routes.routes.get(host));
-        let (Mode::Machine, Some(origin)) = (&self.mode, route) else {
-            return self.admit(header);
-        };
-        let (namespace, service) = header.route_name()?;
-        self.judge(
-            Protocol::Tcp,
-            namespace,
-            service,
-            To::Origin(origin.clone()),
-        )
+        match (&self.mode, host, route) {
+            // The policy is asked for what was found: the Service that the request
+            // names beside it has no part in that.
+            (Mode::Machine, Some(host), Some(origin)) => {
+                self.judge(Protocol::Tcp, "", host, To::Origin(origin.clone()))
+            }
+            _ => self.admit(header),
+        }
     }
 }
 
 impl Admitted {
+    /// Two with the same key lead to the same place in the same way, and are judged by
+    /// the same names.
+    pub fn key(&self) -> String {
+        format!("{:?} {:?} {:?}", self.namespace, self.service, self.to)
+    }
+
     /// The origin that was found, where it isn't a Service.
     pub fn origin(&self) -> Option<&Origin> {
         match &self.to {

@@ -4,23 +4,15 @@ use super::*;
 
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// Where `first_byte` and `stall` pass at once.
-fn impatient() -> (House, Arc<Town>) {
-    house_with(Settings {
-        first_byte: MOMENT,
-        stall: MOMENT,
-        ..Settings::default()
-    })
-}
-
 #[test]
 fn a_service_that_accepts_and_says_nothing_is_given_up() {
-    let (mut house, _) = impatient();
+    let (mut house, _) = house();
     for said in ["", "HTTP/1.1 200 OK\r\nContent-Le"] {
         house.request("r", streamed(json!({"path": "/"})));
         let mut peer = house.upstream.accept();
         peer.request();
         peer.send(said);
+        house.executor.timer.ring_all();
         assert_eq!(
             house.expect_abort("r"),
             "service request failed: context deadline exceeded"
@@ -32,8 +24,14 @@ fn a_service_that_accepts_and_says_nothing_is_given_up() {
 
 #[test]
 fn a_body_that_stops_is_given_up_where_nothing_else_limits_it() {
-    let (mut house, _) = impatient();
-    house.request("r", streamed(json!({"path": "/", "timeout": "1h"})));
+    let (mut house, _) = house_with(Settings {
+        stall: MOMENT,
+        ..Settings::default()
+    });
+    house.request(
+        "r",
+        streamed(json!({"path": "/", "query": "follow=1", "timeout": "1h"})),
+    );
     let mut peer = house.upstream.accept();
     peer.request();
     peer.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");

@@ -164,3 +164,54 @@ fn local_targets_are_for_json_tunnels_that_are_switched_on() {
     assert_eq!(connected.address, Some(address));
     assert!(targets(true).admit_local(Protocol::Tcp, 0).is_err());
 }
+
+/// Otherwise a client could pass as another name than the one that it reaches.
+#[test]
+fn a_request_is_judged_by_the_name_that_found_its_origin() {
+    let rules = "rules:\n- {action: allow, services: [web], addresses: [127.0.0.0/8]}\n";
+    let targets = machine(
+        &[("web", "localhost:1"), ("admin.test", "localhost:2")],
+        None,
+    );
+    let targets = Arc::new(Targets::new(
+        Mode::Machine,
+        policy(rules),
+        (**targets.routes.read()).clone(),
+    ));
+    let ask = |host, service| {
+        let admitted = targets.admit_request(host, &header(service, "", 0));
+        admitted.map(|admitted| admitted.to_string())
+    };
+    assert_eq!(ask(None, "web").expect("allowed"), "localhost:1");
+    assert_eq!(ask(Some("web"), "").expect("allowed"), "localhost:1");
+    assert_eq!(ask(Some("unknown"), "web").expect("allowed"), "localhost:1");
+    for (host, service) in [(Some("admin.test"), "web"), (None, "admin.test")] {
+        let refusal = ask(host, service).expect_err("not allowed");
+        assert_eq!(refusal.kind, RefusalKind::Denied, "{refusal}");
+    }
+}
+
+/// Connections are shared by key.
+#[test]
+fn what_differs_in_name_or_place_has_another_key() {
+    let targets = machine(
+        &[
+            ("a", "localhost:1"),
+            ("tls", "https://localhost:1"),
+            ("grafana2", "localhost:3000"),
+        ],
+        Some("localhost:9"),
+    );
+    let key = |service, namespace| {
+        let admitted = targets.admit(&header(service, namespace, 0));
+        admitted.expect(service).key()
+    };
+    assert_eq!(key("a", ""), key("a", ""));
+    assert_ne!(key("x.y", "z"), key("x", "y.z"), "where a name ends");
+    assert_ne!(key("a", ""), key("tls", ""));
+    assert_ne!(
+        key("grafana", ""),
+        key("grafana2", ""),
+        "a forward, an origin"
+    );
+}
