@@ -211,9 +211,11 @@ fn forward(id: u64, near: TcpStream, far: TcpStream, shared: &Arc<Shared>) -> io
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     if shared.lock().rate.is_some() {
-        // A narrow link holds little: what piles up does so at its sender's.
+        // A narrow link holds little: what piles up does so at its sender's. With a window
+        // smaller than a segment of loopback (32 KiB) the sender's kernel would wait for
+        // its timer before each.
         for socket in [&near, &far] {
-            socket2::SockRef::from(socket).set_recv_buffer_size(16 * 1024)?;
+            socket2::SockRef::from(socket).set_recv_buffer_size(64 * 1024)?;
         }
     }
     let ways = [
