@@ -66,13 +66,6 @@ pub struct ServiceTarget<'a> {
     pub port: Option<i64>,
 }
 
-impl ServiceTarget<'_> {
-    /// All three are there: the request goes to a Service (control-channel.md §8.3 step 4).
-    pub fn is_complete(&self) -> bool {
-        self.name.is_some() && self.namespace.is_some() && self.port.is_some_and(|port| port > 0)
-    }
-}
-
 impl<'a> ProxyRequest<'a> {
     pub fn parse(payload: &Payload<'a>, sent_at: Option<jiff::Timestamp>) -> Self {
         let method = payload
