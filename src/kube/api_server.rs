@@ -71,6 +71,7 @@ impl ApiServer {
                 key,
                 insecure_skip_verify: credentials.insecure,
                 server_name: credentials.server_name.clone(),
+                alpn: Vec::new(),
             })
         };
         let proxy = match &credentials.proxy {

@@ -49,9 +49,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use executor::{Executor, Load};
-pub use places::PlaceLimits;
+pub use places::{Crowd, PlaceLimits};
 pub use requests::Requests;
-pub use services::{Refused, Service, ServiceUpstreams, Services};
+pub use services::{
+    ConnectionLimits, JudgedCall, Service, ServiceUpstreams, Services, Unreached, Verdict,
+};
 pub use target::{RouteTable, StaticRoutes, Target};
 
 use crate::config::Secret;

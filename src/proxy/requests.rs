@@ -1,9 +1,11 @@
 //! The requests of one connection, as messages of the peer make them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::answer::Answer;
-use super::audit::Moved;
+use super::audit::{self, Moved};
 use super::connection::{Connection, Form};
 use super::credit::Credit;
 use super::inbound::Inbound;
@@ -11,7 +13,8 @@ use super::job::Job;
 use super::memory::{Held, OverBudget, mib};
 use super::places::Kind;
 use super::plan::{Plan, PlanError, is_https};
-use super::target::{StaticRoutes, Target, TargetError, Upstream};
+use super::services::Unreached;
+use super::target::{ServiceUpstream, StaticRoutes, Target, TargetError, Upstream};
 use super::ticket::{NO_BINARY_BODY, Ticket};
 use super::times::Times;
 use super::{Executor, Outlet};
@@ -53,6 +56,8 @@ enum Refusal {
     NoServices,
     #[error("{0}")]
     Target(#[from] TargetError),
+    #[error("service request failed: {0}")]
+    Unreached(#[from] Unreached),
     #[error("failed to create Kubernetes request: {0}")]
     Kubernetes(#[source] PlanError),
     #[error("{0}")]
@@ -111,7 +116,9 @@ impl Requests {
                 }
                 Ok(job) => self.executor.admit(job),
                 Err(refusal) => {
-                    self.connection.refuse(&id, form, &refusal.to_string());
+                    let text = refusal.to_string();
+                    self.note_refused(&id, &request, &refusal, &text);
+                    self.connection.refuse(&id, form, &text);
                 }
             }
         }
@@ -150,7 +157,7 @@ impl Requests {
                 }
             },
         };
-        job.refuse(&text);
+        job.refuse(&self.executor, &text);
         true
     }
 
@@ -232,7 +239,7 @@ impl Requests {
         let now = jiff::Timestamp::now();
         let settings = &executor.settings;
         let mut times = Times::of(request, live, now, settings.default_timeout);
-        if to != Upstream::Api {
+        if matches!(to, Upstream::Service(_)) {
             times = times.by_phases(settings.first_byte, settings.stall);
         }
         let head = executor.budget.reserve(id.len() + plan.size())?;
@@ -280,11 +287,12 @@ impl Requests {
         Ok(Job {
             answer: Answer::new(ticket.clone()),
             ticket,
+            crowd: to.crowd(),
+            moved: moved(&to),
             to,
             plan,
             body,
             stall: times.stall,
-            moved: Moved::default(),
             _head: head,
         })
     }
@@ -297,20 +305,53 @@ impl Requests {
             Some(beside) => Target::of(request, cluster.is_some(), beside.routes())?,
             None => Target::of(request, true, &StaticRoutes::default())?,
         };
-        if target == Target::Api {
+        let Some(target) = target else {
             let upstreams = cluster.as_ref().ok_or(Refusal::NoCluster)?;
             let plan = Plan::for_api(request, &upstreams.base, upstreams.agent.is_some());
             return Ok((Upstream::Api, plan.map_err(Refusal::Kubernetes)?));
-        }
-        if beside.is_none() {
-            return Err(Refusal::NoServices);
-        }
+        };
+        let beside = beside.ok_or(Refusal::NoServices)?;
         let plan = Plan::for_service(request).map_err(|error| match error {
             PlanError::Path | PlanError::Query => Refusal::ServicePlace(error),
             error => Refusal::Service(error),
         })?;
-        let https = is_https(request);
-        Ok((Upstream::Service { target, https }, plan))
+        let service = beside.services.admit(&target)?;
+        let https = service.https().unwrap_or_else(|| is_https(request));
+        Ok((Upstream::Service(ServiceUpstream { service, https }), plan))
+    }
+
+    /// One that doesn't begin leaves a line in the audit, too.
+    fn note_refused(&self, id: &str, request: &ProxyRequest<'_>, refusal: &Refusal, text: &str) {
+        let verdict = match refusal {
+            Refusal::Unreached(Unreached::Denied(verdict)) => Some(verdict.clone()),
+            _ => None,
+        };
+        let given = &request.service;
+        let part = |text: &Option<Cow<'_, str>>| {
+            let text = text.as_deref().unwrap_or_default();
+            text.chars().take(MAX_SAID).collect::<String>()
+        };
+        let target = match (&given.name, &given.namespace, given.port) {
+            (None, None, None) => String::new(),
+            (name, namespace, port) => {
+                format!("{}.{}:{}", part(name), part(namespace), port.unwrap_or(0))
+            }
+        };
+        let line = audit::Line {
+            id,
+            asked: request.into(),
+            denied: verdict.is_some(),
+            moved: &Moved {
+                target,
+                verdict,
+                ..Moved::default()
+            },
+            streamed_in: None,
+            duration: Duration::ZERO,
+            error: text,
+        };
+        let beside = self.executor.services();
+        line.record(beside.map(|beside| &*beside.services));
     }
 
     /// Keeps a whole body, within limits.
@@ -363,6 +404,24 @@ impl Requests {
         )?)
     }
 }
+
+/// What is known of a call before it begins.
+fn moved(to: &Upstream) -> Moved {
+    match to {
+        Upstream::Api => Moved {
+            target: "kubernetes".to_owned(),
+            ..Moved::default()
+        },
+        Upstream::Service(upstream) => Moved {
+            target: upstream.service.name(),
+            verdict: Some(upstream.service.verdict()),
+            ..Moved::default()
+        },
+    }
+}
+
+/// Of a name that nobody has checked, in an audit line.
+const MAX_SAID: usize = 63;
 
 impl Drop for Requests {
     fn drop(&mut self) {
