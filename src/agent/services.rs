@@ -74,7 +74,7 @@ impl Services for PolicedServices {
             port,
         };
         let admitted = self.targets.admit_request(host, names);
-        let admitted = admitted.map_err(|refusal| unreached(refusal))?;
+        let admitted = admitted.map_err(unreached)?;
         Ok(Arc::new(PolicedService {
             verdict: Mutex::new(verdict(admitted.verdict(), None)),
             admitted,

@@ -93,7 +93,7 @@ impl ApiServer {
                 credentials.server.endpoint.clone(),
                 host.clone(),
                 dialer,
-                settings.clone(),
+                *settings,
             )
         };
         let own_tls = Arc::new(tls(credentials.client.as_ref())?);

@@ -38,6 +38,7 @@ mod memory;
 mod places;
 mod plan;
 mod pools;
+mod refusal;
 mod requests;
 mod services;
 mod target;

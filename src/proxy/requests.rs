@@ -1,27 +1,24 @@
 //! The requests of one connection, as messages of the peer make them.
 
-use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::answer::Answer;
-use super::audit::{self, Moved};
+use super::audit::Moved;
 use super::connection::{Connection, Form};
 use super::credit::Credit;
 use super::inbound::Inbound;
 use super::job::Job;
-use super::memory::{Held, OverBudget, mib};
+use super::memory::Held;
 use super::places::Kind;
 use super::plan::{Plan, PlanError, is_https};
-use super::services::Unreached;
-use super::target::{ServiceUpstream, StaticRoutes, Target, TargetError, Upstream};
+use super::refusal::Refusal;
+use super::target::{ServiceUpstream, StaticRoutes, Target, Upstream};
 use super::ticket::{NO_BINARY_BODY, Ticket};
 use super::times::Times;
 use super::{Executor, Outlet};
 use crate::http::client::Body;
 use crate::link::Message;
 use crate::net::{Cancel, Reason};
-use crate::threads::SpawnError;
 use crate::wire::{ProxyRequest, RequestBody, from_agent, parse_binary_body};
 
 /// The requests of one connection. Its methods are called on the `link-reader`
@@ -45,35 +42,6 @@ enum Awaited {
     Refused,
     /// The parked job of this serial, unless it has ended meanwhile.
     Jobs(u64),
-}
-
-/// Why a request is not executed.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("kubernetes client not initialized")]
-    NoCluster,
-    #[error("service request failed: this agent reaches no Services")]
-    NoServices,
-    #[error("{0}")]
-    Target(#[from] TargetError),
-    #[error("service request failed: {0}")]
-    Unreached(#[from] Unreached),
-    #[error("failed to create Kubernetes request: {0}")]
-    Kubernetes(#[source] PlanError),
-    #[error("{0}")]
-    ServicePlace(#[source] PlanError),
-    #[error("failed to create service request: {0}")]
-    Service(#[source] PlanError),
-    #[error("binary request bodies are not possible beside tunnels")]
-    BinaryBody,
-    #[error("invalid base64 in the request body")]
-    Base64,
-    #[error("the request body is larger than {}, the limit of buffered bodies", mib(*.0))]
-    TooLarge(usize),
-    #[error("{0}")]
-    OverBudget(#[from] OverBudget),
-    #[error("{0}")]
-    Thread(#[from] SpawnError),
 }
 
 impl Requests {
@@ -117,7 +85,7 @@ impl Requests {
                 Ok(job) => self.executor.admit(job),
                 Err(refusal) => {
                     let text = refusal.to_string();
-                    self.note_refused(&id, &request, &refusal, &text);
+                    refusal.record(&id, &request, &text, self.executor.services());
                     self.connection.refuse(&id, form, &text);
                 }
             }
@@ -320,40 +288,6 @@ impl Requests {
         Ok((Upstream::Service(ServiceUpstream { service, https }), plan))
     }
 
-    /// One that doesn't begin leaves a line in the audit, too.
-    fn note_refused(&self, id: &str, request: &ProxyRequest<'_>, refusal: &Refusal, text: &str) {
-        let verdict = match refusal {
-            Refusal::Unreached(Unreached::Denied(verdict)) => Some(verdict.clone()),
-            _ => None,
-        };
-        let given = &request.service;
-        let part = |text: &Option<Cow<'_, str>>| {
-            let text = text.as_deref().unwrap_or_default();
-            text.chars().take(MAX_SAID).collect::<String>()
-        };
-        let target = match (&given.name, &given.namespace, given.port) {
-            (None, None, None) => String::new(),
-            (name, namespace, port) => {
-                format!("{}.{}:{}", part(name), part(namespace), port.unwrap_or(0))
-            }
-        };
-        let line = audit::Line {
-            id,
-            asked: request.into(),
-            denied: verdict.is_some(),
-            moved: &Moved {
-                target,
-                verdict,
-                ..Moved::default()
-            },
-            streamed_in: None,
-            duration: Duration::ZERO,
-            error: text,
-        };
-        let beside = self.executor.services();
-        line.record(beside.map(|beside| &*beside.services));
-    }
-
     /// Keeps a whole body, within limits.
     fn hold(&self, bytes: &[u8]) -> Result<Body, Refusal> {
         if bytes.is_empty() {
@@ -419,9 +353,6 @@ fn moved(to: &Upstream) -> Moved {
         },
     }
 }
-
-/// Of a name that nobody has checked, in an audit line.
-const MAX_SAID: usize = 63;
 
 impl Drop for Requests {
     fn drop(&mut self) {

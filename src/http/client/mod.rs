@@ -66,7 +66,7 @@ impl Way for Dialled {
 }
 
 /// Limits of a client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Idle connections that are kept.
     pub max_idle: usize,
@@ -169,17 +169,13 @@ impl Client {
         dialer: Dialer,
         settings: Settings,
     ) -> Self {
-        Self::over(Dialled { endpoint, dialer }, host, settings)
-    }
-
-    /// As [`new`](Self::new), over connections that come about in another way.
-    pub fn over(way: impl Way + 'static, host: impl Into<String>, settings: Settings) -> Self {
         let pool = Pool::new(settings.max_idle, settings.idle_limit, IdleCount::default());
+        let way = Dialled { endpoint, dialer };
         Self::sharing(Arc::new(pool), way, host, settings.dial_limit)
     }
 
-    /// As [`over`](Self::over), with the connections of others: this one's way decides
-    /// which of them it may use.
+    /// As [`new`](Self::new), over connections that come about in another way and are kept
+    /// together with those of others: the way decides which of them it may use.
     pub fn sharing(
         pool: Arc<Pool>,
         way: impl Way + 'static,

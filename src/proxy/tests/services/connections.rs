@@ -13,11 +13,8 @@ impl Handler for Echo {
     fn handle(&self, request: Request, mut body: RequestBody, responder: Responder) {
         let said = request.headers.get("X-Forwarded-Proto").unwrap_or("none");
         let body = body.read_all(1024).expect("a body");
-        let said = match body.is_empty() {
-            true => said.to_owned(),
-            false => format!("{said} {}", String::from_utf8_lossy(&body)),
-        };
-        let _ = responder.respond(200, &Headers::new(), said.as_bytes());
+        let said = format!("{said} {}", String::from_utf8_lossy(&body));
+        let _ = responder.respond(200, &Headers::new(), said.trim_end().as_bytes());
     }
 }
 

@@ -27,8 +27,16 @@ struct Town {
     dry_run: Mutex<Option<String>>,
     /// What `https()` says.
     configured: Mutex<Option<bool>>,
-    /// What was noted of calls: target, denied, dry run, end.
-    noted: Mutex<Vec<(String, bool, Option<String>, String)>>,
+    noted: Mutex<Vec<Noted>>,
+}
+
+/// What was noted of a call.
+#[derive(Debug, PartialEq, Eq)]
+struct Noted {
+    target: String,
+    denied: bool,
+    dry_run: Option<String>,
+    end: String,
 }
 
 /// A Service of the town.
@@ -59,12 +67,12 @@ impl Services for Townhall {
     }
 
     fn note(&self, call: JudgedCall<'_>) {
-        self.0.noted.lock().push((
-            call.target.to_owned(),
-            call.denied,
-            call.verdict.dry_run.clone(),
-            call.end.to_owned(),
-        ));
+        self.0.noted.lock().push(Noted {
+            target: call.target.to_owned(),
+            denied: call.denied,
+            dry_run: call.verdict.dry_run.clone(),
+            end: call.end.to_owned(),
+        });
     }
 }
 

@@ -17,8 +17,13 @@ fn what_is_denied_is_counted_and_noted_for_the_policys_audit() {
     house.request("b", to_web(json!({"path": "/"})));
     house.expect_error("b");
     house.expect_rest();
-    let noted = |denied| ("web.shop:80".to_owned(), denied, None, "refused".to_owned());
-    assert_eq!(*town.noted.lock(), [noted(true), noted(true)]);
+    let noted = || Noted {
+        target: "web.shop:80".to_owned(),
+        denied: true,
+        dry_run: None,
+        end: "refused".to_owned(),
+    };
+    assert_eq!(*town.noted.lock(), [noted(), noted()]);
     assert!(metrics::SERVICE_DENIED.value() >= before + 2);
 }
 
@@ -34,7 +39,12 @@ fn what_a_dry_run_says_is_noted_and_counted_and_changes_nothing() {
     assert_eq!(status(&house, "a"), 200);
     house.expect_rest();
     let said = Some("denied by rule 1".to_owned());
-    let noted = ("web.shop:80".to_owned(), false, said, String::new());
+    let noted = Noted {
+        target: "web.shop:80".to_owned(),
+        denied: false,
+        dry_run: said,
+        end: String::new(),
+    };
     assert_eq!(*town.noted.lock(), [noted]);
     assert!(metrics::SERVICE_DRY_RUN.value() > before);
 }
