@@ -9,6 +9,7 @@ mod binary;
 mod body;
 mod encode;
 mod envelope;
+pub(crate) mod flow;
 pub mod from_agent;
 mod header_map;
 mod request;
