@@ -32,7 +32,7 @@
 //!
 //! Around that path: `agent` runs an agent's connection from its upgrade to its end
 //! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
-//! `agent_event`s); `budget` counts the memory of
+//! `agent_event`s); `flow` counts the credit of one request, `budget` the memory of
 //! all, `token_quota` the requests of one user; the `hub` knows who is connected, the
 //! `registry` keeps clusters and tokens on disk, `api` is for agents without a WebSocket, `admin` lets the command line reach
 //! hub and registry while the plane runs. What flows over tunnels has its own picture, in `expose`.
@@ -49,6 +49,7 @@ pub mod cli;
 mod dialogue;
 mod exchange;
 mod expose;
+mod flow;
 mod front;
 mod hub;
 mod in_flight;

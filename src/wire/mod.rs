@@ -9,7 +9,6 @@ mod binary;
 mod body;
 mod encode;
 mod envelope;
-pub(crate) mod flow;
 pub mod from_agent;
 mod header_map;
 mod request;

@@ -12,10 +12,10 @@ use crate::net::Cancel;
 use crate::plane::agent_connection::Channel;
 use crate::plane::budget::Budget;
 use crate::plane::exchange::Failure;
+use crate::plane::flow::UNMETERED_LIMIT;
 use crate::plane::in_flight::InFlight;
 use crate::plane::registry::AgentInfo;
 use crate::testing;
-use crate::wire::flow::UNMETERED_LIMIT;
 
 /// Counts how often the connection was given up.
 #[derive(Clone, Default)]

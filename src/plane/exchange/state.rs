@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Failure, Head};
 use crate::http::Headers;
 use crate::plane::budget::Budget;
-use crate::wire::flow::{Receiving, Sending, UNMETERED_LIMIT};
+use crate::plane::flow::{Receiving, Sending, UNMETERED_LIMIT};
 use crate::wire::from_agent::ResponseBody;
 
 pub(super) struct State {

@@ -2,8 +2,8 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use super::*;
+use crate::plane::flow::UNMETERED_LIMIT;
 use crate::wire::INITIAL_CREDIT;
-use crate::wire::flow::UNMETERED_LIMIT;
 
 fn exchange(metered: bool) -> Exchange {
     let exchange = Exchange::new("r-1".into(), "t".into(), metered, Budget::new(1 << 30));

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::house::{CONTROLLER, Client, House, chunk, unchunk};
+use crate::plane::flow::UNMETERED_LIMIT;
 use crate::wire::INITIAL_CREDIT;
-use crate::wire::flow::UNMETERED_LIMIT;
 
 #[test]
 fn an_upload_follows_the_agents_credit() {

@@ -1,12 +1,10 @@
-//! Credit for bodies and for the messages of raw WebSocket streams (decisions.md §6.2,
-//! feature `flow`), as pure accounting.
+//! Credit for bodies (decisions.md §6.2, feature `flow`), as pure accounting.
 //!
 //! One side may send as many decoded bytes as the other has granted: [`INITIAL_CREDIT`]
 //! to begin with, then what each `proxy_flow` adds. The receiver grants again what
-//! it has passed on, so what it holds is never more than the window; of messages,
-//! which go whole, the window and one message.
+//! it has passed on, so what it holds is never more than the window.
 
-use super::INITIAL_CREDIT;
+use crate::wire::INITIAL_CREDIT;
 
 /// What is kept of an answer from an agent without `flow`, in decoded bytes.
 pub(crate) const UNMETERED_LIMIT: u64 = 8 * 1024 * 1024;
@@ -59,18 +57,6 @@ impl Receiving {
         }
     }
 
-    /// A message that came whole. Its sender may send one as long as it has any credit
-    /// left ([`Sending::take_message`]), so what is held may be the window and a message.
-    pub(crate) fn receive_message(&mut self, bytes: u64) -> Result<(), Overrun> {
-        match self.received.checked_add(bytes) {
-            Some(received) if self.received < self.granted => {
-                self.received = received;
-                Ok(())
-            }
-            _ => Err(Overrun),
-        }
-    }
-
     /// Bytes that went on to where they belong. Returns what is to be granted to
     /// the sender now: nothing until a quarter of the window has gathered, so that
     /// a stream of small pieces doesn't cost a message each.
@@ -94,15 +80,14 @@ impl Receiving {
 /// The sending side of one direction.
 #[derive(Clone, Debug)]
 pub(crate) struct Sending {
-    /// `None`: the receiver doesn't know credit, and TCP alone slows us down. Below
-    /// zero behind a message that was larger than what was left.
-    left: Option<i128>,
+    /// `None`: the receiver doesn't know credit, and TCP alone slows us down.
+    left: Option<u64>,
 }
 
 impl Sending {
     pub(crate) fn metered() -> Self {
         Self {
-            left: Some(INITIAL_CREDIT.into()),
+            left: Some(INITIAL_CREDIT),
         }
     }
 
@@ -115,30 +100,15 @@ impl Sending {
         let Some(left) = &mut self.left else {
             return wanted;
         };
-        let taken = wanted.min(usize::try_from((*left).max(0)).unwrap_or(usize::MAX));
-        *left -= taken as i128;
+        let taken = wanted.min(usize::try_from(*left).unwrap_or(usize::MAX));
+        *left -= taken as u64;
         taken
-    }
-
-    /// Takes credit for a whole message, as soon as there is any at all: one that is
-    /// larger than what is left is paid by the next grants. (Were it to wait until
-    /// there is enough, it could wait for ever: a receiver grants in quarters of its
-    /// window, and a message may be larger than all of it.)
-    pub(crate) fn take_message(&mut self, bytes: usize) -> bool {
-        let Some(left) = &mut self.left else {
-            return true;
-        };
-        if *left <= 0 {
-            return false;
-        }
-        *left -= bytes as i128;
-        true
     }
 
     /// The receiver granted more. A hostile sum stays at the largest number.
     pub(crate) fn grant(&mut self, credit: u64) {
         if let Some(left) = &mut self.left {
-            *left = (*left + i128::from(credit)).min(u64::MAX.into());
+            *left = left.saturating_add(credit);
         }
     }
 }
@@ -184,24 +154,6 @@ mod tests {
         sending.grant(u64::MAX);
         sending.grant(u64::MAX);
         assert_eq!(sending.take(usize::MAX), usize::MAX);
-    }
-
-    #[test]
-    fn a_message_may_be_larger_than_what_is_left_but_not_follow_another_such() {
-        let (mut sending, mut receiving) = (Sending::metered(), Receiving::metered());
-        let large = 3 * INITIAL_CREDIT;
-        for bytes in [INITIAL_CREDIT - 1, large] {
-            assert!(sending.take_message(bytes as usize));
-            assert_eq!(receiving.receive_message(bytes), Ok(()));
-        }
-        assert!(!sending.take_message(0) && sending.take(1) == 0);
-        assert_eq!(receiving.receive_message(0), Err(Overrun));
-        let first = receiving.pass_on(INITIAL_CREDIT - 1).expect("granted");
-        sending.grant(first);
-        assert!(!sending.take_message(1));
-        let second = receiving.pass_on(large).expect("granted");
-        sending.grant(second);
-        assert_eq!(sending.take(usize::MAX) as u64, INITIAL_CREDIT);
     }
 
     #[derive(Clone, Debug)]
@@ -261,50 +213,6 @@ mod tests {
                 sending.grant(credit);
             }
             prop_assert!(sending.take(1) == 1);
-        }
-
-        /// The same for messages, however large.
-        #[test]
-        fn honest_peers_with_messages_never_overrun_and_never_starve(
-            steps in prop::collection::vec(step(), 1..200),
-            factor in 1usize..6,
-        ) {
-            let (mut sending, mut receiving) = (Sending::metered(), Receiving::metered());
-            let (mut data, mut grants) = (VecDeque::new(), VecDeque::new());
-            for step in steps {
-                match step {
-                    Step::Send(wanted) => {
-                        let bytes = wanted * factor;
-                        if sending.take_message(bytes) {
-                            data.push_back(bytes as u64);
-                        }
-                    }
-                    Step::Deliver => {
-                        if let Some(bytes) = data.pop_front() {
-                            prop_assert_eq!(receiving.receive_message(bytes), Ok(()));
-                        }
-                    }
-                    Step::PassOn(bytes) => {
-                        let bytes = bytes.min(receiving.held());
-                        grants.extend(receiving.pass_on(bytes));
-                    }
-                    Step::Grant => {
-                        if let Some(credit) = grants.pop_front() {
-                            sending.grant(credit);
-                        }
-                    }
-                }
-                prop_assert!(receiving.held() <= INITIAL_CREDIT + 600_000 * factor as u64);
-            }
-            for bytes in data {
-                prop_assert_eq!(receiving.receive_message(bytes), Ok(()));
-            }
-            let held = receiving.held();
-            grants.extend(receiving.pass_on(held));
-            for credit in grants {
-                sending.grant(credit);
-            }
-            prop_assert!(sending.take_message(1));
         }
     }
 }
