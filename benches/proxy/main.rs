@@ -23,12 +23,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use pipeops_agent::net::{PemSource, ServerTls, ServerTlsSettings};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use agents::Surroundings;
+use agents::{Agent, Surroundings};
 use body::Content;
 use cluster::{Cluster, SIZES};
 use common::program::Kind;
 use common::{machine, page};
-use load::{Cell, Form};
+use load::{Cell, Form, Target};
 use report::{Report, Row};
 
 fn main() -> ExitCode {
@@ -71,24 +71,31 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
     let began = Instant::now();
     let load = machine::load();
     let (ca_pem, tls) = certificate()?;
-    let cluster = Cluster::start(tls.clone()).map_err(|error| error.to_string())?;
+    let cluster = Cluster::start(Some(tls.clone())).map_err(|error| error.to_string())?;
     let around = Surroundings {
-        ca_pem,
-        tls,
-        cluster_url: format!("https://{}", cluster.address()),
+        ca_pem: ca_pem.clone(),
+        tls: tls.clone(),
+        target: Target::Api,
+        url: format!("https://{}", cluster.address()),
     };
     let (starts, agents) = measure::starts(binaries, &around)?;
-    for agent in &agents {
-        eprintln!("{}: process {}", agent.kind().name(), agent.process().0);
-    }
-    let own = measure::own_cpu();
     let mut rows: Vec<Row> = Vec::new();
-    for cell in cells {
-        eprintln!("{cell:?}");
-        rows.push((
-            cell,
-            measure::cell(cell, &cluster, &agents, window, rounds)?,
-        ));
+    let own = measure::own_cpu();
+    let (services, api): (Vec<Cell>, Vec<Cell>) = cells
+        .into_iter()
+        .partition(|cell| cell.target == Target::Service);
+    measure_all(&api, &cluster, &agents, (window, rounds), &mut rows)?;
+    drop(agents);
+    if !services.is_empty() {
+        let cluster = Cluster::start(None).map_err(|error| error.to_string())?;
+        let around = Surroundings {
+            ca_pem,
+            tls,
+            target: Target::Service,
+            url: format!("http://{}", cluster.address()),
+        };
+        let agents = measure::agents(binaries, &around)?;
+        measure_all(&services, &cluster, &agents, (window, rounds), &mut rows)?;
     }
     let report = Report {
         starts: &starts,
@@ -113,19 +120,40 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
     Ok(())
 }
 
+/// Puts each load on the agents, in turns.
+fn measure_all(
+    cells: &[Cell],
+    cluster: &Cluster,
+    agents: &[Agent],
+    (window, rounds): (Duration, usize),
+    rows: &mut Vec<Row>,
+) -> Result<(), String> {
+    for agent in agents {
+        eprintln!("{}: process {}", agent.kind().name(), agent.process().0);
+    }
+    for cell in cells {
+        eprintln!("{cell:?}");
+        let figures = measure::cell(*cell, cluster, agents, window, rounds)?;
+        rows.push((*cell, figures));
+    }
+    Ok(())
+}
+
 /// Forms, bodies and numbers in flight of issue 3; the body that isn't gzipped
 /// tells what of form B's cost is gzip.
 fn all_cells() -> Vec<Cell> {
     let kinds = [
-        (Form::S, Content::Json),
-        (Form::B, Content::Json),
-        (Form::B, Content::Octets),
+        (Target::Api, Form::S, Content::Json),
+        (Target::Api, Form::B, Content::Json),
+        (Target::Api, Form::B, Content::Octets),
+        (Target::Service, Form::S, Content::Json),
     ];
     let mut cells = Vec::new();
-    for (form, content) in kinds {
+    for (target, form, content) in kinds {
         for size in SIZES {
             for at_once in [1, 16, 128] {
                 cells.push(Cell {
+                    target,
                     form,
                     content,
                     size,
@@ -161,17 +189,18 @@ fn certificate() -> Result<(String, ServerTls), String> {
     Ok((authority.pem(), tls))
 }
 
-/// `s/1024/16`, `b/65536/1`, `b-octets/1048576/128`.
+/// `s/1024/16`, `b/65536/1`, `b-octets/1048576/128`, `service/1024/16`.
 fn parse_cell(text: &str) -> Result<Cell, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let [kind, size, at_once] = parts[..] else {
         return Err("form/bytes/number, as in s/1024/16".into());
     };
-    let (form, content) = match kind {
-        "s" => (Form::S, Content::Json),
-        "b" => (Form::B, Content::Json),
-        "b-octets" => (Form::B, Content::Octets),
-        _ => return Err("the form is s, b or b-octets".into()),
+    let (target, form, content) = match kind {
+        "s" => (Target::Api, Form::S, Content::Json),
+        "b" => (Target::Api, Form::B, Content::Json),
+        "b-octets" => (Target::Api, Form::B, Content::Octets),
+        "service" => (Target::Service, Form::S, Content::Json),
+        _ => return Err("the form is s, b, b-octets or service".into()),
     };
     let size = size.parse().ok().filter(|size| SIZES.contains(size));
     let at_once = at_once
@@ -179,6 +208,7 @@ fn parse_cell(text: &str) -> Result<Cell, String> {
         .ok()
         .filter(|number| (1..=256).contains(number));
     Ok(Cell {
+        target,
         form,
         content,
         size: size.ok_or_else(|| format!("bodies have one of {SIZES:?} bytes"))?,
@@ -203,7 +233,7 @@ fn command() -> Command {
                 .value_name("form/bytes/number")
                 .action(ArgAction::Append)
                 .value_parser(parse_cell)
-                .help("Only this load, as in s/1024/16, b/65536/1, b-octets/1048576/128"),
+                .help("Only this load, as in s/1024/16, b/65536/1, b-octets/1048576/128, service/1024/1"),
         )
         .arg(
             Arg::new("no-load")
@@ -252,6 +282,6 @@ const ROUNDS: usize = 2;
 const PAGE: &str = "\
 ## Proxied requests, in one run
 
-Proxied GETs of the Kubernetes API through our agent and through a small one in plain Go (net/http, gorilla/websocket;
-`benches/go-agent`), in turns, in one run. How it is measured, and what not to read into it: `benches/README.md`.
+Proxied GETs of the Kubernetes API and of a Service through our agent and through a small one in plain Go (net/http,
+gorilla/websocket; `benches/go-agent`), in turns, in one run. How it is measured, and what not to read into it: `benches/README.md`.
 ";

@@ -97,6 +97,17 @@ pub(crate) fn starts(
     Ok((starts?, agents))
 }
 
+/// Each agent once.
+pub(crate) fn agents(
+    binaries: &[(Kind, PathBuf)],
+    around: &Surroundings,
+) -> Result<Vec<Agent>, String> {
+    binaries
+        .iter()
+        .map(|(kind, binary)| Agent::start(*kind, binary, around))
+        .collect()
+}
+
 /// Puts the load on the agents in turns; who begins changes from round to round.
 pub(crate) fn cell(
     cell: Cell,

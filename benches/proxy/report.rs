@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::body::Content;
 use crate::common::program::Kind;
-use crate::load::{Cell, Form};
+use crate::load::{Cell, Form, Target};
 use crate::measure::{Figures, Start};
 
 /// A cell and what each agent made of it.
@@ -24,11 +24,13 @@ impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "## Start and rest\n")?;
         self.start_table(f)?;
-        for (title, form, content) in SECTIONS {
+        for (title, target, form, content) in SECTIONS {
             let rows: Vec<&Row> = self
                 .rows
                 .iter()
-                .filter(|(cell, _)| (cell.form, cell.content) == (form, content))
+                .filter(|(cell, _)| {
+                    (cell.target, cell.form, cell.content) == (target, form, content)
+                })
                 .collect();
             if !rows.is_empty() {
                 writeln!(f, "\n## {title}\n")?;
@@ -153,16 +155,24 @@ fn bytes(size: usize) -> String {
     }
 }
 
-const SECTIONS: [(&str, Form, Content); 3] = [
-    ("Form S (streamed)", Form::S, Content::Json),
+const SECTIONS: [(&str, Target, Form, Content); 4] = [
+    ("Form S (streamed)", Target::Api, Form::S, Content::Json),
     (
         "Form B (buffered), JSON: gzipped by the rules of the wire",
+        Target::Api,
         Form::B,
         Content::Json,
     ),
     (
         "Form B (buffered), octet-stream: not gzipped",
+        Target::Api,
         Form::B,
         Content::Octets,
+    ),
+    (
+        "A Service over plain HTTP, form S",
+        Target::Service,
+        Form::S,
+        Content::Json,
     ),
 ];
