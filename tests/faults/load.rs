@@ -39,7 +39,7 @@ impl Bell {
 }
 
 /// Bytes of each of the two large transfers.
-fn bulk() -> u64 {
+pub(crate) fn bulk() -> u64 {
     let mib = std::env::var("PIPEOPS_TEST_BULK_MIB").ok();
     let default = if is_release() { 1024 } else { 64 };
     mib.map_or(default, |mib| mib.parse().expect("a number")) << 20
@@ -70,7 +70,7 @@ fn serve(request: &Request, body: RequestBody, responder: Responder, bell: &Bell
     }
 }
 
-fn give(responder: Responder, size: u64) {
+pub(crate) fn give(responder: Responder, size: u64) {
     let kind = content("application/octet-stream");
     let Ok(mut writer) = responder.start(200, &kind, Some(size)) else {
         return;
@@ -127,7 +127,7 @@ fn upload_as(front: &Front, path: &str, size: u64, length: Option<u64>) -> u64 {
         .expect("a number")
 }
 
-fn download(front: &Front, path: &str, mut pause: impl FnMut()) -> u64 {
+pub(crate) fn download(front: &Front, path: &str, mut pause: impl FnMut()) -> u64 {
     let mut answer = front.watch(path);
     let mut check = Check::default();
     loop {
