@@ -157,8 +157,10 @@ impl ApiServer {
         assert!([201, 409].contains(&account.status), "{}", account.text());
         let container =
             |name| serde_json::json!({"name": name, "image": "example.test/box:1", "stdin": true});
+        // Else kubectl says which one it took.
+        let annotations = serde_json::json!({"kubectl.kubernetes.io/default-container": "app"});
         let pod = serde_json::json!({
-            "metadata": {"name": name},
+            "metadata": {"name": name, "annotations": annotations},
             "spec": {"nodeName": "node-1", "containers": [container("app"), container("sidecar")]},
         });
         let made = admin.post(&format!("{base}/pods"), &pod);

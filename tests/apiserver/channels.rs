@@ -21,7 +21,8 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    /// At `server`, as the holder of a token, with an input and two outputs.
+    /// In the container `app`, at `server`, as the holder of a token, with an input and
+    /// two outputs.
     pub(crate) fn exec(server: &str, ca: &Path, token: &str, pod: &str, words: &[&str]) -> Self {
         let authority = server.trim_start_matches("https://");
         let authority = authority.split('/').next().expect("an authority");
@@ -31,7 +32,7 @@ impl Channels {
         let name = ServerName::try_from("127.0.0.1").expect("a name");
         let tls = ClientConnection::new(trusting(ca), name).expect("TLS");
 
-        let mut query = "stdin=true&stdout=true&stderr=true".to_owned();
+        let mut query = "container=app&stdin=true&stdout=true&stderr=true".to_owned();
         for word in words {
             query.push_str("&command=");
             for byte in word.bytes() {

@@ -82,7 +82,7 @@ fn a_shell_is_typed_to() {
     let kubectl = way.kubectl();
     let mut terminal = kubectl.on_terminal(&["exec", "-it", "box", "--", "sh"], 80, 24);
     terminal.types("echo $((6 * 7))\n");
-    terminal.shows("\n42\r\n");
+    terminal.shows("42\r\n");
     terminal.types("exit 3\n");
     terminal.shows("command terminated with exit code 3");
     assert_eq!(terminal.end().code(), Some(3));
@@ -145,7 +145,7 @@ fn who_may_not_is_told_so() {
     ] {
         let (told, heard) = (direct.run(line), way.kubectl().run(line));
         assert_eq!((heard.code, &heard.err), (told.code, &told.err));
-        let forbidden = "Error from server (Forbidden): pods \"box\" is forbidden: \
+        let forbidden = "pods \"box\" is forbidden: \
              User \"system:serviceaccount:default:reader\" cannot create resource";
         assert!(heard.err.contains(forbidden), "{line:?}: {}", heard.err);
     }

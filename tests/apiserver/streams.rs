@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::api_server::shared;
 use crate::channels::Channels;
 use crate::installed::Installed;
+use crate::wait_for;
 use crate::way::Way;
-use crate::{LIMIT, wait_for};
 
 /// While nobody reads what one command says, everything else goes on, and what it
 /// says waits in the pod, not in our memory.
