@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::api_server::shared;
 use crate::channels::Channels;
 use crate::installed::Installed;
+use crate::process::Process;
 use crate::wait_for;
 use crate::way::Way;
 
@@ -97,7 +98,7 @@ fn two_hundred_streams_at_once() {
         let (_, status) = stream.end();
         assert_eq!(status["status"], "Success", "{status}");
     }
-    let memory = [&installed.plane, &installed.agent].map(|process| process.most_memory());
+    let memory = [&installed.plane, &installed.agent].map(Process::most_memory);
     assert!(
         memory.iter().all(|most| *most < MEMORY),
         "{memory:?} of {MEMORY}"
