@@ -9,7 +9,7 @@ use super::agent_event::{AgentEvent, Heartbeat, RegisterRequest};
 use super::registry::tidy;
 use crate::link::Receiver;
 use crate::tunnel::session::{Inbox, Memory};
-use crate::wire::{Envelope, FLOW, FromAgent, TUNNEL_HEADER_2};
+use crate::wire::{Envelope, FLOW, FromAgent, RAW_STREAMS, TUNNEL_HEADER_2};
 
 /// Takes an agent's messages on the `link-reader`. Never waits: answers go into
 /// their exchanges, the rest to the connection's thread by a bounded channel.
@@ -108,12 +108,14 @@ impl AgentReceiver {
                 let knows = |name| features.iter().any(|feature| feature == name);
                 self.tell(AgentEvent::Hello {
                     flow: knows(FLOW),
+                    raw_streams: knows(RAW_STREAMS),
                     client_addresses: knows(TUNNEL_HEADER_2),
                 });
             }
             FromAgent::ProtocolFallback { unknown_type } if unknown_type == "plane_hello" => {
                 self.tell(AgentEvent::Hello {
                     flow: false,
+                    raw_streams: false,
                     client_addresses: false,
                 });
             }

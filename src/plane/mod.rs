@@ -53,8 +53,10 @@ mod flow;
 mod front;
 mod hub;
 mod in_flight;
+mod live_stream;
 mod name;
 mod registry;
+mod stream;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -87,7 +89,7 @@ use crate::threads::{self, Stack};
 use admin::AdminSocket;
 use certificate::Certificate;
 use expose::Exposer;
-use front::FrontDoor;
+use front::{FrontDoor, LastRefusals};
 use hub::Hub;
 use registry::Registry;
 
@@ -219,6 +221,7 @@ impl Plane {
         let front_door = FrontDoor {
             hub: hub.clone(),
             gateway: config.gateway,
+            refusals: LastRefusals::default(),
         };
         let server =
             Server::start(listener, settings, Arc::new(front_door)).map_err(PlaneError::Start)?;
