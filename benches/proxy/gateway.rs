@@ -9,8 +9,9 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pipeops_agent::http::server::{Handler, Request, RequestBody, Responder, Server};
 use pipeops_agent::http::{Headers, server};
-use pipeops_agent::link::{self, Lane, Link, Message, Role, Settings, upgrade};
+use pipeops_agent::link::{self, Lane, Link, Message, Role, Settings};
 use pipeops_agent::net::{Cancel, ServerTls};
+use pipeops_agent::websocket::upgrade;
 use pipeops_agent::wire::{Envelope, FromAgent, from_agent, to_agent};
 
 use crate::load::Load;

@@ -78,7 +78,7 @@ impl AgentReceiver {
                     exchange.on_end();
                 }
             }
-            FromAgent::ProxyResponseAbort { error } | FromAgent::ProxyError { error } => {
+            FromAgent::ProxyResponseAbort { error } | FromAgent::ProxyError { error, .. } => {
                 if let Some(exchange) = exchange() {
                     exchange.on_failure(&error);
                 }
@@ -132,7 +132,12 @@ impl AgentReceiver {
                     self.tunnels = Some(inbox);
                 }
             }
-            FromAgent::Pong | FromAgent::GatewayHelloAck { .. } | FromAgent::Other => {}
+            FromAgent::Pong
+            | FromAgent::GatewayHelloAck { .. }
+            | FromAgent::WebSocketStarted { .. }
+            | FromAgent::WebSocketData(_)
+            | FromAgent::WebSocketClose { .. }
+            | FromAgent::Other => {}
         }
     }
 
