@@ -372,8 +372,11 @@ impl State {
     }
 }
 
-/// How long what a client sent before it left may wait for the agent's credit.
-const LEFT_LIMIT: Duration = Duration::from_secs(10);
+/// How long what a client sent before it left may wait for the agent's credit. (That it
+/// has left is seen when the end of its connection has come, which is behind what it
+/// sent: of a client that has filled our window too it is seen when its system gives
+/// up, after some minutes.)
+const LEFT_LIMIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

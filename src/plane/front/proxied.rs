@@ -112,7 +112,10 @@ pub(super) fn agents_fields(
 
 pub(super) fn not_connected(cluster: &ClusterName) -> Refusal {
     let name = cluster.as_str();
-    Refusal::new(503, format!("the agent of cluster {name:?} is not connected"))
+    Refusal::new(
+        503,
+        format!("the agent of cluster {name:?} is not connected"),
+    )
 }
 
 /// Binds an exchange to its client's connection: the end of either ends the other.

@@ -180,9 +180,7 @@ fn start(
                 body,
             })
         }
-        Opening::Failed(failure) => {
-            Err(refusal(request.cluster, &failure).answer(request.headers))
-        }
+        Opening::Failed(failure) => Err(refusal(request.cluster, &failure).answer(request.headers)),
         Opening::TooLate => Err(refused(504, "the WebSocket did not open in time")),
     }
 }
@@ -199,7 +197,10 @@ impl ClientBinding {
     fn new(live: &LiveStream, responder: &Responder) -> Result<Self, ()> {
         let stream = live.stream();
         let ends_stream = stream.end_when_cancelled().map_err(drop)?;
-        let cuts_client = stream.cancel().on_socket(responder.socket()).map_err(drop)?;
+        let cuts_client = stream
+            .cancel()
+            .on_socket(responder.socket())
+            .map_err(drop)?;
         // A client that sends its end may have sent more before it: that isn't cut.
         let left = Cancel::new();
         let told = stream.clone();

@@ -40,7 +40,14 @@ impl Pack {
         let length = u32::from_ne_bytes(*length) as usize;
         self.at += LENGTH + length;
         let (kind, payload) = rest[..length].split_first_mut()?;
-        Some((if *kind == TEXT { Kind::Text } else { Kind::Binary }, payload))
+        Some((
+            if *kind == TEXT {
+                Kind::Text
+            } else {
+                Kind::Binary
+            },
+            payload,
+        ))
     }
 
     fn has_room(&self, bytes: usize) -> bool {
@@ -190,7 +197,14 @@ mod tests {
     fn what_is_no_message_is_refused_and_takes_nothing() {
         let budget = Budget::new(1000);
         let mut queue = Queue::new(budget.clone());
-        for data in ["", "A", "A*==", "!!!!", &framed(8, b"\x03\xe8"), &framed(0, b"")] {
+        for data in [
+            "",
+            "A",
+            "A*==",
+            "!!!!",
+            &framed(8, b"\x03\xe8"),
+            &framed(0, b""),
+        ] {
             let refused = queue.push(data);
             assert!(matches!(refused, Err(Unfit::Malformed(_))), "{data}");
             payload_size(data);
