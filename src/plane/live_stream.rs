@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::agent_connection::AgentConnection;
 use super::exchange::Failure;
-use super::stream::Stream;
+use super::stream::{Farewell, Stream};
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Reason};
 use crate::websocket::Kind;
@@ -54,7 +54,7 @@ impl Drop for LiveStream {
         let farewell = stream.farewell();
         stream.end(Reason::Failed);
         self.sender.connection.forget(stream.id());
-        if let Some(said) = farewell {
+        if let Some(Farewell { said }) = farewell {
             // In its slot, so that it doesn't overtake the start or data; it may wait for
             // room as long as the link lives (`InFlight` says why).
             let _ = self.sender.send_unless(&Cancel::new(), 256, |buf, id| {

@@ -41,6 +41,13 @@ pub(crate) enum End {
     Failed(Failure),
 }
 
+/// What the agent is told of an end on the client's side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    /// `None`: the client broke off.
+    pub(crate) said: Option<CloseText<'static>>,
+}
+
 /// A stream between the agent's thread and the client's.
 ///
 /// It ends once. From the agent's side, what came before is still passed on:
@@ -317,10 +324,10 @@ impl Stream {
     }
 
     /// What the agent must be told when nobody uses the stream any more; `None`: nothing.
-    pub(crate) fn farewell(&self) -> Option<Option<CloseText<'static>>> {
+    pub(crate) fn farewell(&self) -> Option<Farewell> {
         let mut state = self.state.lock();
         let said = state.said.take();
-        (state.announced && !state.agent_done).then_some(said)
+        (state.announced && !state.agent_done).then_some(Farewell { said })
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {

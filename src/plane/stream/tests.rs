@@ -21,9 +21,9 @@ fn message(payload: &[u8]) -> String {
     base64_simd::STANDARD.encode_to_string([&[2], payload].concat())
 }
 
-fn said(code: u16) -> Option<CloseText<'static>> {
+fn said(code: u16) -> CloseText<'static> {
     let reason = "r".into();
-    Some(CloseText { code, reason })
+    CloseText { code, reason }
 }
 
 /// The messages until the end, and the end.
@@ -50,11 +50,11 @@ fn what_came_before_the_end_is_given_out_then_the_end() {
     let stream = live();
     stream.on_data(&message(b"a"));
     stream.on_data(&message(b"b"));
-    stream.on_close(said(1000));
+    stream.on_close(Some(said(1000)));
     stream.on_data(&message(b"late"));
     let (messages, end) = drained(&stream);
     assert_eq!(messages, [b"a", b"b"]);
-    assert_eq!(end, End::Closed(said(1000)));
+    assert_eq!(end, End::Closed(Some(said(1000))));
     assert_eq!(stream.take_credit(1), Err(Stopped));
     assert_eq!(stream.farewell(), None, "the agent knows");
     for (ends, want) in [
@@ -79,14 +79,15 @@ fn what_came_before_the_end_is_given_out_then_the_end() {
 fn a_client_that_has_ended_gets_nothing_more_and_the_agent_hears_its_code() {
     let stream = live();
     stream.on_data(&message(b"a"));
-    stream.on_client_end(said(1001));
+    stream.on_client_end(Some(said(1001)));
     let ended = End::Failed(Failure::Ended(Reason::Cancelled));
     assert_eq!(drained(&stream), (vec![], ended));
     assert_eq!(stream.cancel().reason(), None, "its socket isn't cut");
-    assert_eq!(stream.farewell(), Some(said(1001)));
+    let said = Some(said(1001));
+    assert_eq!(stream.farewell(), Some(Farewell { said }));
     let stream = live();
     stream.on_client_end(None);
-    assert_eq!(stream.farewell(), Some(None));
+    assert_eq!(stream.farewell(), Some(Farewell { said: None }));
     // What never left needs no farewell.
     let silent = Stream::new("w-1".into(), "t".into(), Budget::new(0));
     silent.end(Reason::Cancelled);
@@ -130,7 +131,7 @@ fn messages_out_of_order() {
         let bad = live();
         bad.on_data(data);
         assert!(broke(&drained(&bad).1), "{data}");
-        assert_eq!(bad.farewell(), Some(None), "{data}");
+        assert_eq!(bad.farewell(), Some(Farewell { said: None }), "{data}");
     }
 }
 
@@ -155,7 +156,7 @@ fn credit_comes_back_for_what_went_on() {
     let stream = live();
     let mut granted = 0;
     for _ in 0..64 {
-        stream.on_data(&message(&[0; 64 * 1024]));
+        stream.on_data(&message(&vec![0; 64 * 1024]));
         let mut pack = stream.next().expect("came");
         while let Some((_, payload)) = pack.next() {
             let size = payload.len();
@@ -203,5 +204,5 @@ fn a_client_that_leaves_ends_what_is_not_open_at_once_and_what_is_in_time() {
     open.state.lock().client_left = Some(long_ago);
     assert_eq!(open.take_credit(1), Err(Stopped));
     assert_eq!(open.cancel().reason(), Some(Reason::Cancelled));
-    assert_eq!(open.farewell(), Some(None));
+    assert_eq!(open.farewell(), Some(Farewell { said: None }));
 }

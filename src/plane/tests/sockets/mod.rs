@@ -66,13 +66,14 @@ fn a_websocket_opens_when_the_api_server_has_said_so_and_carries_messages_as_the
     assert_eq!(chosen, Some("SPDY/3.1+portforward.k8s.io"));
     assert_eq!(next(&mut socket), Message::binary(&b"\x01early"[..]));
     // Channel bytes, texts, empty messages, half closes: nothing is looked at.
+    let large = vec![0xff; 100_000];
     for (kind, payload) in [
         (2, &b"\x00ls\n"[..]),
         (2, b"\xff\x00"),
         (1, "ü".as_bytes()),
         (2, b""),
         (1, b""),
-        (2, &[0xff; 100_000]),
+        (2, &large),
     ] {
         let message = if kind == 1 {
             Message::text(str::from_utf8(payload).expect("text"))
