@@ -137,7 +137,8 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    fn of(command: &mut Command) -> Self {
+    /// Runs it to its end.
+    pub(crate) fn of(command: &mut Command) -> Self {
         let output = command.output().expect("kubectl runs");
         Self {
             good: output.status.success(),
