@@ -47,7 +47,7 @@ impl Line<'_> {
             method = method.as_str(),
             path = target.split('?').next().unwrap_or_default(),
             target = moved.target.as_str(),
-            who = who(self.plan),
+            who = who(self.plan.identity, &self.plan.headers),
             client = client(&self.plan.headers).as_str(),
             verdict = if self.denied { "denied" } else { "allowed" },
             reason = if self.denied { self.error } else { moved.reason.as_str() },
@@ -69,11 +69,54 @@ impl Line<'_> {
     }
 }
 
+/// What is left of a stream (a proxied WebSocket).
+pub(super) struct StreamLine<'a> {
+    pub(super) id: &'a str,
+    /// Without query.
+    pub(super) path: &'a str,
+    pub(super) target: &'a str,
+    pub(super) who: &'static str,
+    pub(super) headers: &'a Headers,
+    /// Why it was allowed.
+    pub(super) reason: &'a str,
+    /// 101, or that of the refusal; 0 without an answer.
+    pub(super) status: u16,
+    /// To the target.
+    pub(super) bytes_in: u64,
+    /// To the peer.
+    pub(super) bytes_out: u64,
+    pub(super) duration: Duration,
+    /// Empty where it came to its good end.
+    pub(super) error: &'a str,
+}
+
+impl StreamLine<'_> {
+    /// At info: who may exec may do anything.
+    pub(super) fn log(&self) {
+        log::info!(
+            request = self.id,
+            method = "GET",
+            path = self.path,
+            target = self.target,
+            who = self.who,
+            client = client(self.headers).as_str(),
+            verdict = "allowed",
+            reason = self.reason,
+            status = self.status,
+            bytes_in = self.bytes_in,
+            bytes_out = self.bytes_out,
+            duration_ms = self.duration.as_millis() as u64,
+            error = self.error;
+            "proxied stream"
+        );
+    }
+}
+
 /// Whose credential it travels under.
-fn who(plan: &Plan) -> &'static str {
-    match plan.identity {
+pub(super) fn who(identity: Identity, headers: &Headers) -> &'static str {
+    match identity {
         Identity::Agent => "agent",
-        Identity::Caller if plan.headers.contains("Authorization") => "caller",
+        Identity::Caller if headers.contains("Authorization") => "caller",
         Identity::Caller => "nobody",
     }
 }
@@ -135,7 +178,10 @@ mod tests {
 
     #[test]
     fn who_it_was_is_said_without_what_he_showed() {
-        let who = |headers, lend| who(&plan("GET", headers, lend));
+        let who = |headers, lend| {
+            let plan = plan("GET", headers, lend);
+            who(plan.identity, &plan.headers)
+        };
         assert_eq!(who(r#"{"Authorization":"Bearer secret"}"#, true), "caller");
         assert_eq!(who("{}", true), "agent");
         assert_eq!(who("{}", false), "nobody");

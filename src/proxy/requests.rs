@@ -6,6 +6,7 @@ use super::answer::Answer;
 use super::audit::Moved;
 use super::connection::{Connection, Form};
 use super::credit::Credit;
+use super::executor::Task;
 use super::inbound::Inbound;
 use super::job::Job;
 use super::memory::{Held, OverBudget, mib};
@@ -25,10 +26,12 @@ use crate::wire::{ProxyRequest, RequestBody, from_agent, parse_binary_body};
 /// thread and never block. Dropping it is the loss of the connection: everything
 /// ends but the form B requests whose body is complete.
 pub struct Requests {
-    executor: Arc<Executor>,
-    connection: Arc<Connection>,
+    pub(super) executor: Arc<Executor>,
+    pub(super) connection: Arc<Connection>,
     /// The peer knows `proxy_flow`.
-    flow: bool,
+    pub(super) flow: bool,
+    /// The peer knows raw streams.
+    pub(super) raw_streams: bool,
     /// Binary messages are bodies: no longer where yamux is.
     binary_bodies: bool,
     /// The next message is the body of a `body_binary` request.
@@ -46,7 +49,7 @@ enum Awaited {
 
 /// Why a request is not executed.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub(super) enum Refusal {
     #[error("kubernetes client not initialized")]
     NoCluster,
     #[error("service request failed: this agent reaches no Services")]
@@ -69,6 +72,8 @@ enum Refusal {
     OverBudget(#[from] OverBudget),
     #[error("{0}")]
     Thread(#[from] SpawnError),
+    #[error("{0}")]
+    Stream(String),
 }
 
 impl Requests {
@@ -77,6 +82,7 @@ impl Requests {
             executor,
             connection: Connection::new(outlet),
             flow: false,
+            raw_streams: false,
             binary_bodies: true,
             awaited: Awaited::Nobodys,
         }
@@ -93,8 +99,13 @@ impl Requests {
         };
         let wants_body = request.wants_binary_body();
         let awaits_body = wants_body && self.binary_bodies;
-        if self.connection.live(&id).is_some() {
+        if self.connection.is_taken(&id) {
             self.connection.refuse_duplicate(&id);
+        } else if request.upgrade {
+            self.executor.disown(&id);
+            if let Err(refusal) = self.upgrade(&id, form, &request) {
+                self.connection.refuse(&id, form, &refusal.to_string());
+            }
         } else {
             // Ids live per connection (decisions.md §6.2 "Lost connection").
             self.executor.disown(&id);
@@ -128,7 +139,7 @@ impl Requests {
             Awaited::Refused => None,
             Awaited::Jobs(serial) => self.executor.places.give_up(serial),
         };
-        let Some(mut job) = parked else {
+        let Some(Task::Request(mut job)) = parked else {
             return true;
         };
         let text = match parse_binary_body(message) {
@@ -142,7 +153,7 @@ impl Requests {
                     job.body = body;
                     match job.ticket.body_complete() {
                         Ok(()) => {
-                            self.executor.admit(job);
+                            self.executor.admit(*job);
                             return true;
                         }
                         Err(error) => error.to_string(),
@@ -217,6 +228,8 @@ impl Requests {
             && let Some(credit) = &ticket.credit
         {
             credit.add(bytes);
+        } else if let Some(stream) = self.connection.streams.find(id) {
+            stream.grant(bytes);
         }
     }
 
@@ -289,14 +302,21 @@ impl Requests {
         })
     }
 
+    pub(super) fn target(&self, request: &ProxyRequest<'_>) -> Result<Target, TargetError> {
+        match self.executor.services() {
+            Some(beside) => {
+                let cluster = self.executor.upstreams.is_some();
+                Target::of(request, cluster, beside.routes())
+            }
+            None => Target::of(request, true, &StaticRoutes::default()),
+        }
+    }
+
     /// Where it goes, and as what.
     fn plan(&self, request: &ProxyRequest<'_>) -> Result<(Upstream, Plan), Refusal> {
         let executor = &self.executor;
         let (cluster, beside) = (&executor.upstreams, executor.services());
-        let target = match beside {
-            Some(beside) => Target::of(request, cluster.is_some(), beside.routes())?,
-            None => Target::of(request, true, &StaticRoutes::default())?,
-        };
+        let target = self.target(request)?;
         if target == Target::Api {
             let upstreams = cluster.as_ref().ok_or(Refusal::NoCluster)?;
             let plan = Plan::for_api(request, &upstreams.base, upstreams.agent.is_some());
@@ -367,6 +387,9 @@ impl Requests {
 impl Drop for Requests {
     fn drop(&mut self) {
         self.connection.lost.cancel(Reason::ConnectionLost);
+        for stream in self.connection.streams.take_all() {
+            stream.silence(Reason::ConnectionLost);
+        }
         for ticket in self.connection.take_all() {
             if ticket.form == Form::Buffered && ticket.is_complete() {
                 // It may finish; its answer finds its own way.
