@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::gzip::Compressors;
 use super::job::Job;
 use super::memory::Budget;
-use super::places::{Admission, Applicant, Kind, Places, Refused};
+use super::places::{Admission, Applicant, Kind, NoPlace, Places};
 use super::requests::Requests;
 use super::services::{Beside, ServiceUpstreams};
 use super::streams::Opening;
@@ -58,10 +58,10 @@ impl Task {
     }
 
     /// Never waits.
-    fn refuse(self, text: &str) {
+    fn refuse(self, executor: &Executor, text: &str) {
         match self {
-            Self::Request(job) => job.refuse(text),
-            Self::Stream(opening) => opening.refuse(text),
+            Self::Request(job) => job.refuse(executor, text),
+            Self::Stream(opening) => opening.refuse(executor, text),
         }
     }
 
@@ -93,6 +93,13 @@ impl Applicant for Task {
         match self {
             Self::Request(job) => job.cancel(),
             Self::Stream(opening) => opening.cancel(),
+        }
+    }
+
+    fn crowd(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Request(job) => job.crowd(),
+            Self::Stream(opening) => opening.crowd(),
         }
     }
 }
@@ -161,7 +168,7 @@ impl Executor {
     pub fn drain(&self, deadline: Deadline) {
         let (waiting, long) = self.places.close();
         for job in waiting {
-            job.refuse(&Refused::Closed.to_string());
+            job.refuse(self, &NoPlace::Closed.to_string());
         }
         for cancel in long {
             cancel.cancel(Reason::Shutdown);
@@ -193,7 +200,7 @@ impl Executor {
                     self.give_up(serial);
                 }
             }
-            Admission::Refused(task, refused) => task.refuse(&refused.to_string()),
+            Admission::Refused(task, refused) => task.refuse(self, &refused.to_string()),
         }
     }
 
@@ -201,7 +208,7 @@ impl Executor {
     fn give_up(&self, serial: u64) {
         if let Some(task) = self.places.give_up(serial) {
             let text = task.too_late();
-            task.refuse(&text);
+            task.refuse(self, &text);
         }
     }
 
@@ -209,7 +216,7 @@ impl Executor {
     pub(super) fn park(&self, job: Job) {
         let ticket = job.ticket.clone();
         if let Err((job, refused)) = self.places.park(job.into()) {
-            job.refuse(&refused.to_string());
+            job.refuse(self, &refused.to_string());
         } else if ticket.cancel.reason().is_some() {
             // Its end came before.
             self.give_up(ticket.serial);
@@ -233,7 +240,7 @@ impl Executor {
                 return;
             }
             if let Some(job) = slot.lock().take() {
-                job.refuse("agent busy: no thread can be started");
+                job.refuse(self, "agent busy: no thread can be started");
             }
             next = self.places.leave(serial);
         }
@@ -248,6 +255,9 @@ impl Executor {
                 serial: Some(job.serial()),
             };
             job.execute(self);
+            if let Some(beside) = self.services() {
+                beside.pools.trim();
+            }
             next = place.leave();
         }
         self.sweep_later();
@@ -262,7 +272,7 @@ impl Executor {
     /// Ends a job that waits for a place or for its body; one that runs is ended by its `cancel`.
     pub(super) fn refuse_waiting(&self, serial: u64, text: &str) {
         if let Some(job) = self.places.give_up(serial) {
-            job.refuse(text);
+            job.refuse(self, text);
         }
     }
 
@@ -306,11 +316,8 @@ impl Executor {
 
     /// Looks after what is idle while there is any.
     fn sweep_later(&self) {
-        let upstreams = self.upstreams.as_ref().map_or(0, Upstreams::idle);
-        let services = self.services().map_or(0, |beside| beside.pools.idle());
         let mut sweep = self.sweep.lock();
-        let idle = upstreams + services + self.compressors.idle() + buffers::idle();
-        if sweep.is_some() || idle == 0 {
+        if sweep.is_some() || !self.has_idle() {
             return;
         }
         let me = self.me.clone();
@@ -321,6 +328,14 @@ impl Executor {
             }
         });
         *sweep = alarm.ok();
+    }
+
+    fn has_idle(&self) -> bool {
+        let upstreams = self.upstreams.as_ref().map_or(0, Upstreams::idle);
+        upstreams + self.compressors.idle() + buffers::idle() > 0
+            || self
+                .services()
+                .is_some_and(|beside| !beside.pools.is_empty())
     }
 
     fn sweep_now(&self) {

@@ -274,7 +274,7 @@ impl<'a> CloseText<'a> {
     pub fn into_owned(self) -> CloseText<'static> {
         CloseText {
             code: self.code,
-            reason: self.reason.into_owned().into(),
+            reason: Cow::Owned(self.reason.into_owned()),
         }
     }
 

@@ -4,16 +4,17 @@ use std::io;
 use std::time::Duration;
 
 use super::channels::Dialect;
-use super::kind::{Account, Deliver, Failure, Kind, send};
+use super::kind::{Deliver, Failure, Kind, send};
 use super::opening::MAX_MESSAGE;
 use super::plan::StreamPlan;
 use super::stream::Stream;
 use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
+use crate::proxy::Executor;
+use crate::proxy::audit::{Asked, Moved};
 use crate::proxy::connection::Form;
 use crate::proxy::plan::{Identity, answer_headers};
-use crate::proxy::{Executor, audit};
 use crate::telemetry::RateLimit;
 use crate::websocket::upgrade::{self, Answer, UpgradeError, Upgraded};
 use crate::websocket::{Data, Limits, Writer};
@@ -39,14 +40,18 @@ pub(super) struct ApiStream {
 }
 
 impl Kind for ApiStream {
-    fn account(&self) -> Account<'_> {
-        Account {
-            path: self.plan.target.split('?').next().unwrap_or_default(),
-            target: "kubernetes",
-            who: audit::who(self.plan.identity, &self.plan.headers),
-            headers: &self.plan.headers,
-            reason: "",
-        }
+    fn account(&self) -> (Asked<'_>, Moved) {
+        let StreamPlan {
+            target,
+            identity,
+            headers,
+            ..
+        } = &self.plan;
+        let moved = Moved {
+            target: "kubernetes".to_owned(),
+            ..Moved::default()
+        };
+        (Asked::stream(target, *identity, headers), moved)
     }
 
     fn handshake(&self) -> Duration {

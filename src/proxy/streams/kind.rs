@@ -1,5 +1,6 @@
 //! What kinds of streams differ in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::stream::Stream;
@@ -7,7 +8,8 @@ use crate::http::client::CallError;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::Executor;
-use crate::proxy::services::Refused;
+use crate::proxy::audit::{Asked, Moved};
+use crate::proxy::services::Unreached;
 use crate::websocket::upgrade::{Answer, UpgradeError, Upgraded};
 use crate::websocket::{Data, Kind as DataKind, Limits, Writer};
 use crate::wire::stream::{CloseText, Frame, FrameKind};
@@ -15,8 +17,13 @@ use crate::wire::stream::{CloseText, Frame, FrameKind};
 /// One kind of stream. All but [`refuse`](Self::refuse) is called on the stream's own
 /// thread, which may wait.
 pub(in crate::proxy) trait Kind: Send {
-    /// For the audit: path without query, target, who, and so on.
-    fn account(&self) -> Account<'_>;
+    /// For the audit: who asked for what, where, and what the policy said.
+    fn account(&self) -> (Asked<'_>, Moved);
+
+    /// With whom it shares the limits of a crowd.
+    fn crowd(&self) -> Option<&Arc<str>> {
+        None
+    }
 
     /// How long the dial and the upgrade may take together.
     fn handshake(&self) -> Duration;
@@ -74,16 +81,6 @@ pub(super) fn send(to: &Writer, kind: DataKind, mut frame: Frame) -> std::io::Re
     to.send(kind, frame.payload_mut())
 }
 
-/// What a stream is called in the audit.
-pub(in crate::proxy) struct Account<'a> {
-    pub(in crate::proxy) path: &'a str,
-    pub(in crate::proxy) target: &'a str,
-    pub(in crate::proxy) who: &'static str,
-    pub(in crate::proxy) headers: &'a crate::http::Headers,
-    /// Why it is allowed; empty where nobody asks.
-    pub(in crate::proxy) reason: &'a str,
-}
-
 /// Why there is no leg.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::proxy) enum Failure {
@@ -92,7 +89,7 @@ pub(in crate::proxy) enum Failure {
     #[error("{0}")]
     Call(#[from] CallError),
     #[error("{0}")]
-    Refused(#[from] Refused),
+    Unreached(#[from] Unreached),
     #[error("{0}")]
     Upgrade(#[from] UpgradeError),
     #[error("{0}")]

@@ -8,12 +8,14 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use super::QUEUE;
 use super::kind::{Deliver, Failure, Kind};
 use super::stream::{CLOSE_LIMIT, Next, Stream, TOO_LATE};
+use crate::http::client::CallError;
 use crate::link::Message;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::proxy::Executor;
-use crate::proxy::audit::StreamLine;
+use crate::proxy::audit;
 use crate::proxy::memory::Reservation;
 use crate::proxy::places::{self, Applicant};
+use crate::proxy::services::Unreached;
 use crate::websocket::upgrade::UpgradeError;
 use crate::websocket::{self, Data, End, Role, Writer};
 use crate::wire::from_agent;
@@ -27,6 +29,8 @@ pub(in crate::proxy) struct Opening {
     /// Room for the id and the plan.
     _room: Reservation,
     ended: bool,
+    /// By the policy.
+    denied: bool,
 }
 
 /// How a leg that was there came to its end.
@@ -43,6 +47,7 @@ impl Opening {
             kind,
             _room: room,
             ended: false,
+            denied: false,
         }
     }
 
@@ -58,27 +63,32 @@ impl Opening {
             Err(failure) => self.fail(&failure),
         };
         drop(woken);
-        let moved = stream.moved();
-        let account = self.kind.account();
-        StreamLine {
-            id: &stream.id,
-            path: account.path,
-            target: account.target,
-            who: account.who,
-            headers: account.headers,
-            reason: account.reason,
-            status,
-            bytes_in: moved.bytes_in,
-            bytes_out: moved.bytes_out,
-            duration: stream.received.elapsed(),
-            error: &error,
-        }
-        .log();
+        self.record(executor, status, &error);
+    }
+
+    /// Its line in the audit.
+    fn record(&self, executor: &Executor, status: u16, error: &str) {
+        let carried = self.stream.moved();
+        let (asked, mut moved) = self.kind.account();
+        moved.status = (status > 0).then_some(status);
+        moved.bytes_in = carried.bytes_in;
+        moved.bytes_out = carried.bytes_out;
+        let line = audit::Line {
+            id: &self.stream.id,
+            asked,
+            moved: &moved,
+            streamed_in: None,
+            denied: self.denied,
+            duration: self.stream.received.elapsed(),
+            error,
+        };
+        line.record(executor.services().map(|beside| &*beside.services));
     }
 
     /// As [`execute`](Self::execute), but it won't be; never waits.
-    pub(in crate::proxy) fn refuse(mut self, text: &str) {
+    pub(in crate::proxy) fn refuse(mut self, executor: &Executor, text: &str) {
         self.ended = true;
+        self.record(executor, 0, text);
         if !self.stream.is_silent() {
             self.kind.refuse(&self.stream, text);
         }
@@ -166,6 +176,10 @@ impl Opening {
     /// The end of one that never was. Returns status and text for the audit.
     fn fail(&mut self, failure: &Failure) -> (u16, String) {
         self.ended = true;
+        self.denied = matches!(
+            failure,
+            Failure::Unreached(Unreached::Denied(_)) | Failure::Call(CallError::Denied(_))
+        );
         let stream = self.stream.clone();
         let text = match stream.cancel.reason() {
             Some(Reason::Deadline) => TOO_LATE.to_owned(),
@@ -210,6 +224,10 @@ impl Applicant for Opening {
 
     fn cancel(&self) -> &Cancel {
         &self.stream.cancel
+    }
+
+    fn crowd(&self) -> Option<&Arc<str>> {
+        self.kind.crowd()
     }
 }
 

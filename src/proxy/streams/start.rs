@@ -10,13 +10,13 @@ use super::opening::Opening;
 use super::plan::{Asked, StreamPlan, StreamPlanError};
 use super::stream::Stream;
 use crate::net::Reason;
-use crate::proxy::Requests;
 use crate::proxy::connection::Form;
 use crate::proxy::memory::OverBudget;
 use crate::proxy::plan::{PlanError, check};
-use crate::proxy::requests::Refusal;
-use crate::proxy::target::{Target, TargetError};
+use crate::proxy::refusal::Refusal;
+use crate::proxy::target::TargetError;
 use crate::proxy::times::{Timeout, Times};
+use crate::proxy::{Requests, audit};
 use crate::wire::ProxyRequest;
 use crate::wire::stream::{CloseText, StreamData, StreamIds, StreamStart};
 
@@ -47,6 +47,8 @@ impl Requests {
         let id: Arc<str> = id.into();
         let raw = start.raw && self.raw_streams;
         if let Err(error) = self.start(&id, start, raw) {
+            let error = error.to_string();
+            record_refused(&id, start, &error);
             // Without a close: there may be another stream under the stream's id. Who
             // knows raw streams waits for one.
             let told = if raw {
@@ -54,7 +56,7 @@ impl Requests {
             } else {
                 &envelope.map_or(id, Arc::from)
             };
-            self.connection.refuse_stream(told, &error.to_string(), raw);
+            self.connection.refuse_stream(told, &error, raw);
         }
     }
 
@@ -88,7 +90,7 @@ impl Requests {
     ) -> Result<(), Refusal> {
         check(request).map_err(Refusal::Kubernetes)?;
         match self.target(request)? {
-            Target::Api if is_api_path(&request.path) => {
+            None if is_api_path(&request.path) => {
                 let now = jiff::Timestamp::now();
                 let times = Times::of(request, true, now, LONGEST);
                 let timeout = match times.timeout {
@@ -106,10 +108,8 @@ impl Requests {
                 self.start_api_stream(id, &asked, Some(form), timeout, Some(total))
                     .map_err(|error| Refusal::Stream(error.to_string()))
             }
-            Target::Api => Err(Refusal::Target(TargetError::Nowhere)),
-            Target::Service(_) | Target::Origin { .. } => {
-                Err(Refusal::Target(TargetError::Upgrade))
-            }
+            None => Err(Refusal::Target(TargetError::Nowhere)),
+            Some(_) => Err(Refusal::Target(TargetError::Upgrade)),
         }
     }
 
@@ -186,6 +186,20 @@ impl Requests {
         ids.candidates()
             .find_map(|id| self.connection.streams.find(id))
     }
+}
+
+/// Its line in the audit.
+fn record_refused(id: &str, start: &StreamStart<'_>, error: &str) {
+    let line = audit::Line {
+        id,
+        asked: audit::Asked::start(&start.path, &start.headers),
+        moved: &audit::Moved::default(),
+        streamed_in: None,
+        denied: false,
+        duration: Duration::ZERO,
+        error,
+    };
+    line.record(None);
 }
 
 /// What becomes a stream to the API server without more ado (control-channel.md §9.1).

@@ -42,13 +42,16 @@ struct State {
     receiving: Option<StreamReceiving>,
     sending: StreamSending,
     phase: Phase,
-    /// The peer has closed it: what the other leg's close frame said, if it did.
-    closed: Option<Option<CloseText<'static>>>,
+    /// The peer has closed it.
+    closed: Option<Farewell>,
     full: bool,
     failure: Option<String>,
     alarms: Vec<Alarm>,
     moved: Moved,
 }
+
+/// What the other leg's close frame said, if there was one.
+struct Farewell(Option<CloseText<'static>>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -171,7 +174,7 @@ impl Stream {
         if state.closed.is_some() || state.phase == Phase::Over {
             return;
         }
-        state.closed = Some(said);
+        state.closed = Some(Farewell(said));
         let opening = state.phase == Phase::Opening;
         drop(state);
         self.changed.notify_all();
@@ -276,7 +279,7 @@ impl Stream {
             if let Some(frame) = state.queue.pop_front() {
                 return Next::Frame(frame);
             }
-            if let Some(said) = &state.closed {
+            if let Some(Farewell(said)) = &state.closed {
                 return Next::Close(said.clone());
             }
             self.changed.wait(&mut state);

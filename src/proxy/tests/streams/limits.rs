@@ -135,6 +135,7 @@ fn streams_take_long_places_and_wait_for_them() {
             short: 1,
             long: 1,
             waiting: 2,
+            ..PlaceLimits::default()
         },
         ..Settings::default()
     });
@@ -187,7 +188,7 @@ fn two_hundred_streams_at_once_and_one_of_them_stalled() {
             house.data(&n.to_string(), 1, &[message, n as u8]);
         }
     }
-    let mut seen = vec![0; STREAMS];
+    let mut seen = [0; STREAMS];
     let mut closed = 0;
     while closed < STREAMS {
         let mut message = house.next();
