@@ -67,10 +67,6 @@ impl Agent {
         }
     }
 
-    pub(crate) fn kind(&self) -> Kind {
-        self.program.kind()
-    }
-
     pub(crate) fn process(&self) -> Process {
         self.program.process()
     }

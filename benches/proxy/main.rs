@@ -14,6 +14,7 @@ mod gateway;
 mod load;
 mod measure;
 mod report;
+mod streams;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,13 +24,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use pipeops_agent::net::{PemSource, ServerTls, ServerTlsSettings};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-use agents::{Agent, Surroundings};
+use agents::Surroundings;
 use body::Content;
 use cluster::{Cluster, SIZES};
 use common::program::Kind;
 use common::{machine, page};
 use load::{Cell, Form, Target};
 use report::{Report, Row};
+use streams::Echo;
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
@@ -62,44 +64,70 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
         .get_one::<usize>("rounds")
         .copied()
         .unwrap_or(ROUNDS);
-    let cells: Vec<Cell> = match matches.get_many::<Cell>("cell") {
+    let cells: Vec<Asked> = match matches.get_many::<Asked>("cell") {
         Some(cells) => cells.copied().collect(),
         None if matches.get_flag("no-load") => Vec::new(),
         None => all_cells(),
+    };
+    let requests = |target: Target| -> Vec<Cell> {
+        let cells = cells.iter().filter_map(|asked| match asked {
+            Asked::Requests(cell) if cell.target == target => Some(*cell),
+            _ => None,
+        });
+        cells.collect()
     };
 
     let began = Instant::now();
     let load = machine::load();
     let (ca_pem, tls) = certificate()?;
     let cluster = Cluster::start(Some(tls.clone())).map_err(|error| error.to_string())?;
-    let around = Surroundings {
+    let around = |target, url| Surroundings {
         ca_pem: ca_pem.clone(),
         tls: tls.clone(),
-        target: Target::Api,
-        url: format!("https://{}", cluster.address()),
+        target,
+        url,
     };
-    let (starts, agents) = measure::starts(binaries, &around)?;
+    let api = around(Target::Api, format!("https://{}", cluster.address()));
+    let (starts, agents) = measure::starts(binaries, &api)?;
     let mut rows: Vec<Row> = Vec::new();
     let own = measure::own_cpu();
-    let (services, api): (Vec<Cell>, Vec<Cell>) = cells
-        .into_iter()
-        .partition(|cell| cell.target == Target::Service);
-    measure_all(&api, &cluster, &agents, (window, rounds), &mut rows)?;
+    for cell in requests(Target::Api) {
+        eprintln!("{cell:?}");
+        let figures = measure::cell(cell, &cluster, &agents, window, rounds)?;
+        rows.push((cell, figures));
+    }
     drop(agents);
+    let services = requests(Target::Service);
     if !services.is_empty() {
         let cluster = Cluster::start(None).map_err(|error| error.to_string())?;
-        let around = Surroundings {
-            ca_pem,
-            tls,
-            target: Target::Service,
-            url: format!("http://{}", cluster.address()),
-        };
-        let agents = measure::agents(binaries, &around)?;
-        measure_all(&services, &cluster, &agents, (window, rounds), &mut rows)?;
+        let service = around(Target::Service, format!("http://{}", cluster.address()));
+        let agents = measure::agents(binaries, &service)?;
+        for cell in services {
+            eprintln!("{cell:?}");
+            let figures = measure::cell(cell, &cluster, &agents, window, rounds)?;
+            rows.push((cell, figures));
+        }
+    }
+    let mut streams = Vec::new();
+    let echoes = cells.iter().filter_map(|asked| match asked {
+        Asked::Streams(cell) => Some(*cell),
+        Asked::Requests(_) => None,
+    });
+    let echoes: Vec<streams::Cell> = echoes.collect();
+    if !echoes.is_empty() {
+        let echo = Echo::start().map_err(|error| error.to_string())?;
+        let service = around(Target::Service, format!("http://{}", echo.address()));
+        let agents = measure::agents(binaries, &service)?;
+        for cell in echoes {
+            eprintln!("{cell:?}");
+            let figures = measure::streams(cell, &agents, window, rounds)?;
+            streams.push((cell, figures));
+        }
     }
     let report = Report {
         starts: &starts,
         rows: &rows,
+        streams: &streams,
         load_cpu: measure::own_cpu().saturating_sub(own),
         took: began.elapsed(),
     };
@@ -120,28 +148,9 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
     Ok(())
 }
 
-/// Puts each load on the agents, in turns.
-fn measure_all(
-    cells: &[Cell],
-    cluster: &Cluster,
-    agents: &[Agent],
-    (window, rounds): (Duration, usize),
-    rows: &mut Vec<Row>,
-) -> Result<(), String> {
-    for agent in agents {
-        eprintln!("{}: process {}", agent.kind().name(), agent.process().0);
-    }
-    for cell in cells {
-        eprintln!("{cell:?}");
-        let figures = measure::cell(*cell, cluster, agents, window, rounds)?;
-        rows.push((*cell, figures));
-    }
-    Ok(())
-}
-
 /// Forms, bodies and numbers in flight of issue 3; the body that isn't gzipped
 /// tells what of form B's cost is gzip.
-fn all_cells() -> Vec<Cell> {
+fn all_cells() -> Vec<Asked> {
     let kinds = [
         (Target::Api, Form::S, Content::Json),
         (Target::Api, Form::B, Content::Json),
@@ -152,14 +161,19 @@ fn all_cells() -> Vec<Cell> {
     for (target, form, content) in kinds {
         for size in SIZES {
             for at_once in [1, 16, 128] {
-                cells.push(Cell {
+                cells.push(Asked::Requests(Cell {
                     target,
                     form,
                     content,
                     size,
                     at_once,
-                });
+                }));
             }
+        }
+    }
+    for size in streams::SIZES {
+        for at_once in [1, 16, 128] {
+            cells.push(Asked::Streams(streams::Cell { size, at_once }));
         }
     }
     cells
@@ -189,31 +203,42 @@ fn certificate() -> Result<(String, ServerTls), String> {
     Ok((authority.pem(), tls))
 }
 
-/// `s/1024/16`, `b/65536/1`, `b-octets/1048576/128`, `service/1024/16`.
-fn parse_cell(text: &str) -> Result<Cell, String> {
+/// What a cell can be.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Requests(Cell),
+    Streams(streams::Cell),
+}
+
+/// `s/1024/16`, `b/65536/1`, `b-octets/1048576/128`, `service/1024/16`, `ws/64/1`.
+fn parse_cell(text: &str) -> Result<Asked, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let [kind, size, at_once] = parts[..] else {
         return Err("form/bytes/number, as in s/1024/16".into());
     };
+    let sizes = if kind == "ws" { streams::SIZES } else { SIZES };
+    let size = size.parse().ok().filter(|size| sizes.contains(size));
+    let size = size.ok_or_else(|| format!("bodies have one of {sizes:?} bytes"))?;
+    let at_once = at_once
+        .parse()
+        .ok()
+        .filter(|number| (1..=256).contains(number))
+        .ok_or("1 to 256 at once")?;
     let (target, form, content) = match kind {
         "s" => (Target::Api, Form::S, Content::Json),
         "b" => (Target::Api, Form::B, Content::Json),
         "b-octets" => (Target::Api, Form::B, Content::Octets),
         "service" => (Target::Service, Form::S, Content::Json),
-        _ => return Err("the form is s, b, b-octets or service".into()),
+        "ws" => return Ok(Asked::Streams(streams::Cell { size, at_once })),
+        _ => return Err("the form is s, b, b-octets, service or ws".into()),
     };
-    let size = size.parse().ok().filter(|size| SIZES.contains(size));
-    let at_once = at_once
-        .parse()
-        .ok()
-        .filter(|number| (1..=256).contains(number));
-    Ok(Cell {
+    Ok(Asked::Requests(Cell {
         target,
         form,
         content,
-        size: size.ok_or_else(|| format!("bodies have one of {SIZES:?} bytes"))?,
-        at_once: at_once.ok_or("1 to 256 requests at once")?,
-    })
+        size,
+        at_once,
+    }))
 }
 
 fn command() -> Command {
@@ -233,7 +258,7 @@ fn command() -> Command {
                 .value_name("form/bytes/number")
                 .action(ArgAction::Append)
                 .value_parser(parse_cell)
-                .help("Only this load, as in s/1024/16, b/65536/1, b-octets/1048576/128, service/1024/1"),
+                .help("Only this load, as in s/1024/16, b/65536/1, b-octets/1048576/128, service/1024/1, ws/64/16"),
         )
         .arg(
             Arg::new("no-load")

@@ -128,7 +128,8 @@ impl<R: RequestSink> Dispatch<R> {
                     self.requests.cancel(id);
                 }
             }
-            ToAgent::WebSocketStart { stream_id } => {
+            ToAgent::WebSocketStart(start) => {
+                let stream_id = start.stream_id;
                 self.refuse_stream(id, stream_id.as_deref());
             }
             message @ (ToAgent::TcpTunnelStart(_)
@@ -140,7 +141,7 @@ impl<R: RequestSink> Dispatch<R> {
                 }
             }
             // Nobody asked, or they belong to streams that were refused.
-            ToAgent::Pong | ToAgent::WebSocketData | ToAgent::WebSocketClose => {}
+            ToAgent::Pong | ToAgent::WebSocketData(_) | ToAgent::WebSocketClose { .. } => {}
             ToAgent::Unknown => self.unknown(&envelope.kind, id),
         }
     }

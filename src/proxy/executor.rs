@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::gzip::Compressors;
 use super::job::Job;
 use super::memory::Budget;
-use super::places::{Admission, Places, Refused};
+use super::places::{Admission, NoPlace, Places};
 use super::requests::Requests;
 use super::services::{Beside, ServiceUpstreams};
 use super::ticket::{Ticket, too_late};
@@ -94,7 +94,7 @@ impl Executor {
     pub fn drain(&self, deadline: Deadline) {
         let (waiting, long) = self.places.close();
         for job in waiting {
-            job.refuse(&Refused::Closed.to_string());
+            job.refuse(self, &NoPlace::Closed.to_string());
         }
         for cancel in long {
             cancel.cancel(Reason::Shutdown);
@@ -125,7 +125,7 @@ impl Executor {
                     self.refuse_waiting(ticket.serial, &too_late(ticket.failure_prefix));
                 }
             }
-            Admission::Refused(job, refused) => job.refuse(&refused.to_string()),
+            Admission::Refused(job, refused) => job.refuse(self, &refused.to_string()),
         }
     }
 
@@ -133,7 +133,7 @@ impl Executor {
     pub(super) fn park(&self, job: Job) {
         let ticket = job.ticket.clone();
         if let Err((job, refused)) = self.places.park(job) {
-            job.refuse(&refused.to_string());
+            job.refuse(self, &refused.to_string());
         } else if ticket.cancel.reason().is_some() {
             // Its end came before.
             self.refuse_waiting(ticket.serial, &too_late(ticket.failure_prefix));
@@ -157,7 +157,7 @@ impl Executor {
                 return;
             }
             if let Some(job) = slot.lock().take() {
-                job.refuse("agent busy: no thread can be started");
+                job.refuse(self, "agent busy: no thread can be started");
             }
             next = self.places.leave(serial);
         }
@@ -172,6 +172,9 @@ impl Executor {
                 serial: Some(job.ticket.serial),
             };
             job.execute(self);
+            if let Some(beside) = self.services() {
+                beside.pools.trim();
+            }
             next = place.leave();
         }
         self.sweep_later();
@@ -180,7 +183,7 @@ impl Executor {
     /// Ends a job that waits for a place or for its body; one that runs is ended by its `cancel`.
     pub(super) fn refuse_waiting(&self, serial: u64, text: &str) {
         if let Some(job) = self.places.give_up(serial) {
-            job.refuse(text);
+            job.refuse(self, text);
         }
     }
 
@@ -224,11 +227,8 @@ impl Executor {
 
     /// Looks after what is idle while there is any.
     fn sweep_later(&self) {
-        let upstreams = self.upstreams.as_ref().map_or(0, Upstreams::idle);
-        let services = self.services().map_or(0, |beside| beside.pools.idle());
         let mut sweep = self.sweep.lock();
-        let idle = upstreams + services + self.compressors.idle() + buffers::idle();
-        if sweep.is_some() || idle == 0 {
+        if sweep.is_some() || !self.has_idle() {
             return;
         }
         let me = self.me.clone();
@@ -239,6 +239,14 @@ impl Executor {
             }
         });
         *sweep = alarm.ok();
+    }
+
+    fn has_idle(&self) -> bool {
+        let upstreams = self.upstreams.as_ref().map_or(0, Upstreams::idle);
+        upstreams + self.compressors.idle() + buffers::idle() > 0
+            || self
+                .services()
+                .is_some_and(|beside| !beside.pools.is_empty())
     }
 
     fn sweep_now(&self) {

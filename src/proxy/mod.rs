@@ -38,6 +38,7 @@ mod memory;
 mod places;
 mod plan;
 mod pools;
+mod refusal;
 mod requests;
 mod services;
 mod target;
@@ -49,9 +50,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use executor::{Executor, Load};
-pub use places::PlaceLimits;
+pub use places::{Crowd, PlaceLimits};
 pub use requests::Requests;
-pub use services::{Refused, Service, ServiceUpstreams, Services};
+pub use services::{
+    ConnectionLimits, JudgedCall, Service, ServiceUpstreams, Services, Unreached, Verdict,
+};
 pub use target::{RouteTable, StaticRoutes, Target};
 
 use crate::config::Secret;

@@ -219,7 +219,17 @@ fn host(given: &Headers) -> Result<Option<String>, PlanError> {
     if hosts.next().is_some() || !is_host {
         return Err(PlanError::Host);
     }
-    Ok((!host.is_empty()).then(|| host.to_owned()))
+    Ok((!host.is_empty()).then(|| without_dot(host)))
+}
+
+/// Without the dot of an absolute name, which virtual hosts and certificates don't have.
+fn without_dot(host: &str) -> String {
+    match host.rsplit_once(':') {
+        Some((name, port)) if name.ends_with('.') => {
+            format!("{}:{port}", &name[..name.len() - 1])
+        }
+        _ => host.strip_suffix('.').unwrap_or(host).to_owned(),
+    }
 }
 
 fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
@@ -261,7 +271,8 @@ fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError
     }
     let mut kept = Headers::new();
     for (name, value) in given.iter() {
-        let ours = is_one_of(name, OURS) || is_one_of(name, &named);
+        // What the gateway says of its client isn't the client's to take away.
+        let ours = is_one_of(name, OURS) || is_one_of(name, &named) && !says_whence(name);
         // Beside the caller's own credential the API server decides whether he may;
         // beside the agent's nobody would, and beside none they mean nothing.
         let impersonates = has_prefix(name, "impersonate-") && !authorized;
@@ -286,6 +297,11 @@ fn says_who(name: &str) -> bool {
     name.eq_ignore_ascii_case("authorization")
         || has_prefix(name, "impersonate-")
         || has_prefix(name, "x-remote-")
+}
+
+/// Fields by which a gateway says for whom it asks.
+fn says_whence(name: &str) -> bool {
+    has_prefix(name, "x-forwarded-") || is_one_of(name, &["Forwarded", "X-Real-IP", "Via"])
 }
 
 fn content_length(headers: &Headers) -> Result<Option<u64>, PlanError> {

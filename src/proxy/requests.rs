@@ -8,17 +8,17 @@ use super::connection::{Connection, Form};
 use super::credit::Credit;
 use super::inbound::Inbound;
 use super::job::Job;
-use super::memory::{Held, OverBudget, mib};
+use super::memory::Held;
 use super::places::Kind;
 use super::plan::{Plan, PlanError, is_https};
-use super::target::{StaticRoutes, Target, TargetError, Upstream};
+use super::refusal::Refusal;
+use super::target::{ServiceUpstream, StaticRoutes, Target, Upstream};
 use super::ticket::{NO_BINARY_BODY, Ticket};
 use super::times::Times;
 use super::{Executor, Outlet};
 use crate::http::client::Body;
 use crate::link::Message;
 use crate::net::{Cancel, Reason};
-use crate::threads::SpawnError;
 use crate::wire::{ProxyRequest, RequestBody, from_agent, parse_binary_body};
 
 /// The requests of one connection. Its methods are called on the `link-reader`
@@ -42,33 +42,6 @@ enum Awaited {
     Refused,
     /// The parked job of this serial, unless it has ended meanwhile.
     Jobs(u64),
-}
-
-/// Why a request is not executed.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("kubernetes client not initialized")]
-    NoCluster,
-    #[error("service request failed: this agent reaches no Services")]
-    NoServices,
-    #[error("{0}")]
-    Target(#[from] TargetError),
-    #[error("failed to create Kubernetes request: {0}")]
-    Kubernetes(#[source] PlanError),
-    #[error("{0}")]
-    ServicePlace(#[source] PlanError),
-    #[error("failed to create service request: {0}")]
-    Service(#[source] PlanError),
-    #[error("binary request bodies are not possible beside tunnels")]
-    BinaryBody,
-    #[error("invalid base64 in the request body")]
-    Base64,
-    #[error("the request body is larger than {}, the limit of buffered bodies", mib(*.0))]
-    TooLarge(usize),
-    #[error("{0}")]
-    OverBudget(#[from] OverBudget),
-    #[error("{0}")]
-    Thread(#[from] SpawnError),
 }
 
 impl Requests {
@@ -111,7 +84,9 @@ impl Requests {
                 }
                 Ok(job) => self.executor.admit(job),
                 Err(refusal) => {
-                    self.connection.refuse(&id, form, &refusal.to_string());
+                    let text = refusal.to_string();
+                    refusal.record(&id, &request, &text, self.executor.services());
+                    self.connection.refuse(&id, form, &text);
                 }
             }
         }
@@ -150,7 +125,7 @@ impl Requests {
                 }
             },
         };
-        job.refuse(&text);
+        job.refuse(&self.executor, &text);
         true
     }
 
@@ -232,7 +207,7 @@ impl Requests {
         let now = jiff::Timestamp::now();
         let settings = &executor.settings;
         let mut times = Times::of(request, live, now, settings.default_timeout);
-        if to != Upstream::Api {
+        if matches!(to, Upstream::Service(_)) {
             times = times.by_phases(settings.first_byte, settings.stall);
         }
         let head = executor.budget.reserve(id.len() + plan.size())?;
@@ -280,11 +255,12 @@ impl Requests {
         Ok(Job {
             answer: Answer::new(ticket.clone()),
             ticket,
+            crowd: to.crowd(),
+            moved: moved(&to),
             to,
             plan,
             body,
             stall: times.stall,
-            moved: Moved::default(),
             _head: head,
         })
     }
@@ -297,20 +273,19 @@ impl Requests {
             Some(beside) => Target::of(request, cluster.is_some(), beside.routes())?,
             None => Target::of(request, true, &StaticRoutes::default())?,
         };
-        if target == Target::Api {
+        let Some(target) = target else {
             let upstreams = cluster.as_ref().ok_or(Refusal::NoCluster)?;
             let plan = Plan::for_api(request, &upstreams.base, upstreams.agent.is_some());
             return Ok((Upstream::Api, plan.map_err(Refusal::Kubernetes)?));
-        }
-        if beside.is_none() {
-            return Err(Refusal::NoServices);
-        }
+        };
+        let beside = beside.ok_or(Refusal::NoServices)?;
         let plan = Plan::for_service(request).map_err(|error| match error {
             PlanError::Path | PlanError::Query => Refusal::ServicePlace(error),
             error => Refusal::Service(error),
         })?;
-        let https = is_https(request);
-        Ok((Upstream::Service { target, https }, plan))
+        let service = beside.services.admit(&target)?;
+        let https = service.https().unwrap_or_else(|| is_https(request));
+        Ok((Upstream::Service(ServiceUpstream { service, https }), plan))
     }
 
     /// Keeps a whole body, within limits.
@@ -361,6 +336,21 @@ impl Requests {
             settings.body_limit,
             grant,
         )?)
+    }
+}
+
+/// What is known of a call before it begins.
+fn moved(to: &Upstream) -> Moved {
+    match to {
+        Upstream::Api => Moved {
+            target: "kubernetes".to_owned(),
+            ..Moved::default()
+        },
+        Upstream::Service(upstream) => Moved {
+            target: upstream.service.name(),
+            verdict: Some(upstream.service.verdict()),
+            ..Moved::default()
+        },
     }
 }
 

@@ -2,7 +2,7 @@
 
 /// Masks or unmasks `payload` in place. `offset` is the place of its first byte in
 /// the frame's payload, so that a frame can be unmasked in pieces.
-pub(in crate::link) fn mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
+pub(crate) fn mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let mut key = key;
     key.rotate_left(offset % 4);
     let word = u64::from_ne_bytes([

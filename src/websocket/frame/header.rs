@@ -2,7 +2,7 @@
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::link) enum Opcode {
+pub(crate) enum Opcode {
     Continuation,
     Text,
     Binary,
@@ -35,7 +35,7 @@ impl Opcode {
         }
     }
 
-    pub(in crate::link) fn is_control(self) -> bool {
+    pub(crate) fn is_control(self) -> bool {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
     }
 }
@@ -43,13 +43,13 @@ impl Opcode {
 /// A frame header. No extension is ever negotiated, so a reserved bit that is set
 /// is an error and not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::link) struct Header {
+pub(crate) struct Header {
     /// The last frame of its message.
-    pub(in crate::link) fin: bool,
-    pub(in crate::link) opcode: Opcode,
-    pub(in crate::link) mask: Option<[u8; 4]>,
+    pub(crate) fin: bool,
+    pub(crate) opcode: Opcode,
+    pub(crate) mask: Option<[u8; 4]>,
     /// Payload length in bytes.
-    pub(in crate::link) len: u64,
+    pub(crate) len: u64,
 }
 
 /// What makes the first two bytes no header at all.
@@ -109,7 +109,7 @@ impl Header {
     }
 
     /// The header's bytes and how many of them count.
-    pub(in crate::link) fn encode(&self) -> ([u8; MAX_HEADER], usize) {
+    pub(crate) fn encode(&self) -> ([u8; MAX_HEADER], usize) {
         let mut bytes = [0; MAX_HEADER];
         bytes[0] = u8::from(self.fin) << 7 | self.opcode.bits();
         let mut at = match self.len {
@@ -138,10 +138,10 @@ impl Header {
 }
 
 /// The largest header: 2 bytes, 8 of length, 4 of masking key.
-pub(in crate::link) const MAX_HEADER: usize = 14;
+pub(crate) const MAX_HEADER: usize = 14;
 
 /// The largest payload of a control frame (RFC 6455 §5.5).
-pub(in crate::link) const MAX_CONTROL: usize = 125;
+pub(crate) const MAX_CONTROL: usize = 125;
 
 #[cfg(test)]
 mod tests {

@@ -6,16 +6,39 @@ use std::time::Duration;
 use tungstenite::handshake::derive_accept_key;
 
 use super::*;
+use crate::http::Headers;
 use crate::net::testing::{far_deadline, tcp_pair};
 use crate::net::{Cancel, Deadline, Halves};
 
-const REQUEST: Request<'static> = Request {
-    host: "127.0.0.1",
-    port: 1573,
-    tls: true,
-    target: "/ws?agent_version=1.4.0&cluster_uuid=6f0c",
-    token: Some("secret-token"),
-};
+/// As the link's.
+fn ask(halves: Halves, deadline: Deadline, cancel: &Cancel) -> Result<Halves, UpgradeError> {
+    ask_for(&[], halves, deadline, cancel).map(|upgraded| upgraded.halves)
+}
+
+fn ask_for(
+    subprotocols: &[String],
+    halves: Halves,
+    deadline: Deadline,
+    cancel: &Cancel,
+) -> Result<Upgraded, UpgradeError> {
+    let headers = headers();
+    let request = Request {
+        authority: "127.0.0.1:1573",
+        target: "/ws?agent_version=1.4.0&cluster_uuid=6f0c",
+        headers: &headers,
+        subprotocols,
+    };
+    upgrade(halves, &request, deadline, cancel)
+}
+
+fn headers() -> Headers {
+    [
+        ("User-Agent", "pipeops-agent/1.0.0"),
+        ("Authorization", "Bearer secret-token"),
+    ]
+    .into_iter()
+    .collect()
+}
 
 /// A client's halves and the raw other end.
 fn ends() -> (Halves, TcpStream) {
@@ -58,7 +81,7 @@ fn answered_by(answer: impl FnOnce(&str) -> Vec<u8> + Send) -> Result<Halves, Up
             far.write_all(&answer(&head)).expect("write");
             far
         });
-        let result = upgrade(near, &REQUEST, far_deadline(), &Cancel::new());
+        let result = ask(near, far_deadline(), &Cancel::new());
         held.join().expect("no panic");
         result
     })
@@ -78,7 +101,7 @@ fn refusal(answer: &str) -> Answer {
 #[test]
 fn the_request_has_the_shape_of_the_original_s() {
     let (near, mut far) = ends();
-    let asking = thread::spawn(move || upgrade(near, &REQUEST, far_deadline(), &Cancel::new()));
+    let asking = thread::spawn(move || ask(near, far_deadline(), &Cancel::new()));
     let head = head(&mut far);
     let lines: Vec<&str> = head.trim_end().lines().collect();
     let names: Vec<&str> = lines[1..]
@@ -113,44 +136,73 @@ fn the_request_has_the_shape_of_the_original_s() {
 
 #[test]
 fn the_port_is_named_unless_it_is_the_scheme_s() {
-    let host = |host, port, tls| {
-        let request = Request {
-            host,
-            port,
-            tls,
-            ..REQUEST
-        };
-        let head = request.head("key").expect("valid");
-        header(&head, "Host").to_owned()
-    };
-    assert_eq!(host("example.net", 443, true), "example.net");
-    assert_eq!(host("example.net", 80, false), "example.net");
-    assert_eq!(host("example.net", 80, true), "example.net:80");
-    assert_eq!(host("::1", 8080, false), "[::1]:8080");
+    assert_eq!(authority("example.net", 443, true), "example.net");
+    assert_eq!(authority("example.net", 80, false), "example.net");
+    assert_eq!(authority("example.net", 80, true), "example.net:80");
+    assert_eq!(authority("::1", 8080, false), "[::1]:8080");
 }
 
 #[test]
 fn nothing_can_be_smuggled_into_the_request() {
-    let with = |target, token| {
-        Request {
+    let refused = |target: &str, (name, value): (&str, &str), subprotocol: &str| {
+        let headers = [(name, value)].into_iter().collect();
+        let request = Request {
+            authority: "h",
             target,
-            token: Some(token),
-            ..REQUEST
+            headers: &headers,
+            subprotocols: &[subprotocol.to_owned()],
+        };
+        match request.head("key") {
+            Ok(_) => "",
+            Err(UpgradeError::Request(what)) => what,
+            Err(other) => panic!("{other}"),
         }
-        .head("key")
     };
-    assert!(matches!(
-        with("/ws HTTP/1.1\r\nX: y", "t"),
-        Err(UpgradeError::Request("path"))
-    ));
-    assert!(matches!(
-        with("ws", "t"),
-        Err(UpgradeError::Request("path"))
-    ));
-    assert!(matches!(
-        with("/ws", "t\r\nX: y"),
-        Err(UpgradeError::Request("token"))
-    ));
+    let plain = ("X-A", "b");
+    assert_eq!(refused("/ws", plain, "a/1+b.c"), "");
+    assert_eq!(refused("/ws HTTP/1.1\r\nX: y", plain, "a"), "path");
+    assert_eq!(refused("ws", plain, "a"), "path");
+    for header in [
+        ("Authorization", "t\r\nX: y"),
+        ("X: y\r\nX", "t"),
+        ("host", "other"),
+        ("Transfer-Encoding", "chunked"),
+        ("sec-websocket-extensions", "permessage-deflate"),
+    ] {
+        assert_eq!(refused("/ws", header, "a"), "headers", "{header:?}");
+    }
+    for subprotocol in ["a\r\nX: y", "a, b", ""] {
+        assert_eq!(refused("/ws", plain, subprotocol), "subprotocols");
+    }
+}
+
+#[test]
+fn subprotocols_are_offered_as_they_are_and_any_choice_is_taken() {
+    let offered = [
+        "v5.channel.k8s.io".to_owned(),
+        "SPDY/3.1+portforward.k8s.io".to_owned(),
+    ];
+    for (chosen, want) in [
+        ("", None),
+        ("Sec-WebSocket-Protocol: \r\n", None),
+        (
+            "sec-websocket-protocol: SPDY/3.1+portforward.k8s.io\r\n",
+            Some("SPDY/3.1+portforward.k8s.io"),
+        ),
+        ("Sec-WebSocket-Protocol: other\r\n", Some("other")),
+    ] {
+        let (near, mut far) = ends();
+        let offered = offered.clone();
+        let asking = thread::spawn(move || ask_for(&offered, near, far_deadline(), &Cancel::new()));
+        let head = head(&mut far);
+        let line = header(&head, "Sec-WebSocket-Protocol");
+        assert_eq!(line, "v5.channel.k8s.io, SPDY/3.1+portforward.k8s.io");
+        let answer = switching(&head).replace("\r\n\r\n", &format!("\r\n{chosen}\r\n"));
+        far.write_all(answer.as_bytes()).expect("write");
+        let upgraded = asking.join().expect("no panic").expect("upgraded");
+        assert_eq!(upgraded.subprotocol(), want);
+        assert_eq!(upgraded.headers.get("upgrade"), Some("WebSocket"));
+    }
 }
 
 /// `gateway_hello` may come in the same segment as the 101 (libraries.md).
@@ -170,7 +222,7 @@ fn an_answer_cut_at_any_byte_is_the_same_answer() {
     const FRAME: &[u8] = b"\x81\x05hello";
     let size = {
         let (near, mut far) = ends();
-        let asking = thread::spawn(move || upgrade(near, &REQUEST, far_deadline(), &Cancel::new()));
+        let asking = thread::spawn(move || ask(near, far_deadline(), &Cancel::new()));
         let answer = switching(&head(&mut far));
         far.write_all(answer.as_bytes()).expect("write");
         asking.join().expect("no panic").expect("upgraded");
@@ -186,7 +238,7 @@ fn an_answer_cut_at_any_byte_is_the_same_answer() {
             far.write_all(&answer[cut..]).expect("write");
             far
         });
-        let mut halves = upgrade(near, &REQUEST, far_deadline(), &Cancel::new()).expect("upgraded");
+        let mut halves = ask(near, far_deadline(), &Cancel::new()).expect("upgraded");
         let mut frame = Vec::new();
         while frame.len() < FRAME.len() {
             let bytes = halves.read.fill().expect("fill");
@@ -210,7 +262,7 @@ fn an_answer_that_comes_byte_by_byte() {
         }
         far
     });
-    let mut halves = upgrade(near, &REQUEST, far_deadline(), &Cancel::new()).expect("upgraded");
+    let mut halves = ask(near, far_deadline(), &Cancel::new()).expect("upgraded");
     assert_eq!(halves.read.fill().expect("fill")[0], 0x89);
     drop(far.join().expect("no panic"));
 }
@@ -234,6 +286,8 @@ fn a_refusal_says_who_refused_and_when_to_come_back() {
     assert!(answer.is_json());
     assert_eq!(answer.retry_after, Some(Duration::from_mins(1)));
     assert_eq!(answer.excerpt, "{\"error\": \"token expired\"}");
+    assert_eq!(answer.body, b"{\"error\":\n\"token expired\"}");
+    assert_eq!(answer.headers.get("retry-after"), Some("60"));
     let text = UpgradeError::Refused(Box::new(answer)).to_string();
     assert!(text.contains("status 401"), "{text}");
 }
@@ -246,6 +300,19 @@ fn a_page_of_a_middlebox_is_told_apart() {
     );
     assert_eq!((answer.status, answer.is_json()), (403, false));
     assert_eq!(answer.excerpt, "<h1>Blocked</h1>");
+}
+
+#[test]
+fn the_body_of_a_refusal_is_decoded_and_bounded() {
+    let chunked = "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let answer = refusal(&format!("{chunked}5\r\n{{\"a\":\r\n2\r\n1}}\r\n0\r\n\r\n"));
+    assert_eq!(answer.body, b"{\"a\":1}");
+    let long = "x".repeat(100_000);
+    let answer = refusal(&format!(
+        "HTTP/1.1 500 x\r\nContent-Length: 100000\r\n\r\n{long}"
+    ));
+    assert_eq!(answer.body, long.as_bytes()[..64 * 1024]);
+    assert!(answer.excerpt.len() < 300);
 }
 
 #[test]
@@ -289,13 +356,13 @@ fn what_is_not_http_or_too_long_is_refused_at_once() {
 fn the_deadline_holds_for_the_whole_answer_and_an_end_is_an_end() {
     let (near, _far) = ends();
     let deadline = Deadline::after(Duration::from_millis(20));
-    match upgrade(near, &REQUEST, deadline, &Cancel::new()) {
+    match ask(near, deadline, &Cancel::new()) {
         Err(UpgradeError::Io(error)) => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
         other => panic!("{other:?}"),
     }
     let (near, far) = ends();
     far.shutdown(Shutdown::Write).expect("shutdown");
-    let result = upgrade(near, &REQUEST, far_deadline(), &Cancel::new());
+    let result = ask(near, far_deadline(), &Cancel::new());
     assert!(matches!(result, Err(UpgradeError::Closed)));
 }
 
@@ -304,7 +371,7 @@ fn a_cancelled_upgrade_ends_at_once() {
     let (near, mut far) = ends();
     let cancel = Cancel::new();
     let its = cancel.clone();
-    let asking = thread::spawn(move || upgrade(near, &REQUEST, far_deadline(), &its));
+    let asking = thread::spawn(move || ask(near, far_deadline(), &its));
     head(&mut far);
     cancel.cancel(Reason::Shutdown);
     let result = asking.join().expect("no panic");
@@ -319,9 +386,23 @@ fn a_server_accepts_what_the_client_asks() {
     let (near, far) = tcp_pair();
     let (mut near, mut far) = (Halves::plain(near), Halves::plain(far));
     near.set_deadline(Some(far_deadline()));
-    let asking = thread::spawn(move || upgrade(near, &REQUEST, far_deadline(), &Cancel::new()));
+    let asking = thread::spawn(move || ask(near, far_deadline(), &Cancel::new()));
     accept(&read_headers(&mut far), &mut far.write).expect("accepted");
     asking.join().expect("no panic").expect("upgraded");
+}
+
+#[test]
+fn a_server_chooses_a_subprotocol() {
+    let (near, far) = tcp_pair();
+    let (near, mut far) = (Halves::plain(near), Halves::plain(far));
+    let offered = ["a".to_owned(), "v5.channel.k8s.io".to_owned()];
+    let asking = thread::spawn(move || ask_for(&offered, near, far_deadline(), &Cancel::new()));
+    let accepted = Accept::check(&read_headers(&mut far)).expect("an upgrade");
+    accepted
+        .switch(Some("v5.channel.k8s.io"), &mut far.write)
+        .expect("written");
+    let upgraded = asking.join().expect("no panic").expect("upgraded");
+    assert_eq!(upgraded.subprotocol(), Some("v5.channel.k8s.io"));
 }
 
 fn read_headers(halves: &mut Halves) -> Vec<(String, Vec<u8>)> {

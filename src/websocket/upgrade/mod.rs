@@ -9,15 +9,15 @@ mod client;
 mod properties;
 mod server;
 #[cfg(test)]
-pub(super) mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 
 pub use answer::{Answer, retry_after};
-pub use client::{Request, upgrade};
-pub use server::{AcceptError, BadRequest, accept};
+pub use client::{Request, Upgraded, authority, upgrade};
+pub use server::{Accept, AcceptError, BadRequest, accept};
 
 use crate::net::Reason;
 
@@ -25,7 +25,7 @@ use crate::net::Reason;
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
     /// Our own request can't be written down.
-    #[error("the {0} has characters that cannot stand in a request")]
+    #[error("the {0} cannot stand in a request")]
     Request(&'static str),
     /// The connection failed, or its deadline passed ([`io::ErrorKind::TimedOut`]).
     #[error("{0}")]

@@ -2,15 +2,18 @@
 //! (the control plane, or a box in between), and when to come back.
 
 use std::fmt;
-use std::io;
 use std::time::{Duration, SystemTime};
 
+use crate::http::{Decoder, Framing, Headers, ResponseHead};
 use crate::net::{Deadline, ReadHalf};
 
 /// An HTTP answer to an upgrade request that isn't a 101.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
+    pub headers: Headers,
+    /// Decoded; 64 KiB of it at most, and what of it came within two seconds.
+    pub body: Vec<u8>,
     /// Without parameters, in lower case: `application/json`.
     pub content_type: Option<String>,
     /// What `Retry-After` asks for, from now; at most a day.
@@ -28,37 +31,25 @@ impl Answer {
             .is_some_and(|kind| kind == "application/json" || kind.ends_with("+json"))
     }
 
-    /// Reads what belongs to an answer: headers, and a little of the body.
-    pub(super) fn read(status: u16, headers: &[httparse::Header<'_>], read: &mut ReadHalf) -> Self {
-        let value = |name: &str| {
-            headers
-                .iter()
-                .find(|header| header.name.eq_ignore_ascii_case(name))
-                .and_then(|header| str::from_utf8(header.value).ok())
-                .map(str::trim)
-        };
+    /// Reads what belongs to an answer with that head. The answer is worth having
+    /// without its body: what doesn't come of it is left out.
+    pub(super) fn read(head: ResponseHead, read: &mut ReadHalf) -> Self {
+        let framing = head.framing("GET").unwrap_or(Framing::UntilClose);
+        let body = read_body(read, framing);
+        let value = |name: &str| head.headers.get(name);
         let content_type = value("content-type").map(|value| {
             let kind = value.split(';').next().unwrap_or_default();
             excerpt(kind.trim().to_ascii_lowercase().as_bytes())
         });
         let retry_after =
             value("retry-after").and_then(|value| retry_after(value, SystemTime::now()));
-        let length = value("content-length").and_then(|value| value.parse().ok());
-        let chunked = value("transfer-encoding").is_some();
-        let mut body = read_some(read, length.unwrap_or(MAX_BODY).min(MAX_BODY));
-        if chunked && let Some(end) = body.iter().position(|byte| *byte == b'\n') {
-            // The size of the first chunk, which is all that is shown.
-            let size = str::from_utf8(&body[..end]).unwrap_or_default();
-            let size = size.split(';').next().unwrap_or_default().trim();
-            let size = usize::from_str_radix(size, 16).unwrap_or(MAX_BODY);
-            body.drain(..=end);
-            body.truncate(size);
-        }
         Self {
-            status,
+            status: head.status,
             content_type,
             retry_after,
-            excerpt: excerpt(&body),
+            excerpt: excerpt(&body[..body.len().min(EXCERPT_OF)]),
+            headers: head.headers,
+            body,
         }
     }
 }
@@ -76,21 +67,23 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Up to `count` bytes of the body. The answer is worth having without it, so an
-/// error is an end, and it isn't waited for long.
-fn read_some(read: &mut ReadHalf, count: usize) -> Vec<u8> {
+/// The body, as far as it comes.
+fn read_body(read: &mut ReadHalf, framing: Framing) -> Vec<u8> {
     let mut body = Vec::new();
+    let mut decoder = Decoder::new(framing);
     let deadline = Deadline::after(BODY_WAIT);
-    while body.len() < count {
+    while body.len() < MAX_BODY && !decoder.is_done() {
         read.set_deadline(Some(deadline));
-        let filled: io::Result<&mut [u8]> = read.fill();
-        let Ok(bytes) = filled else { break };
+        let Ok(bytes) = read.fill() else { break };
         if bytes.is_empty() {
             break;
         }
-        let taken = bytes.len().min(count - body.len());
-        body.extend_from_slice(&bytes[..taken]);
-        read.consume(taken);
+        let Ok(step) = decoder.decode(bytes, MAX_BODY - body.len()) else {
+            break;
+        };
+        let end = step.skip + step.data;
+        body.extend_from_slice(&bytes[step.skip..end]);
+        read.consume(end);
     }
     body
 }
@@ -128,11 +121,15 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// Bytes of the body that are read at most.
-const MAX_BODY: usize = 2048;
+/// Bytes of the body that are read at most: a Status of the API server has a few
+/// hundred.
+const MAX_BODY: usize = 64 * 1024;
 
 /// How long the body is waited for.
-const BODY_WAIT: Duration = Duration::from_secs(1);
+const BODY_WAIT: Duration = Duration::from_secs(2);
+
+/// Bytes of the body that are looked at for the excerpt.
+const EXCERPT_OF: usize = 2048;
 
 /// Bytes of the excerpt.
 const MAX_EXCERPT: usize = 200;

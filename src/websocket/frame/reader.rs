@@ -6,11 +6,11 @@ use super::close::CloseFrame;
 use super::header::{Header, MAX_CONTROL, MAX_HEADER, Malformed, Opcode};
 use super::mask::mask;
 use super::text::TextBuffer;
-use crate::link::Role;
+use crate::websocket::Role;
 
 /// What a peer sent. The payload lies where it arrived, or in the reader.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::link) enum Event<'a> {
+pub(crate) enum Event<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
     /// A part of a binary message, for who takes pieces; the last one may be empty.
@@ -25,7 +25,7 @@ pub(in crate::link) enum Event<'a> {
 }
 
 /// Who hears what a peer sent.
-pub(in crate::link) trait Listener {
+pub(crate) trait Listener {
     /// Whether a binary message that begins now, and isn't all there, shall come in
     /// pieces as they arrive.
     fn takes_pieces(&self) -> bool;
@@ -35,7 +35,7 @@ pub(in crate::link) trait Listener {
 
 /// Why a peer's bytes are refused. The connection can't be used any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::link) enum Refusal {
+pub(crate) enum Refusal {
     #[error("a server sent a masked frame")]
     Masked,
     #[error("a client sent an unmasked frame")]
@@ -64,7 +64,7 @@ pub(in crate::link) enum Refusal {
 
 impl Refusal {
     /// The close code by which the peer is told (RFC 6455 §7.4.1).
-    pub(in crate::link) fn code(self) -> u16 {
+    pub(crate) fn code(self) -> u16 {
         match self {
             Self::TooLong { .. } => 1009,
             Self::Utf8 => 1007,
@@ -82,7 +82,7 @@ impl Refusal {
 /// grows with what has arrived (never with what a header announces) and is given back
 /// when it was large.
 #[derive(Debug)]
-pub(in crate::link) struct FrameReader {
+pub(crate) struct FrameReader {
     role: Role,
     limit: usize,
     /// The beginning of a header whose rest hasn't arrived.
@@ -104,7 +104,7 @@ pub(in crate::link) struct FrameReader {
 impl FrameReader {
     /// A reader at the end `role` (so the peer has the other one) that accepts
     /// messages, and frames, of up to `limit` bytes of payload.
-    pub(in crate::link) fn new(role: Role, limit: usize) -> Self {
+    pub(crate) fn new(role: Role, limit: usize) -> Self {
         Self {
             role,
             limit,
@@ -121,7 +121,7 @@ impl FrameReader {
 
     /// Reads all of `bytes` and tells `listener` of each event in it. After a refusal
     /// the reader must not be used again.
-    pub(in crate::link) fn read(
+    pub(crate) fn read(
         &mut self,
         mut bytes: &mut [u8],
         listener: &mut dyn Listener,
@@ -393,7 +393,7 @@ const KEPT: usize = 64 * 1024;
 
 /// A listener for tests, which takes whole messages.
 #[cfg(test)]
-pub(in crate::link) fn whole<F: FnMut(Event<'_>)>(hear: F) -> impl Listener {
+pub(crate) fn whole<F: FnMut(Event<'_>)>(hear: F) -> impl Listener {
     struct Whole<F>(F);
     impl<F: FnMut(Event<'_>)> Listener for Whole<F> {
         fn takes_pieces(&self) -> bool {

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 
 use super::{CloseFrame, Event, FrameReader, Header, Listener, Opcode, mask};
-use crate::link::Role;
+use crate::websocket::Role;
 
 const LIMIT: usize = 400;
 

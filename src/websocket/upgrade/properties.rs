@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::testing::take_request;
 use super::*;
+use crate::http::Headers;
 use crate::net::testing::{far_deadline, tcp_pair};
 use crate::net::{Cancel, Halves};
 use crate::testing;
@@ -91,12 +92,12 @@ fn lines() -> impl Strategy<Value = Lines> {
 fn upgraded(answer: impl FnOnce(&str) -> Vec<u8> + Send) -> Result<Vec<u8>, UpgradeError> {
     let (near, far) = tcp_pair();
     let mut far: TcpStream = far.into();
+    let headers = Headers::new();
     let request = Request {
-        host: "h",
-        port: 443,
-        tls: true,
+        authority: "h",
         target: "/ws",
-        token: None,
+        headers: &headers,
+        subprotocols: &[],
     };
     thread::scope(|scope| {
         let answering = scope.spawn(move || {
@@ -114,7 +115,7 @@ fn upgraded(answer: impl FnOnce(&str) -> Vec<u8> + Send) -> Result<Vec<u8>, Upgr
         );
         let _far = answering.join().expect("no panic");
         let mut rest = Vec::new();
-        let mut halves = halves?;
+        let mut halves = halves?.halves;
         loop {
             let bytes = halves.read.fill().expect("open");
             let count = bytes.len();
@@ -184,13 +185,21 @@ proptest! {
     /// Nothing of ours becomes a second line, or a second request.
     #[test]
     fn a_request_is_one_head_or_not_sent(
-        host in prop_oneof![testing::text(), Just("::1".to_owned()), Just("h.test".to_owned())],
+        authority in prop_oneof![testing::text(), Just("[::1]:8".to_owned()), Just("h.test".to_owned())],
         target in prop_oneof![testing::text(), testing::text().prop_map(|rest| format!("/{rest}"))],
-        token in prop::option::of(testing::text()),
-        port: u16,
-        tls: bool,
+        field in prop::option::of((
+            prop_oneof![testing::text(), Just("X".to_owned())],
+            testing::text(),
+        )),
+        subprotocols in prop::collection::vec(testing::text(), 0..3),
     ) {
-        let request = Request { host: &host, port, tls, target: &target, token: token.as_deref() };
+        let headers: Headers = field.clone().into_iter().collect();
+        let request = Request {
+            authority: &authority,
+            target: &target,
+            headers: &headers,
+            subprotocols: &subprotocols,
+        };
         let Ok(head) = request.head("a2V5") else { return Ok(()) };
         let mut fields = [httparse::EMPTY_HEADER; 16];
         let mut parsed = httparse::Request::new(&mut fields);
@@ -198,7 +207,7 @@ proptest! {
         prop_assert_eq!(end, Ok(Status::Complete(head.len())), "{}", head);
         prop_assert_eq!(parsed.path, Some(target.as_str()));
         let names: Vec<&str> = parsed.headers.iter().map(|field| field.name).collect();
-        let count = if token.is_some() { 7 } else { 6 };
+        let count = 5 + usize::from(field.is_some()) + usize::from(!subprotocols.is_empty());
         prop_assert_eq!(names.len(), count, "{:?}", names);
         prop_assert_eq!(parsed.headers[0].name, "Host");
     }

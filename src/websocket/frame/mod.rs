@@ -12,9 +12,9 @@ mod mask;
 mod reader;
 mod text;
 
-pub(super) use close::CloseFrame;
-pub(super) use header::{Header, MAX_CONTROL, MAX_HEADER, Opcode};
-pub(super) use mask::mask;
+pub(crate) use close::CloseFrame;
+pub(crate) use header::{Header, MAX_CONTROL, MAX_HEADER, Opcode};
+pub(crate) use mask::mask;
 #[cfg(test)]
-pub(super) use reader::whole;
-pub(super) use reader::{Event, FrameReader, Listener, Refusal};
+pub(crate) use reader::whole;
+pub(crate) use reader::{Event, FrameReader, Listener, Refusal};

@@ -5,16 +5,16 @@ use super::reader::Refusal;
 
 /// What a close frame says: a code and a reason, or nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::link) struct CloseFrame {
+pub(crate) struct CloseFrame {
     /// Always one that may stand on the wire.
-    pub(in crate::link) code: Option<u16>,
-    pub(in crate::link) reason: String,
+    pub(crate) code: Option<u16>,
+    pub(crate) reason: String,
 }
 
 impl CloseFrame {
     /// A close frame to send. The reason is cut to what fits; a code that must not
     /// stand on the wire becomes an empty frame.
-    pub(in crate::link) fn new(code: u16, reason: &str) -> Self {
+    pub(crate) fn new(code: u16, reason: &str) -> Self {
         if !may_be_sent(code) {
             return Self::default();
         }
@@ -44,7 +44,7 @@ impl CloseFrame {
     }
 
     /// The payload's bytes.
-    pub(in crate::link) fn payload(&self) -> Vec<u8> {
+    pub(crate) fn payload(&self) -> Vec<u8> {
         let mut payload = Vec::with_capacity(2 + self.reason.len());
         if let Some(code) = self.code {
             payload.extend_from_slice(&code.to_be_bytes());
