@@ -175,6 +175,9 @@ fn a_stream_that_answered_or_was_lost_costs_no_pause() {
     for lost in [false, true, false] {
         client.send(b"?").expect("sent");
         let (stream, _) = agent.accept();
+        // Were the agent lost before, it would open another one.
+        let read = stream.read_datagram(64, &mut Vec::new(), Some(soon()));
+        assert!(matches!(read, Ok(Input::Some(Datagram::Whole(1)))));
         if lost {
             drop(agent);
             agent = stage.agent();
