@@ -18,7 +18,6 @@ use super::services::{Beside, ServiceUpstreams};
 use super::ticket::{Ticket, too_late};
 use super::timer::{Alarm, Timer};
 use super::{Outlet, Settings, Upstreams};
-use crate::buffers;
 use crate::http::Client;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::resident;
@@ -227,7 +226,7 @@ impl Executor {
         let upstreams = self.upstreams.as_ref().map_or(0, Upstreams::idle);
         let services = self.services().map_or(0, |beside| beside.pools.idle());
         let mut sweep = self.sweep.lock();
-        let idle = upstreams + services + self.compressors.idle() + buffers::idle();
+        let idle = upstreams + services + self.compressors.idle();
         if sweep.is_some() || idle == 0 {
             return;
         }
@@ -244,7 +243,6 @@ impl Executor {
     fn sweep_now(&self) {
         *self.sweep.lock() = None;
         self.compressors.sweep();
-        buffers::sweep();
         if let Some(upstreams) = &self.upstreams {
             for client in upstreams.clients() {
                 client.sweep();
