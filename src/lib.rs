@@ -5,9 +5,10 @@
 //! * [`net`]: sockets. One dialer (resolve, TCP, CONNECT proxy, TLS, one deadline),
 //!   the two halves of a connection, and [`net::Cancel`]: work ends early by
 //!   closing or waking what it blocks on.
+//! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
+//! * [`websocket`]: frames, the upgrade, and one WebSocket as two blocking halves.
 //! * [`link`]: one WebSocket as three threads: frames read in place by one, a control
 //!   lane that goes first, turns for everything else, liveness judged by the third.
-//! * [`http`]: HTTP/1.1, both sides: framing, a client with a pool, a bounded server.
 //! * [`wire`]: the messages of the control channel as pure types, both directions.
 //! * [`yamux`]: many streams in one byte stream, pure: frames, states, windows, and
 //!   the memory that they may take.
@@ -59,6 +60,7 @@ pub mod threads;
 pub mod tunnel;
 pub mod turns;
 pub mod url;
+pub mod websocket;
 pub mod wire;
 mod workers;
 pub mod yamux;

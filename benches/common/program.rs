@@ -57,10 +57,6 @@ impl Program {
         })
     }
 
-    pub(crate) fn kind(&self) -> Kind {
-        self.kind
-    }
-
     pub(crate) fn process(&self) -> Process {
         Process(self.child.id())
     }

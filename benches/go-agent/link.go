@@ -34,6 +34,7 @@ type link struct {
 
 	mu       sync.Mutex
 	requests map[string]context.CancelFunc // running, by request id
+	streams  map[string]chan message       // open app streams, by request id
 
 	// The reader's own:
 	unknown map[string]bool // unknown types already reported
@@ -43,7 +44,7 @@ type link struct {
 func newLink(a *agent, ws *websocket.Conn) *link {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{agent: a, ws: ws, registration: make(chan incoming, 4), done: make(chan struct{}), ctx: ctx, cancel: cancel,
-		beats: make(chan time.Time, 1024), requests: map[string]context.CancelFunc{}, unknown: map[string]bool{}}
+		beats: make(chan time.Time, 1024), requests: map[string]context.CancelFunc{}, streams: map[string]chan message{}, unknown: map[string]bool{}}
 	go l.read()
 	go l.keepalive()
 	return l
@@ -137,6 +138,10 @@ func (l *link) dispatch(m incoming) {
 			cancel()
 		}
 		l.mu.Unlock()
+	case "proxy_websocket_data":
+		l.streamMessage(m)
+	case "proxy_websocket_close":
+		l.endStream(m.RequestID)
 	case "ping":
 		l.report(l.send("pong", m.RequestID, pongPayload{time.Now()}))
 	case "heartbeat_ack":

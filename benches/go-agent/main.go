@@ -2,8 +2,9 @@
 // Go (net/http, gorilla/websocket, encoding/json) that does for a proxied
 // request what has to be done, and nothing beside it. It registers, moves to
 // the gateway if there is one, sends heartbeats, answers pings, and executes
-// proxy_request against a Kubernetes API, in both response forms. Streams,
-// Services and streamed request bodies are refused. With --tunnels it is the
+// proxy_request against a Kubernetes API (or anything else that speaks HTTP), in
+// both response forms; an upgrade becomes an app stream (streams.go). K8s streams,
+// Services by name and streamed request bodies are refused. With --tunnels it is the
 // yardstick of the tunnel benchmark too (tunnels.go).
 package main
 

@@ -47,6 +47,9 @@ func (p *proxyRequest) context(parent context.Context) (context.Context, context
 // proxy executes one request. The error it returns is of sending; what goes
 // wrong on the way to the target is told to the peer.
 func (l *link) proxy(ctx context.Context, id string, p proxyRequest) error {
+	if p.wantsUpgrade() {
+		return l.openStream(ctx, id, p)
+	}
 	answer, err := l.agent.roundTrip(ctx, p)
 	if err != nil {
 		return l.fail(ctx, id, p, fmt.Errorf("kubernetes API request failed: %w", err), false)
@@ -64,7 +67,7 @@ func (l *link) proxy(ctx context.Context, id string, p proxyRequest) error {
 // roundTrip sends the request to the Kubernetes API, as the caller named in
 // its Authorization header.
 func (a *agent) roundTrip(ctx context.Context, p proxyRequest) (*http.Response, error) {
-	if p.ServiceName != "" || p.IsWebSocket || p.BodyBinary || p.UseStreaming || p.Streaming {
+	if p.ServiceName != "" || p.BodyBinary || p.UseStreaming || p.Streaming {
 		return nil, errors.New("not supported by this agent")
 	}
 	body, err := p.body()

@@ -11,14 +11,16 @@ use pipeops_agent::net::ServerTls;
 use crate::common::process::Process;
 use crate::common::program::{Kind, Program};
 use crate::gateway::{Event, Gateway};
+use crate::load::Target;
 
 /// What an agent is started against.
 pub(crate) struct Surroundings {
     /// The certificate of control plane and cluster is of this authority.
     pub(crate) ca_pem: String,
     pub(crate) tls: ServerTls,
-    /// `https://…` of the cluster.
-    pub(crate) cluster_url: String,
+    pub(crate) target: Target,
+    /// `http://…` or `https://…` of the target.
+    pub(crate) url: String,
 }
 
 /// A running agent with a control plane of its own.
@@ -65,10 +67,6 @@ impl Agent {
         }
     }
 
-    pub(crate) fn kind(&self) -> Kind {
-        self.program.kind()
-    }
-
     pub(crate) fn process(&self) -> Process {
         self.program.process()
     }
@@ -95,14 +93,27 @@ fn command(
     let mut command = Command::new(binary);
     match kind {
         Kind::Ours => {
-            let kubeconfig = file("kubeconfig", &kubeconfig(&around.cluster_url, &ca))?;
+            let target = match around.target {
+                Target::Api => {
+                    let kubeconfig = file("kubeconfig", &kubeconfig(&around.url, &ca))?;
+                    format!("kubernetes:\n  kubeconfig: {}\n", kubeconfig.display())
+                }
+                // A plain machine, whose one origin stands for a Service: the same
+                // way but for the look-up of its name.
+                Target::Service => {
+                    format!(
+                        "daemon:\n  enabled: true\n  default_origin: {}\n",
+                        around.url
+                    )
+                }
+            };
             let state = home.join("state.yaml");
-            let config = file("config.yaml", &config(&api_url, &ca, &kubeconfig, &state))?;
+            let config = file("config.yaml", &config(&api_url, &ca, &target, &state))?;
             command.arg("run").arg("--config").arg(config);
         }
         Kind::Go => {
             command
-                .args(["--api-url", &api_url, "--kube-url", &around.cluster_url])
+                .args(["--api-url", &api_url, "--kube-url", &around.url])
                 .arg("--ca-file")
                 .arg(&ca)
                 .arg("--kube-ca")
@@ -112,14 +123,13 @@ fn command(
     Ok(command)
 }
 
-fn config(api_url: &str, ca: &Path, kubeconfig: &Path, state: &Path) -> String {
+fn config(api_url: &str, ca: &Path, target: &str, state: &Path) -> String {
     format!(
         "pipeops:\n  api_url: {api_url}\n  tls:\n    ca_file: {}\n\
          agent:\n  cluster_name: bench\n  port: 0\n\
-         kubernetes:\n  kubeconfig: {}\n\
+         {target}\
          state:\n  file: {}\n",
         ca.display(),
-        kubeconfig.display(),
         state.display()
     )
 }

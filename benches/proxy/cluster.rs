@@ -1,5 +1,5 @@
-//! The Kubernetes API of the benchmark: it answers from memory, on kept-alive TLS
-//! connections, and costs as little as it can.
+//! The Kubernetes API of the benchmark, and its Service: they answer from memory, on
+//! kept-alive connections, and cost as little as they can.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -23,11 +23,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn start(tls: ServerTls) -> io::Result<Self> {
+    /// Without TLS it is the Service.
+    pub(crate) fn start(tls: Option<ServerTls>) -> io::Result<Self> {
         let bodies: Arc<[Arc<Body>]> = SIZES.map(|size| Arc::new(Body::of_size(size))).into();
         let settings = Settings {
             name: "cluster",
-            tls: Some(tls),
+            tls,
             ..Settings::default()
         };
         let api = Api {

@@ -9,11 +9,13 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pipeops_agent::http::server::{Handler, Request, RequestBody, Responder, Server};
 use pipeops_agent::http::{Headers, server};
-use pipeops_agent::link::{self, Lane, Link, Message, Role, Settings, upgrade};
+use pipeops_agent::link::{self, Lane, Link, Message, Role, Settings};
 use pipeops_agent::net::{Cancel, ServerTls};
+use pipeops_agent::websocket::upgrade;
 use pipeops_agent::wire::{Envelope, FromAgent, from_agent, to_agent};
 
 use crate::load::Load;
+use crate::streams::{self, Streams};
 
 /// What the start of an agent is measured by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +30,20 @@ pub(crate) enum Event {
 pub(crate) struct Gateway {
     server: Server,
     pub(crate) load: Load,
+    pub(crate) streams: Streams,
     pub(crate) events: Receiver<Event>,
 }
 
 impl Gateway {
     pub(crate) fn start(tls: ServerTls) -> io::Result<Self> {
         let load = Load::default();
+        let streams = Streams::default();
         let (sender, events) = bounded(16);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let door = Door {
             gateway_url: format!("wss://{}/ws", listener.local_addr()?),
             load: load.clone(),
+            streams: streams.clone(),
             events: sender,
         };
         let settings = server::Settings {
@@ -50,6 +55,7 @@ impl Gateway {
         Ok(Self {
             server,
             load,
+            streams,
             events,
         })
     }
@@ -63,6 +69,7 @@ impl Gateway {
 struct Door {
     gateway_url: String,
     load: Load,
+    streams: Streams,
     events: Sender<Event>,
 }
 
@@ -85,12 +92,14 @@ impl Handler for Door {
         let started = Link::start(halves, settings, |link| {
             if is_gateway {
                 self.load.connect(link.clone());
+                self.streams.connect(link.clone());
             }
             Inbox {
                 link: link.clone(),
                 is_gateway,
                 gateway_url: self.gateway_url.clone(),
                 load: self.load.clone(),
+                streams: self.streams.clone(),
                 events: self.events.clone(),
             }
         });
@@ -106,6 +115,7 @@ struct Inbox {
     is_gateway: bool,
     gateway_url: String,
     load: Load,
+    streams: Streams,
     events: Sender<Event>,
 }
 
@@ -137,7 +147,10 @@ impl Inbox {
             FromAgent::Ping => self.reply(|buf| from_agent::pong(buf, id)),
             FromAgent::Pong | FromAgent::Other => Ok(()),
             message => {
-                self.load.take(id, &message);
+                match id {
+                    Some(id) if streams::is_ours(id) => self.streams.take(id, &message),
+                    _ => self.load.take(id, &message),
+                }
                 Ok(())
             }
         }
@@ -172,6 +185,7 @@ impl Drop for Inbox {
         // The controller's connection is left on purpose.
         if self.is_gateway {
             self.load.fail("the agent's connection is lost");
+            self.streams.fail("the agent's connection is lost");
         }
     }
 }

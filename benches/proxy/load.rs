@@ -24,9 +24,19 @@ pub(crate) enum Form {
     S,
 }
 
+/// What requests are for (control-channel.md §8.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The Kubernetes API, over TLS.
+    Api,
+    /// A Service, over plain HTTP.
+    Service,
+}
+
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
+    pub(crate) target: Target,
     pub(crate) form: Form,
     pub(crate) content: Content,
     /// Bytes of a body.
@@ -182,7 +192,10 @@ impl State {
                 headers: &run.headers,
                 streamed_body: false,
                 stream_response: run.cell.form == Form::S,
-                scheme: "https",
+                scheme: match run.cell.target {
+                    Target::Api => "https",
+                    Target::Service => "http",
+                },
                 timeout: Some(PATIENCE),
             };
             to_agent::proxy_request(buf, &id, &request);

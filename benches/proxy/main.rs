@@ -14,6 +14,7 @@ mod gateway;
 mod load;
 mod measure;
 mod report;
+mod streams;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,8 +29,9 @@ use body::Content;
 use cluster::{Cluster, SIZES};
 use common::program::Kind;
 use common::{machine, page};
-use load::{Cell, Form};
+use load::{Cell, Form, Target};
 use report::{Report, Row};
+use streams::Echo;
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
@@ -62,37 +64,70 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
         .get_one::<usize>("rounds")
         .copied()
         .unwrap_or(ROUNDS);
-    let cells: Vec<Cell> = match matches.get_many::<Cell>("cell") {
+    let cells: Vec<Asked> = match matches.get_many::<Asked>("cell") {
         Some(cells) => cells.copied().collect(),
         None if matches.get_flag("no-load") => Vec::new(),
         None => all_cells(),
+    };
+    let requests = |target: Target| -> Vec<Cell> {
+        let cells = cells.iter().filter_map(|asked| match asked {
+            Asked::Requests(cell) if cell.target == target => Some(*cell),
+            _ => None,
+        });
+        cells.collect()
     };
 
     let began = Instant::now();
     let load = machine::load();
     let (ca_pem, tls) = certificate()?;
-    let cluster = Cluster::start(tls.clone()).map_err(|error| error.to_string())?;
-    let around = Surroundings {
-        ca_pem,
-        tls,
-        cluster_url: format!("https://{}", cluster.address()),
+    let cluster = Cluster::start(Some(tls.clone())).map_err(|error| error.to_string())?;
+    let around = |target, url| Surroundings {
+        ca_pem: ca_pem.clone(),
+        tls: tls.clone(),
+        target,
+        url,
     };
-    let (starts, agents) = measure::starts(binaries, &around)?;
-    for agent in &agents {
-        eprintln!("{}: process {}", agent.kind().name(), agent.process().0);
-    }
-    let own = measure::own_cpu();
+    let api = around(Target::Api, format!("https://{}", cluster.address()));
+    let (starts, agents) = measure::starts(binaries, &api)?;
     let mut rows: Vec<Row> = Vec::new();
-    for cell in cells {
+    let own = measure::own_cpu();
+    for cell in requests(Target::Api) {
         eprintln!("{cell:?}");
-        rows.push((
-            cell,
-            measure::cell(cell, &cluster, &agents, window, rounds)?,
-        ));
+        let figures = measure::cell(cell, &cluster, &agents, window, rounds)?;
+        rows.push((cell, figures));
+    }
+    drop(agents);
+    let services = requests(Target::Service);
+    if !services.is_empty() {
+        let cluster = Cluster::start(None).map_err(|error| error.to_string())?;
+        let service = around(Target::Service, format!("http://{}", cluster.address()));
+        let agents = measure::agents(binaries, &service)?;
+        for cell in services {
+            eprintln!("{cell:?}");
+            let figures = measure::cell(cell, &cluster, &agents, window, rounds)?;
+            rows.push((cell, figures));
+        }
+    }
+    let mut streams = Vec::new();
+    let echoes = cells.iter().filter_map(|asked| match asked {
+        Asked::Streams(cell) => Some(*cell),
+        Asked::Requests(_) => None,
+    });
+    let echoes: Vec<streams::Cell> = echoes.collect();
+    if !echoes.is_empty() {
+        let echo = Echo::start().map_err(|error| error.to_string())?;
+        let service = around(Target::Service, format!("http://{}", echo.address()));
+        let agents = measure::agents(binaries, &service)?;
+        for cell in echoes {
+            eprintln!("{cell:?}");
+            let figures = measure::streams(cell, &agents, window, rounds)?;
+            streams.push((cell, figures));
+        }
     }
     let report = Report {
         starts: &starts,
         rows: &rows,
+        streams: &streams,
         load_cpu: measure::own_cpu().saturating_sub(own),
         took: began.elapsed(),
     };
@@ -115,23 +150,30 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
 
 /// Forms, bodies and numbers in flight of issue 3; the body that isn't gzipped
 /// tells what of form B's cost is gzip.
-fn all_cells() -> Vec<Cell> {
+fn all_cells() -> Vec<Asked> {
     let kinds = [
-        (Form::S, Content::Json),
-        (Form::B, Content::Json),
-        (Form::B, Content::Octets),
+        (Target::Api, Form::S, Content::Json),
+        (Target::Api, Form::B, Content::Json),
+        (Target::Api, Form::B, Content::Octets),
+        (Target::Service, Form::S, Content::Json),
     ];
     let mut cells = Vec::new();
-    for (form, content) in kinds {
+    for (target, form, content) in kinds {
         for size in SIZES {
             for at_once in [1, 16, 128] {
-                cells.push(Cell {
+                cells.push(Asked::Requests(Cell {
+                    target,
                     form,
                     content,
                     size,
                     at_once,
-                });
+                }));
             }
+        }
+    }
+    for size in streams::SIZES {
+        for at_once in [1, 16, 128] {
+            cells.push(Asked::Streams(streams::Cell { size, at_once }));
         }
     }
     cells
@@ -161,29 +203,42 @@ fn certificate() -> Result<(String, ServerTls), String> {
     Ok((authority.pem(), tls))
 }
 
-/// `s/1024/16`, `b/65536/1`, `b-octets/1048576/128`.
-fn parse_cell(text: &str) -> Result<Cell, String> {
+/// What a cell can be.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Requests(Cell),
+    Streams(streams::Cell),
+}
+
+/// `s/1024/16`, `b/65536/1`, `b-octets/1048576/128`, `service/1024/16`, `ws/64/1`.
+fn parse_cell(text: &str) -> Result<Asked, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let [kind, size, at_once] = parts[..] else {
         return Err("form/bytes/number, as in s/1024/16".into());
     };
-    let (form, content) = match kind {
-        "s" => (Form::S, Content::Json),
-        "b" => (Form::B, Content::Json),
-        "b-octets" => (Form::B, Content::Octets),
-        _ => return Err("the form is s, b or b-octets".into()),
-    };
-    let size = size.parse().ok().filter(|size| SIZES.contains(size));
+    let sizes = if kind == "ws" { streams::SIZES } else { SIZES };
+    let size = size.parse().ok().filter(|size| sizes.contains(size));
+    let size = size.ok_or_else(|| format!("bodies have one of {sizes:?} bytes"))?;
     let at_once = at_once
         .parse()
         .ok()
-        .filter(|number| (1..=256).contains(number));
-    Ok(Cell {
+        .filter(|number| (1..=256).contains(number))
+        .ok_or("1 to 256 at once")?;
+    let (target, form, content) = match kind {
+        "s" => (Target::Api, Form::S, Content::Json),
+        "b" => (Target::Api, Form::B, Content::Json),
+        "b-octets" => (Target::Api, Form::B, Content::Octets),
+        "service" => (Target::Service, Form::S, Content::Json),
+        "ws" => return Ok(Asked::Streams(streams::Cell { size, at_once })),
+        _ => return Err("the form is s, b, b-octets, service or ws".into()),
+    };
+    Ok(Asked::Requests(Cell {
+        target,
         form,
         content,
-        size: size.ok_or_else(|| format!("bodies have one of {SIZES:?} bytes"))?,
-        at_once: at_once.ok_or("1 to 256 requests at once")?,
-    })
+        size,
+        at_once,
+    }))
 }
 
 fn command() -> Command {
@@ -203,7 +258,7 @@ fn command() -> Command {
                 .value_name("form/bytes/number")
                 .action(ArgAction::Append)
                 .value_parser(parse_cell)
-                .help("Only this load, as in s/1024/16, b/65536/1, b-octets/1048576/128"),
+                .help("Only this load, as in s/1024/16, b/65536/1, b-octets/1048576/128, service/1024/1, ws/64/16"),
         )
         .arg(
             Arg::new("no-load")
@@ -252,6 +307,6 @@ const ROUNDS: usize = 2;
 const PAGE: &str = "\
 ## Proxied requests, in one run
 
-Proxied GETs of the Kubernetes API through our agent and through a small one in plain Go (net/http, gorilla/websocket;
-`benches/go-agent`), in turns, in one run. How it is measured, and what not to read into it: `benches/README.md`.
+Proxied GETs of the Kubernetes API and of a Service through our agent and through a small one in plain Go (net/http,
+gorilla/websocket; `benches/go-agent`), in turns, in one run. How it is measured, and what not to read into it: `benches/README.md`.
 ";

@@ -8,7 +8,8 @@ use crate::agents::{Agent, Surroundings};
 use crate::cluster::Cluster;
 use crate::common::process::{Memory, Process};
 use crate::common::program::Kind;
-use crate::load::Cell;
+use crate::load::{Cell, Outcome};
+use crate::streams;
 
 /// A start, and the agent at rest.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +98,17 @@ pub(crate) fn starts(
     Ok((starts?, agents))
 }
 
+/// Each agent once.
+pub(crate) fn agents(
+    binaries: &[(Kind, PathBuf)],
+    around: &Surroundings,
+) -> Result<Vec<Agent>, String> {
+    binaries
+        .iter()
+        .map(|(kind, binary)| Agent::start(*kind, binary, around))
+        .collect()
+}
+
 /// Puts the load on the agents in turns; who begins changes from round to round.
 pub(crate) fn cell(
     cell: Cell,
@@ -106,11 +118,42 @@ pub(crate) fn cell(
     rounds: usize,
 ) -> Result<Vec<Figures>, String> {
     let body = cluster.body(cell.size).ok_or("no body of that size")?;
+    turns(agents, window, rounds, |agent, window| {
+        agent.gateway.load.run(cell, body.clone(), window)
+    })
+}
+
+/// The same with streams, which stay open for all turns.
+pub(crate) fn streams(
+    cell: streams::Cell,
+    agents: &[Agent],
+    window: Duration,
+    rounds: usize,
+) -> Result<Vec<Figures>, String> {
+    for agent in agents {
+        let opened = agent.gateway.streams.open(cell);
+        opened.map_err(|error| agent.explain(&error))?;
+    }
+    let figures = turns(agents, window, rounds, |agent, window| {
+        agent.gateway.streams.run(window)
+    })?;
+    for agent in agents {
+        agent.gateway.streams.close()?;
+    }
+    Ok(figures)
+}
+
+/// A warm-up for each, then the rounds.
+fn turns(
+    agents: &[Agent],
+    window: Duration,
+    rounds: usize,
+    run: impl Fn(&Agent, Duration) -> Result<Outcome, String>,
+) -> Result<Vec<Figures>, String> {
+    let run = |agent: &Agent, window| run(agent, window).map_err(|error| agent.explain(&error));
     let mut figures = vec![Figures::default(); agents.len()];
     for agent in agents {
-        let load = &agent.gateway.load;
-        load.run(cell, body.clone(), window.min(WARM_UP))
-            .map_err(|error| agent.explain(&error))?;
+        run(agent, window.min(WARM_UP))?;
     }
     for round in 0..rounds {
         let mut order: Vec<usize> = (0..agents.len()).collect();
@@ -123,11 +166,7 @@ pub(crate) fn cell(
             let failed = |error: std::io::Error| agent.explain(&error.to_string());
             process.reset_peak().map_err(failed)?;
             let before = process.cpu().map_err(failed)?;
-            let outcome = agent
-                .gateway
-                .load
-                .run(cell, body.clone(), window)
-                .map_err(|error| agent.explain(&error))?;
+            let outcome = run(agent, window)?;
             figures.cpu += process.cpu().map_err(failed)?.saturating_sub(before);
             figures.peak = figures.peak.max(process.memory().map_err(failed)?.peak);
             figures.elapsed += outcome.elapsed;

@@ -5,16 +5,26 @@ use std::time::Duration;
 
 use crate::body::Content;
 use crate::common::program::Kind;
-use crate::load::{Cell, Form};
+use crate::load::{Cell, Form, Target};
 use crate::measure::{Figures, Start};
+use crate::streams;
 
 /// A cell and what each agent made of it.
 pub(crate) type Row = (Cell, Vec<Figures>);
+
+/// Bytes, how many at once, and what each agent made of it.
+type Line<'a> = (usize, usize, &'a [Figures]);
+
+/// What a table's columns are called.
+const REQUESTS: [&str; 3] = ["Body", "req/s", "request"];
+const MESSAGES: [&str; 3] = ["Message", "messages/s", "message"];
 
 /// Everything that was measured.
 pub(crate) struct Report<'a> {
     pub(crate) starts: &'a [Start],
     pub(crate) rows: &'a [Row],
+    /// Application WebSockets.
+    pub(crate) streams: &'a [(streams::Cell, Vec<Figures>)],
     /// CPU time of the load, control plane and cluster together.
     pub(crate) load_cpu: Duration,
     pub(crate) took: Duration,
@@ -24,23 +34,32 @@ impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "## Start and rest\n")?;
         self.start_table(f)?;
-        for (title, form, content) in SECTIONS {
-            let rows: Vec<&Row> = self
+        for (title, target, form, content) in SECTIONS {
+            let rows: Vec<Line<'_>> = self
                 .rows
                 .iter()
-                .filter(|(cell, _)| (cell.form, cell.content) == (form, content))
+                .filter(|(cell, _)| {
+                    (cell.target, cell.form, cell.content) == (target, form, content)
+                })
+                .map(|(cell, figures)| (cell.size, cell.at_once, figures.as_slice()))
                 .collect();
             if !rows.is_empty() {
                 writeln!(f, "\n## {title}\n")?;
-                self.load_table(f, &rows)?;
+                self.load_table(f, REQUESTS, &rows)?;
             }
         }
-        let cpu: Duration = self
-            .rows
-            .iter()
-            .flat_map(|(_, figures)| figures)
-            .map(|f| f.cpu)
-            .sum();
+        if !self.streams.is_empty() {
+            writeln!(f, "\n## Application WebSockets: an echo\n")?;
+            let rows: Vec<Line<'_>> = self
+                .streams
+                .iter()
+                .map(|(cell, figures)| (cell.size, cell.at_once, figures.as_slice()))
+                .collect();
+            self.load_table(f, MESSAGES, &rows)?;
+        }
+        let rows = self.rows.iter().map(|(_, figures)| figures);
+        let streams = self.streams.iter().map(|(_, figures)| figures);
+        let cpu: Duration = rows.chain(streams).flatten().map(|f| f.cpu).sum();
         writeln!(
             f,
             "\nAll in all {:.0} s; CPU of the agents {:.1} s, of load, gateway and API server {:.1} s.",
@@ -75,18 +94,23 @@ impl Report<'_> {
         line("threads idle", &|s| s.idle.threads.to_string())
     }
 
-    fn load_table(&self, f: &mut fmt::Formatter<'_>, rows: &[&Row]) -> fmt::Result {
+    fn load_table(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        [body, rate, each_of]: [&str; 3],
+        rows: &[Line<'_>],
+    ) -> fmt::Result {
         let ours = self.place(Kind::Ours);
         let go = self.place(Kind::Go);
         let names: Vec<&str> = self.starts.iter().map(|start| start.kind.name()).collect();
         writeln!(f, "Figures are {}.\n", names.join(" / "))?;
         writeln!(
             f,
-            "| Body | At once | req/s | p50 ms | p99 ms | CPU ms per request | of the Go agent's | peak RSS MiB |\n\
+            "| {body} | At once | {rate} | p50 ms | p99 ms | CPU ms per {each_of} | of the Go agent's | peak RSS MiB |\n\
              |---:|---:|---:|---:|---:|---:|---:|---:|"
         )?;
         let mut ratios = Vec::new();
-        for (cell, figures) in rows {
+        for (size, at_once, figures) in rows {
             let each = |value: &dyn Fn(&Figures) -> String| {
                 let values: Vec<String> = figures.iter().map(value).collect();
                 values.join(" / ")
@@ -102,8 +126,8 @@ impl Report<'_> {
             writeln!(
                 f,
                 "| {} | {} | {} | {} | {} | {} | {} | {} |",
-                bytes(cell.size),
-                cell.at_once,
+                bytes(*size),
+                at_once,
                 each(&|f| format!("{:.0}", f.per_second())),
                 each(&|f| short(f.latency_ms(0.5))),
                 each(&|f| short(f.latency_ms(0.99))),
@@ -116,7 +140,7 @@ impl Report<'_> {
             let mean = ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64;
             writeln!(
                 f,
-                "\nCPU per request, geometric mean: {:.2} of the Go agent's.",
+                "\nCPU per {each_of}, geometric mean: {:.2} of the Go agent's.",
                 mean.exp()
             )?;
         }
@@ -149,20 +173,29 @@ fn short(value: f64) -> String {
 fn bytes(size: usize) -> String {
     match size {
         size if size >= 1024 * 1024 => format!("{} MiB", size / 1024 / 1024),
-        size => format!("{} KiB", size / 1024),
+        size if size >= 1024 => format!("{} KiB", size / 1024),
+        size => format!("{size} B"),
     }
 }
 
-const SECTIONS: [(&str, Form, Content); 3] = [
-    ("Form S (streamed)", Form::S, Content::Json),
+const SECTIONS: [(&str, Target, Form, Content); 4] = [
+    ("Form S (streamed)", Target::Api, Form::S, Content::Json),
     (
         "Form B (buffered), JSON: gzipped by the rules of the wire",
+        Target::Api,
         Form::B,
         Content::Json,
     ),
     (
         "Form B (buffered), octet-stream: not gzipped",
+        Target::Api,
         Form::B,
         Content::Octets,
+    ),
+    (
+        "A Service over plain HTTP, form S",
+        Target::Service,
+        Form::S,
+        Content::Json,
     ),
 ];

@@ -20,12 +20,13 @@ use crate::config::Secret;
 use crate::control::dispatch::Dispatch;
 use crate::control::late::LateAnswers;
 use crate::control::session::{Failure, Generation};
-use crate::link::upgrade::{self, UpgradeError};
+use crate::http::Headers;
 use crate::link::{Ending, Lane, Link, Message};
 use crate::net::{Cancel, Deadline, DialCause, DialError, Endpoint, Halves, Phase};
 use crate::telemetry::RateLimit;
 use crate::threads::{self, SpawnError, Stack};
 use crate::url::Url;
+use crate::websocket::upgrade::{self, UpgradeError};
 
 /// What a connection's thread says. The last is `Failed` or `Lost`, always.
 #[derive(Debug)]
@@ -167,14 +168,20 @@ pub(super) fn open(order: &Order, parts: &Parts, cancel: &Cancel) -> Result<Halv
         .dial(&url.endpoint(), deadline, cancel)
         .map_err(|error| Failure::Other(error.to_string()))?;
     let target = url.target();
+    let authority = upgrade::authority(&url.host, url.port, url.tls);
+    let mut headers = Headers::new();
+    let version = env!("CARGO_PKG_VERSION");
+    headers.push("User-Agent", format!("pipeops-agent/{version}"));
+    let token = order.token.expose();
+    headers.push("Authorization", format!("Bearer {token}"));
     let request = upgrade::Request {
-        host: &url.host,
-        port: url.port,
-        tls: url.tls,
+        authority: &authority,
         target: &target,
-        token: Some(order.token.expose()),
+        headers: &headers,
+        subprotocols: &[],
     };
     upgrade::upgrade(halves, &request, deadline, cancel)
+        .map(|upgraded| upgraded.halves)
         .map_err(|error| upgrade_failure(&url.endpoint(), error))
 }
 

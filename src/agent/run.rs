@@ -81,7 +81,12 @@ pub fn parts(
         (true, false) => Surroundings::Outside,
     };
     let tunnels = Tunnelling::start(config, surroundings, facts.external_names())?;
-    proxy.use_services(services(config, tunnels.targets, facts.clone()));
+    proxy.use_services(services(
+        config,
+        tunnels.targets,
+        tunnels.audit,
+        facts.clone(),
+    ));
     let timeouts = &config.timeouts;
     let reconnect = &config.pipeops.reconnect;
     Ok(Parts {

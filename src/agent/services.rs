@@ -4,22 +4,29 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use socket2::Socket;
 
-use crate::config::{Config, Secret, ServicePort};
+use crate::config::{Config, Secret, ServicePort, TokenSource};
 use crate::control::facts::ClusterFacts;
-use crate::http::client;
 use crate::net::{Cancel, Deadline};
-use crate::proxy::{Refused, Service, ServiceUpstreams, Services, StaticRoutes, Target};
+use crate::proxy::{
+    ConnectionLimits, JudgedCall, Service, ServiceUpstreams, Services, StaticRoutes, Target,
+    Unreached, Verdict,
+};
 use crate::tunnel::Protocol;
-use crate::tunnel::header::Header;
+use crate::tunnel::audit::{Audit, Judged, Line};
+use crate::tunnel::header::Names;
+use crate::tunnel::policy;
 use crate::tunnel::target::{Admitted, Refusal, RefusalKind, Targets};
 
 /// Everything that proxied requests reach but the API server.
 pub(super) fn services(
     config: &Config,
     targets: Arc<Targets>,
+    audit: Arc<Audit>,
     facts: Arc<dyn ClusterFacts>,
 ) -> ServiceUpstreams {
     let routes = StaticRoutes {
@@ -27,39 +34,49 @@ pub(super) fn services(
         hosts: config.proxy.ingress_routes.clone(),
     };
     ServiceUpstreams {
-        services: Arc::new(PolicedServices { targets, facts }),
+        services: Arc::new(PolicedServices {
+            targets,
+            audit,
+            own: OwnTokens::new(facts, config.pipeops.token.clone()),
+        }),
         routes: Arc::new(routes),
-        connections: client::Settings {
-            // As many as the original keeps (control-channel.md §8.5).
-            max_idle: 20,
+        connections: ConnectionLimits {
             idle_limit: config.timeouts.proxy_idle,
             dial_limit: config.timeouts.proxy_dial,
+            ..ConnectionLimits::default()
         },
     }
 }
 
 struct PolicedServices {
     targets: Arc<Targets>,
-    facts: Arc<dyn ClusterFacts>,
+    audit: Arc<Audit>,
+    own: OwnTokens,
 }
 
 impl Services for PolicedServices {
-    fn admit(&self, target: &Target) -> Result<Arc<dyn Service>, Refused> {
-        let (host, header) = match target {
-            Target::Api => return Err(Refused::Unknown("it is for the API server".to_owned())),
+    fn admit(&self, target: &Target) -> Result<Arc<dyn Service>, Unreached> {
+        let (host, namespace, service, port) = match target {
             Target::Service(ServicePort {
                 name,
                 namespace,
                 port,
-            }) => (None, header(name, namespace, *port)),
+            }) => (None, namespace, name, *port),
             Target::Origin {
                 host,
                 service,
                 namespace,
-            } => (host.as_deref(), header(service, namespace, 0)),
+            } => (host.as_deref(), namespace, service, 0),
         };
-        let admitted = self.targets.admit_request(host, &header).map_err(refused)?;
+        let names = Names {
+            namespace,
+            service,
+            port,
+        };
+        let admitted = self.targets.admit_request(host, names);
+        let admitted = admitted.map_err(unreached)?;
         Ok(Arc::new(PolicedService {
+            verdict: Mutex::new(verdict(admitted.verdict(), None)),
             admitted,
             is_alias: AtomicBool::new(false),
         }))
@@ -69,17 +86,39 @@ impl Services for PolicedServices {
         let Some((scheme, token)) = authorization.trim().split_once([' ', '\t']) else {
             return false;
         };
-        let token = token.trim();
-        let is_same = |own: &Secret| {
-            let own = own.expose().trim();
-            own == token || subject(own).is_some_and(|who| subject(token) == Some(who))
-        };
-        scheme.eq_ignore_ascii_case("bearer") && self.facts.service_tokens().iter().any(is_same)
+        scheme.eq_ignore_ascii_case("bearer") && self.own.has(token.trim())
+    }
+
+    fn note(&self, call: JudgedCall<'_>) {
+        self.audit.record(Line {
+            is_request: true,
+            id: call.id.to_owned(),
+            tunnel: String::new(),
+            // Its port is not known.
+            client: call.client.map(|address| SocketAddr::new(address, 0)),
+            protocol: Protocol::Tcp,
+            target: call.target.to_owned(),
+            address: call.verdict.address,
+            judged: if call.denied {
+                Judged::Denied
+            } else {
+                Judged::Allowed
+            },
+            reason: call.verdict.reason.clone(),
+            dry_run: call.verdict.dry_run.clone(),
+            bytes_in: call.bytes_in,
+            bytes_out: call.bytes_out,
+            duration: call.duration,
+            end: call.end.to_owned().into(),
+        });
     }
 }
 
+/// One call's.
 struct PolicedService {
     admitted: Admitted,
+    /// What was said last.
+    verdict: Mutex<Verdict>,
     /// What it leads to was judged, too, which takes a look at the cluster: each call
     /// dials anew.
     is_alias: AtomicBool,
@@ -102,22 +141,77 @@ impl Service for PolicedService {
         self.admitted.origin()?.https
     }
 
-    fn reason(&self) -> String {
-        self.admitted.verdict().reason.clone()
+    fn verdict(&self) -> Verdict {
+        self.verdict.lock().clone()
     }
 
-    fn dial(&self, deadline: Deadline, cancel: &Cancel) -> Result<Arc<Socket>, Refused> {
-        let connected = self.admitted.dial(deadline, cancel).map_err(refused)?;
-        if connected.is_alias {
-            self.is_alias.store(true, Ordering::Relaxed);
-        }
+    fn dial(&self, deadline: Deadline, cancel: &Cancel) -> Result<Arc<Socket>, Unreached> {
+        let connected = self.admitted.dial(deadline, cancel).map_err(|refusal| {
+            let unreached = unreached(refusal);
+            if let Unreached::Denied(verdict) = &unreached {
+                self.verdict.lock().clone_from(verdict);
+            }
+            unreached
+        })?;
+        *self.verdict.lock() = verdict(&connected.verdict, connected.address);
+        self.is_alias.store(connected.is_alias, Ordering::Relaxed);
         Ok(connected.socket)
     }
 
     fn allows(&self, address: Option<SocketAddr>) -> bool {
-        !self.is_alias.load(Ordering::Relaxed) && self.admitted.allows(address)
+        let said = self.admitted.judge_again(address);
+        *self.verdict.lock() = verdict(&said, address);
+        said.allowed
+    }
+
+    fn keeps(&self) -> bool {
+        !self.is_alias.load(Ordering::Relaxed)
     }
 }
+
+/// The agent's own tokens, which no Service must see.
+struct OwnTokens {
+    facts: Arc<dyn ClusterFacts>,
+    /// The one for the control plane.
+    control: TokenSource,
+    /// As they were when they were read last; that may take files.
+    known: Mutex<Option<(Instant, Arc<[Secret]>)>>,
+}
+
+impl OwnTokens {
+    fn new(facts: Arc<dyn ClusterFacts>, control: TokenSource) -> Self {
+        Self {
+            facts,
+            control,
+            known: Mutex::default(),
+        }
+    }
+
+    fn has(&self, token: &str) -> bool {
+        let is_same = |own: &Secret| {
+            let own = own.expose().trim();
+            own == token || subject(own).is_some_and(|who| subject(token) == Some(who))
+        };
+        self.read().iter().any(is_same)
+    }
+
+    fn read(&self) -> Arc<[Secret]> {
+        let mut known = self.known.lock();
+        if let Some((since, tokens)) = &*known
+            && since.elapsed() < TOKENS_AGE
+        {
+            return tokens.clone();
+        }
+        let mut tokens = self.facts.service_tokens();
+        tokens.extend(self.control.read().ok());
+        let tokens: Arc<[Secret]> = tokens.into();
+        *known = Some((Instant::now(), tokens.clone()));
+        tokens
+    }
+}
+
+/// Tokens in files change now and then: every ten seconds is soon enough to notice.
+const TOKENS_AGE: Duration = Duration::from_secs(10);
 
 /// Whose token it is, if it says so (RFC 7519): the one before a rotation is as good as
 /// the one after. Its signature doesn't matter here.
@@ -133,197 +227,25 @@ fn subject(token: &str) -> Option<(String, String)> {
     Some((claims.iss, claims.sub))
 }
 
-fn header(service: &str, namespace: &str, port: u16) -> Header {
-    Header {
-        protocol: Protocol::Tcp,
-        port,
-        service: service.to_owned(),
-        namespace: namespace.to_owned(),
-        tunnel_id: String::new(),
-        client: None,
+fn verdict(said: &policy::Verdict, address: Option<SocketAddr>) -> Verdict {
+    Verdict {
+        reason: said.reason.clone(),
+        dry_run: said.dry_run.clone(),
+        address,
     }
 }
 
-fn refused(refusal: Refusal) -> Refused {
+fn unreached(refusal: Refusal) -> Unreached {
     match refusal.kind {
-        RefusalKind::Header => Refused::Unknown(refusal.reason),
-        RefusalKind::Denied => Refused::Denied(refusal.reason),
-        RefusalKind::Dial | RefusalKind::Cancelled(_) => Refused::Unreachable(refusal.reason),
+        RefusalKind::Header => Unreached::Unknown(refusal.reason),
+        RefusalKind::Denied => Unreached::Denied(Verdict {
+            reason: refusal.reason,
+            dry_run: refusal.dry_run,
+            address: None,
+        }),
+        RefusalKind::Dial | RefusalKind::Cancelled(_) => Unreached::Failed(refusal.reason),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Read;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::net::Resolver;
-    use crate::net::testing::{far_deadline, listen};
-    use crate::tunnel::policy::{self, Policy};
-    use crate::tunnel::target::{ExternalNames, Mode, Routes};
-
-    /// Where every Service is another name.
-    struct Aliases;
-
-    impl ExternalNames for Aliases {
-        fn external_name(
-            &self,
-            _: &str,
-            _: &str,
-            _: Deadline,
-            _: &Cancel,
-        ) -> Result<Option<String>, String> {
-            Ok(Some("db.example.test".to_owned()))
-        }
-    }
-
-    struct Mounted;
-
-    impl ClusterFacts for Mounted {
-        fn service_tokens(&self) -> Vec<Secret> {
-            let rotated = jwt(r#"{"iss":"k","sub":"system:serviceaccount:a:agent","exp":2}"#);
-            vec![
-                Secret::new("t-given"),
-                Secret::new("t-mounted\n"),
-                Secret::new(rotated),
-            ]
-        }
-    }
-
-    fn jwt(claims: &str) -> String {
-        let claims = base64_simd::URL_SAFE_NO_PAD.encode_to_string(claims);
-        format!("e30.{claims}.c2ln")
-    }
-
-    /// In a pod, where every name is loopback's.
-    fn pod(rules: &str) -> (PolicedServices, Arc<Policy>, tempfile::TempDir) {
-        pod_with(rules, None)
-    }
-
-    fn pod_with(
-        rules: &str,
-        external: Option<Arc<dyn ExternalNames>>,
-    ) -> (PolicedServices, Arc<Policy>, tempfile::TempDir) {
-        let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join("policy.yaml");
-        std::fs::write(&file, rules).expect("written");
-        let policy = Arc::new(
-            Policy::open(policy::Settings {
-                file: Some(file),
-                ..policy::Settings::default()
-            })
-            .expect("good rules"),
-        );
-        let mode = Mode::Cluster {
-            domain: "corp.test".to_owned(),
-            external,
-        };
-        let targets = Targets::new(mode, policy.clone(), Routes::default());
-        let targets = targets.with_resolver(Resolver::new(|host| {
-            assert_eq!(host, "web.shop.svc.corp.test.");
-            Ok(vec!["127.0.0.1:0".parse().expect("an address")])
-        }));
-        let services = PolicedServices {
-            targets: Arc::new(targets),
-            facts: Arc::new(Mounted),
-        };
-        (services, policy, folder)
-    }
-
-    fn web(port: u16) -> Target {
-        Target::Service(ServicePort {
-            name: "web".to_owned(),
-            namespace: "shop".to_owned(),
-            port,
-        })
-    }
-
-    #[test]
-    fn a_service_is_reached_by_its_absolute_name_where_name_and_address_pass() {
-        let rules = "rules:\n- {action: allow, namespaces: [shop], addresses: [127.0.0.0/8]}\n";
-        let (services, policy, folder) = pod(rules);
-        let (listener, address) = listen();
-        let service = services.admit(&web(address.port())).expect("allowed");
-        let port = address.port();
-        assert_eq!(service.name(), format!("web.shop:{port}"));
-        assert_eq!(
-            service.authority(),
-            format!("web.shop.svc.corp.test:{port}")
-        );
-        assert_eq!(service.https(), None);
-        let socket = service
-            .dial(far_deadline(), &Cancel::new())
-            .expect("dialled");
-        let (mut accepted, _) = listener.accept().expect("there");
-        assert!(service.allows(Some(address)));
-        // Other rules count at once, for what is open already, too.
-        let other = "rules:\n- {action: allow, namespaces: [elsewhere]}\n";
-        std::fs::write(folder.path().join("policy.yaml"), other).expect("written");
-        policy.reload().expect("good rules");
-        assert!(!service.allows(Some(address)));
-        let again = service.dial(far_deadline(), &Cancel::new());
-        assert!(matches!(again, Err(Refused::Denied(_))), "{again:?}");
-        assert!(matches!(
-            services.admit(&web(port)).err(),
-            Some(Refused::Denied(_))
-        ));
-        drop(socket);
-        let limit = Some(Duration::from_mins(1));
-        accepted.set_read_timeout(limit).expect("set");
-        assert_eq!(accepted.read(&mut [0]).expect("its end"), 0);
-    }
-
-    /// Where it leads may change, and the rules about that.
-    #[test]
-    fn a_connection_to_an_alias_is_not_kept() {
-        let rules = "rules:\n- {action: allow, external_names: ['*.example.test'], addresses: [127.0.0.0/8]}\n\
-                     - {action: allow, addresses: [127.0.0.0/8]}\n";
-        let (services, ..) = pod_with(rules, Some(Arc::new(Aliases)));
-        let (_listener, address) = listen();
-        let service = services.admit(&web(address.port())).expect("allowed");
-        assert!(service.allows(Some(address)));
-        service
-            .dial(far_deadline(), &Cancel::new())
-            .expect("dialled");
-        assert!(!service.allows(Some(address)));
-    }
-
-    #[test]
-    fn an_address_that_must_be_named_is_not_dialled() {
-        let (services, ..) = pod("rules:\n- {action: allow}\n");
-        let (listener, address) = listen();
-        listener.set_nonblocking(true).expect("set");
-        let service = services.admit(&web(address.port())).expect("by name");
-        let denied = service.dial(far_deadline(), &Cancel::new());
-        let Err(Refused::Denied(why)) = denied else {
-            panic!("{denied:?}");
-        };
-        assert!(why.contains("127.0.0.1"), "{why}");
-        assert!(listener.accept().is_err(), "nobody came");
-    }
-
-    #[test]
-    fn the_agents_own_tokens_are_known() {
-        let (services, ..) = pod("rules: []\n");
-        for own in ["Bearer t-given", "bearer  t-mounted ", "Bearer\tt-given"] {
-            assert!(services.is_own_credential(own), "{own}");
-        }
-        let before = r#"{"iss":"k","sub":"system:serviceaccount:a:agent","exp":1}"#;
-        let before = format!("Bearer {}", jwt(before));
-        assert!(services.is_own_credential(&before), "a rotation ago");
-        let another = r#"{"iss":"k","sub":"system:serviceaccount:a:other","exp":2}"#;
-        let another = format!("Bearer {}", jwt(another));
-        for other in [
-            "Bearer t",
-            "Basic t-given",
-            "t-given",
-            "",
-            "Bearer e30.e30.e30",
-            "Bearer e30.!.e30",
-            &another,
-        ] {
-            assert!(!services.is_own_credential(other), "{other}");
-        }
-    }
-}
+mod tests;

@@ -36,6 +36,7 @@ pub struct Tunnelling {
     pub json: Option<Arc<JsonTunnels>>,
     /// Where all of them may lead, and proxied requests, too.
     pub targets: Arc<Targets>,
+    pub audit: Arc<Audit>,
 }
 
 impl Tunnelling {
@@ -85,13 +86,14 @@ impl Tunnelling {
         let served = Served {
             streams: Streams::new(settings, targets.clone(), audit.clone()),
             json: json.clone(),
-            audit,
+            audit: audit.clone(),
             _watch: watch,
         };
         Ok(Self {
             streams: Tunnels::new(sessions, memory, served),
             json,
             targets,
+            audit,
         })
     }
 }

@@ -71,6 +71,7 @@ impl ApiServer {
                 key,
                 insecure_skip_verify: credentials.insecure,
                 server_name: credentials.server_name.clone(),
+                alpn: Vec::new(),
             })
         };
         let proxy = match &credentials.proxy {
@@ -92,7 +93,7 @@ impl ApiServer {
                 credentials.server.endpoint.clone(),
                 host.clone(),
                 dialer,
-                settings.clone(),
+                *settings,
             )
         };
         let own_tls = Arc::new(tls(credentials.client.as_ref())?);

@@ -4,9 +4,9 @@ use std::any::Any;
 use std::fmt;
 use std::mem;
 
-use super::frame::MAX_HEADER;
 use crate::buffers::Buffer;
 use crate::telemetry::metrics::{Entered, Gauge};
+use crate::websocket::frame::MAX_HEADER;
 
 /// What the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! writes it; `link-clock` watches both (control-channel.md §2, decisions.md §6.3).
 //!
 //! ```text
-//!            ┌ ReadHalf ─► link-reader ─► frame::FrameReader ─► Receiver
+//!            ┌ ReadHalf ─► link-reader ─► FrameReader ─► Receiver
 //! net::Halves┤                  │ pongs, closes
 //!            └ WriteHalf ◄ link-writer ◄─ outbox ◄─ Link::send (a message), Link::enter
 //!                                                   (a Speaker, who is asked for some)
@@ -14,10 +14,10 @@
 //! `slots` the queues.
 //!
 //! Both ends of a connection are the same code: the agent's side is the client,
-//! the plane's the server. How a connection becomes a WebSocket is in `upgrade`.
+//! the plane's the server. How a connection becomes a WebSocket, and what its frames
+//! are, is in [`websocket`](crate::websocket).
 
 mod ending;
-mod frame;
 mod lanes;
 mod liveness;
 mod message;
@@ -28,7 +28,6 @@ mod slots;
 mod speaker;
 #[cfg(test)]
 mod tests;
-pub mod upgrade;
 mod wait;
 mod writer;
 
@@ -37,6 +36,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::websocket::Role;
 pub use ending::{EndedBy, Ending};
 pub use message::{HEADROOM, Kind, Message};
 pub use slots::Slot;
@@ -47,13 +47,6 @@ use crate::telemetry::metrics;
 use crate::threads::{self, SpawnError, Stack};
 use outbox::Untaken;
 use shared::{Seat, Shared};
-
-/// Which end of the WebSocket this is: clients mask what they send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    Client,
-    Server,
-}
 
 /// The ways to the writer. Messages of one request travel in one slot, in order
 /// (decisions.md §6.2); the control lane always goes first.
@@ -154,7 +147,7 @@ pub struct Link(Arc<Shared>);
 
 impl Link {
     /// Starts the threads of a connection that is a WebSocket already (see
-    /// [`upgrade`]). `make_receiver` may keep a clone of the link to answer on.
+    /// [`upgrade`](crate::websocket::upgrade)). `make_receiver` may keep a clone of the link to answer on.
     pub fn start<R: Receiver + 'static>(
         mut halves: Halves,
         settings: Settings,

@@ -17,7 +17,6 @@ pub(super) use batch::{Batch, Jobs, Step};
 pub(super) use fill::GATHER_MESSAGES;
 
 use super::SendError;
-use super::frame::CloseFrame;
 use super::lanes::{Lanes, Leftovers, Party};
 use super::message::Message;
 use super::slots::Slot;
@@ -25,6 +24,7 @@ use super::speaker::Speaker;
 use super::wait::{Wait, Waited};
 use crate::net::Cancel;
 use crate::sync::{Condvar, Mutex, MutexGuard, park};
+use crate::websocket::frame::CloseFrame;
 use batch::Pong;
 use fill::fill;
 

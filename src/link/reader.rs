@@ -1,10 +1,10 @@
 //! `link-reader`: the only thread that reads from a connection. It never waits
 //! for anything but the connection.
 
-use super::frame::{Event, FrameReader, Listener};
 use super::shared::Shared;
 use super::{EndedBy, Receiver};
 use crate::net::ReadHalf;
+use crate::websocket::frame::{Event, FrameReader, Listener};
 
 /// Reads until the stream ends; what arrives once the link is closing is read and
 /// dropped, so that a reset doesn't take our close frame from the peer.

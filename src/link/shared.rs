@@ -11,9 +11,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use socket2::Socket;
 
 use super::ending::printable;
-use super::frame::{CloseFrame, Refusal};
 use super::outbox::Outbox;
 use super::{Carrier, EndedBy, Ending, Settings};
+use crate::websocket::frame::{CloseFrame, Refusal};
 
 pub(super) struct Shared {
     pub(super) settings: Settings,

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
-use super::Role;
-use super::frame::{CloseFrame, Header, MAX_HEADER, Opcode, mask};
 use super::message::{FRAGMENT, HEADROOM, Kind, Message};
 use super::outbox::{Batch, GATHER_MESSAGES, Jobs, Step};
 use super::shared::Shared;
 use crate::net::WriteHalf;
+use crate::websocket::Keys;
+use crate::websocket::frame::{CloseFrame, Header, MAX_HEADER, Opcode, mask};
 
 /// Writes until the link ends.
 pub(super) fn run(shared: &Shared, write: WriteHalf) {
@@ -223,37 +223,3 @@ impl Drop for Outgoing {
         }
     }
 }
-
-/// Masking keys: random for a client, none for a server. RFC 6455 §5.3 asks for a
-/// strong source, so they come from the system, many at a time.
-enum Keys {
-    Server,
-    Client { pool: Box<[u8; POOL]>, used: usize },
-}
-
-impl Keys {
-    fn new(role: Role) -> Self {
-        match role {
-            Role::Server => Self::Server,
-            Role::Client => Self::Client {
-                pool: Box::new([0; POOL]),
-                used: POOL,
-            },
-        }
-    }
-
-    fn next(&mut self) -> io::Result<Option<[u8; 4]>> {
-        let Self::Client { pool, used } = self else {
-            return Ok(None);
-        };
-        if *used == POOL {
-            getrandom::fill(&mut pool[..])?;
-            *used = 0;
-        }
-        let at = *used;
-        *used += 4;
-        Ok(Some([pool[at], pool[at + 1], pool[at + 2], pool[at + 3]]))
-    }
-}
-
-const POOL: usize = 256;

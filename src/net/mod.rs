@@ -17,6 +17,7 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;
+mod writable;
 
 pub use abort::abort;
 pub use cancel::{Cancel, Guard, Reason};
@@ -34,3 +35,4 @@ pub use tls::{
     ClientTls, ClientTlsSettings, PemSource, ServerTls, ServerTlsSettings, TlsError, Trust,
     explain as explain_tls,
 };
+pub use writable::is_writable;

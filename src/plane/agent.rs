@@ -11,9 +11,10 @@ use super::agent_receiver::AgentReceiver;
 use super::dialogue::{Dialogue, Endpoint, Next};
 use super::hub::{Hub, TooManyConnections};
 use super::name::ClusterName;
-use crate::link::{Link, Role, Settings, upgrade};
+use crate::link::{Link, Role, Settings};
 use crate::net::{Deadline, Halves};
 use crate::threads::{self, SpawnError, Stack};
+use crate::websocket::upgrade;
 
 /// A slot among the connections; given back when dropped.
 pub(crate) struct AgentSlot {

@@ -11,8 +11,8 @@ use super::gzip::{PackError, Packer};
 use super::memory::{OverBudget, Reservation, mib};
 use super::places::{Applicant, Kind};
 use super::plan::{Identity, Plan, answer_headers};
-use super::services::{Beside, Refused};
-use super::target::{Target, Upstream};
+use super::services::Beside;
+use super::target::{ServiceUpstream, Upstream};
 use super::ticket::Ticket;
 use super::{Executor, Upstreams};
 use crate::http::client::{Body, Call, CallError, Response, ResponseBody};
@@ -26,6 +26,8 @@ use crate::wire::{BodyText, MAX_CHUNK};
 pub(super) struct Job {
     pub(super) ticket: Arc<Ticket>,
     pub(super) to: Upstream,
+    /// What it shares its places with.
+    pub(super) crowd: Option<Arc<str>>,
     pub(super) plan: Plan,
     pub(super) body: Body,
     pub(super) answer: Answer,
@@ -41,8 +43,6 @@ pub(super) struct Job {
 enum JobError {
     #[error("{0}")]
     Call(#[from] CallError),
-    #[error("{0}")]
-    Refused(#[from] Refused),
     #[error("the agent has no usable credential of its own")]
     Identity,
     #[error(
@@ -73,7 +73,8 @@ impl Job {
         if let Some(text) = &text {
             self.answer.fail(text);
         }
-        self.audit(result.as_ref().err(), text.as_deref().unwrap_or(""), took);
+        let denied = matches!(result, Err(JobError::Call(CallError::Denied(_))));
+        self.audit(executor, denied, text.as_deref().unwrap_or(""));
         if took > SLOW && ticket.kind == Kind::Short && ticket.form == Form::Buffered {
             let Plan { method, target, .. } = &self.plan;
             let path = target.split('?').next().unwrap_or_default();
@@ -82,26 +83,23 @@ impl Job {
     }
 
     /// As [`execute`](Self::execute), but it won't be; never waits.
-    pub(super) fn refuse(self, text: &str) {
+    pub(super) fn refuse(self, executor: &Executor, text: &str) {
+        self.audit(executor, false, text);
         self.answer.refuse(text);
     }
 
-    fn audit(&self, error: Option<&JobError>, text: &str, duration: Duration) {
+    fn audit(&self, executor: &Executor, denied: bool, error: &str) {
         let ticket = &self.ticket;
-        let denied = matches!(
-            error,
-            Some(JobError::Refused(Refused::Denied(_)) | JobError::Call(CallError::Denied(_)))
-        );
         let line = audit::Line {
             id: &ticket.id,
-            plan: &self.plan,
+            asked: (&self.plan).into(),
             moved: &self.moved,
             streamed_in: ticket.inbound.as_ref().map(|inbound| inbound.taken()),
             denied,
-            duration,
-            error: text,
+            duration: ticket.received.elapsed(),
+            error,
         };
-        line.log();
+        line.record(executor.services().map(|beside| &*beside.services));
     }
 
     fn call(&mut self, executor: &Executor) -> Result<(), JobError> {
@@ -138,8 +136,10 @@ impl Job {
         let body = std::mem::replace(&mut self.body, Body::Empty);
         match (self.to.clone(), &executor.upstreams, executor.services()) {
             (Upstream::Api, Some(upstreams), _) => self.ask_api(upstreams, body),
-            (Upstream::Service { target, https }, _, Some(beside)) => {
-                self.ask_service(beside, &target, https, body)
+            (Upstream::Service(upstream), _, Some(beside)) => {
+                let asked = self.ask_service(beside, &upstream, body);
+                self.moved.verdict = Some(upstream.service.verdict());
+                asked
             }
             // Made only where there is one.
             _ => Err(JobError::Call(CallError::Closed)),
@@ -147,7 +147,6 @@ impl Job {
     }
 
     fn ask_api(&mut self, upstreams: &Upstreams, body: Body) -> Result<Response, JobError> {
-        "kubernetes".clone_into(&mut self.moved.target);
         let cancel = self.ticket.cancel.clone();
         match (self.plan.identity, &upstreams.agent) {
             (Identity::Agent, Some(agent)) => {
@@ -176,23 +175,15 @@ impl Job {
     fn ask_service(
         &mut self,
         beside: &Beside,
-        target: &Target,
-        https: bool,
+        upstream: &ServiceUpstream,
         body: Body,
     ) -> Result<Response, JobError> {
-        if let Target::Service(service) = target {
-            self.moved.target = service.to_string();
-        }
-        let service = beside.services().admit(target)?;
-        self.moved.target = service.name();
-        self.moved.reason = service.reason();
         let authorization = self.plan.headers.get("Authorization");
-        if authorization.is_some_and(|value| beside.services().is_own_credential(value)) {
+        if authorization.is_some_and(|value| beside.services.is_own_credential(value)) {
             log::debug!("the agent's own token is not shown to a Service");
             self.plan.headers.remove("Authorization");
         }
-        let https = service.https().unwrap_or(https);
-        let client = beside.pools.client(&service, https)?;
+        let client = beside.pools.client(&upstream.service, upstream.https)?;
         let cancel = self.ticket.cancel.clone();
         Ok(self.send(&client, body, &cancel)?)
     }
@@ -302,6 +293,10 @@ impl Applicant for Job {
 
     fn cancel(&self) -> &Cancel {
         &self.ticket.cancel
+    }
+
+    fn crowd(&self) -> Option<&Arc<str>> {
+        self.crowd.as_ref()
     }
 }
 

@@ -5,6 +5,7 @@
 //! anybody from asking anything.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -20,6 +21,17 @@ pub struct PlaceLimits {
     pub long: usize,
     /// Requests that wait for a place (1,024).
     pub waiting: usize,
+    /// The same, of those that share a target: one that hangs doesn't take all places
+    /// (50, 256, 256).
+    pub crowd: Crowd,
+}
+
+/// Those with one target. As limits, or as what there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crowd {
+    pub short: usize,
+    pub long: usize,
+    pub waiting: usize,
 }
 
 impl Default for PlaceLimits {
@@ -28,6 +40,11 @@ impl Default for PlaceLimits {
             short: 256,
             long: 1024,
             waiting: 1024,
+            crowd: Crowd {
+                short: 50, // connections of the original (control-channel.md §8.5)
+                long: 256,
+                waiting: 256,
+            },
         }
     }
 }
@@ -43,6 +60,8 @@ pub(super) trait Applicant {
     fn serial(&self) -> u64;
     fn kind(&self) -> Kind;
     fn cancel(&self) -> &Cancel;
+    /// Those with the same share the limits of a crowd.
+    fn crowd(&self) -> Option<&Arc<str>>;
 }
 
 pub(super) struct Places<J> {
@@ -59,11 +78,14 @@ struct State<J> {
     waiting_long: BTreeMap<u64, J>,
     /// Those that can't run yet: something of them is missing.
     parked: BTreeMap<u64, J>,
+    /// Who runs and waits, by target; nobody's isn't there.
+    crowds: HashMap<Arc<str>, Crowd>,
     closed: bool,
 }
 
 struct Running {
     kind: Kind,
+    crowd: Option<Arc<str>>,
     cancel: Cancel,
     /// A short one that would be a long one if there were a place.
     old: bool,
@@ -75,11 +97,11 @@ pub(super) enum Admission<J> {
     Run(J),
     Waits,
     /// Too many wait already, or nothing new is taken.
-    Refused(J, Refused),
+    Refused(J, NoPlace),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum NoPlace {
     #[error("agent busy")]
     Busy,
     #[error("agent is shutting down")]
@@ -97,6 +119,7 @@ impl<J: Applicant> Places<J> {
                 waiting_short: BTreeMap::new(),
                 waiting_long: BTreeMap::new(),
                 parked: BTreeMap::new(),
+                crowds: HashMap::new(),
                 closed: false,
             }),
             left: Condvar::new(),
@@ -106,26 +129,29 @@ impl<J: Applicant> Places<J> {
     pub(super) fn apply(&self, job: J) -> Admission<J> {
         let mut state = self.state.lock();
         if state.closed {
-            return Admission::Refused(job, Refused::Closed);
+            return Admission::Refused(job, NoPlace::Closed);
         }
         let kind = job.kind();
-        if state.has_room(kind, &self.limits) {
+        if state.has_room(kind, job.crowd(), &self.limits) {
             state.enter(&job, kind);
             return Admission::Run(job);
         }
-        if state.waiting_short.len() + state.waiting_long.len() >= self.limits.waiting {
-            return Admission::Refused(job, Refused::Busy);
+        let waiting = state.waiting_short.len() + state.waiting_long.len();
+        let beside = state.crowd(job.crowd()).waiting;
+        if waiting >= self.limits.waiting || beside >= self.limits.crowd.waiting {
+            return Admission::Refused(job, NoPlace::Busy);
         }
+        state.change(job.crowd(), |crowd| crowd.waiting += 1);
         state.waiting(kind).insert(job.serial(), job);
         Admission::Waits
     }
 
     /// Keeps one that can't run yet until it is taken out. A connection has at most
     /// one, so they are not counted among those who may wait.
-    pub(super) fn park(&self, job: J) -> Result<(), (J, Refused)> {
+    pub(super) fn park(&self, job: J) -> Result<(), (J, NoPlace)> {
         let mut state = self.state.lock();
         if state.closed {
-            return Err((job, Refused::Closed));
+            return Err((job, NoPlace::Closed));
         }
         state.parked.insert(job.serial(), job);
         Ok(())
@@ -135,8 +161,9 @@ impl<J: Applicant> Places<J> {
     pub(super) fn leave(&self, serial: u64) -> Option<J> {
         let mut state = self.state.lock();
         let next = match state.running.remove(&serial) {
-            Some(Running { kind, .. }) => {
+            Some(Running { kind, crowd, .. }) => {
                 *state.count(kind) -= 1;
+                state.change(crowd.as_ref(), |crowd| *crowd.count(kind) -= 1);
                 state
                     .admit_next(kind, &self.limits)
                     .or_else(|| state.move_an_old_one(&self.limits))
@@ -160,11 +187,14 @@ impl<J: Applicant> Places<J> {
     /// Takes one out that waits or is parked.
     pub(super) fn give_up(&self, serial: u64) -> Option<J> {
         let mut state = self.state.lock();
-        state
-            .waiting_short
-            .remove(&serial)
-            .or_else(|| state.waiting_long.remove(&serial))
-            .or_else(|| state.parked.remove(&serial))
+        let waiting = state.waiting_short.remove(&serial);
+        match waiting.or_else(|| state.waiting_long.remove(&serial)) {
+            Some(job) => {
+                state.change(job.crowd(), |crowd| crowd.waiting -= 1);
+                Some(job)
+            }
+            None => state.parked.remove(&serial),
+        }
     }
 
     /// Takes nothing new; yields what waits, and what ends the long ones, which
@@ -172,6 +202,10 @@ impl<J: Applicant> Places<J> {
     pub(super) fn close(&self) -> (Vec<J>, Vec<Cancel>) {
         let mut state = self.state.lock();
         state.closed = true;
+        state
+            .crowds
+            .values_mut()
+            .for_each(|crowd| crowd.waiting = 0);
         let mut waiting: Vec<J> = std::mem::take(&mut state.waiting_short)
             .into_values()
             .collect();
@@ -202,10 +236,27 @@ impl<J: Applicant> Places<J> {
 }
 
 impl<J: Applicant> State<J> {
-    fn has_room(&self, kind: Kind, limits: &PlaceLimits) -> bool {
+    fn has_room(&self, kind: Kind, crowd: Option<&Arc<str>>, limits: &PlaceLimits) -> bool {
+        let there = self.crowd(crowd);
         match kind {
-            Kind::Short => self.short < limits.short,
-            Kind::Long => self.long < limits.long,
+            Kind::Short => self.short < limits.short && there.short < limits.crowd.short,
+            Kind::Long => self.long < limits.long && there.long < limits.crowd.long,
+        }
+    }
+
+    fn crowd(&self, of: Option<&Arc<str>>) -> Crowd {
+        let crowd = of.and_then(|of| self.crowds.get(of));
+        crowd.copied().unwrap_or_default()
+    }
+
+    fn change(&mut self, of: Option<&Arc<str>>, change: impl FnOnce(&mut Crowd)) {
+        let Some(of) = of else {
+            return;
+        };
+        let crowd = self.crowds.entry(of.clone()).or_default();
+        change(crowd);
+        if *crowd == Crowd::default() {
+            self.crowds.remove(of);
         }
     }
 
@@ -225,9 +276,11 @@ impl<J: Applicant> State<J> {
 
     fn enter(&mut self, job: &J, kind: Kind) {
         *self.count(kind) += 1;
+        self.change(job.crowd(), |crowd| *crowd.count(kind) += 1);
         let cancel = job.cancel().clone();
         let running = Running {
             kind,
+            crowd: job.crowd().cloned(),
             cancel,
             old: false,
         };
@@ -235,150 +288,46 @@ impl<J: Applicant> State<J> {
     }
 
     fn move_an_old_one(&mut self, limits: &PlaceLimits) -> Option<J> {
-        if !self.has_room(Kind::Long, limits) {
-            return None;
-        }
-        let old = self.running.values_mut().find(|one| one.old)?;
-        old.old = false;
-        old.kind = Kind::Long;
+        let may = |one: &Running| one.old && self.has_room(Kind::Long, one.crowd.as_ref(), limits);
+        let serial = self.running.iter().find(|(_, one)| may(one))?.0;
+        let serial = *serial;
+        let one = self.running.get_mut(&serial)?;
+        one.old = false;
+        one.kind = Kind::Long;
+        let crowd = one.crowd.clone();
         self.short -= 1;
         self.long += 1;
+        self.change(crowd.as_ref(), |crowd| {
+            crowd.short -= 1;
+            crowd.long += 1;
+        });
         self.admit_next(Kind::Short, limits)
     }
 
+    /// The first that waits and whose target isn't crowded.
     fn admit_next(&mut self, kind: Kind, limits: &PlaceLimits) -> Option<J> {
-        if !self.has_room(kind, limits) {
-            return None;
-        }
-        let (_, next) = self.waiting(kind).pop_first()?;
+        let waiting = match kind {
+            Kind::Short => &self.waiting_short,
+            Kind::Long => &self.waiting_long,
+        };
+        let may = |job: &J| self.has_room(kind, job.crowd(), limits);
+        let serial = waiting.iter().find(|(_, job)| may(job))?.0;
+        let serial = *serial;
+        let next = self.waiting(kind).remove(&serial)?;
+        self.change(next.crowd(), |crowd| crowd.waiting -= 1);
         self.enter(&next, kind);
         Some(next)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Debug)]
-    struct Job(u64, Kind, Cancel);
-
-    impl Applicant for Job {
-        fn serial(&self) -> u64 {
-            self.0
-        }
-        fn kind(&self) -> Kind {
-            self.1
-        }
-        fn cancel(&self) -> &Cancel {
-            &self.2
-        }
-    }
-
-    fn places(short: usize, long: usize, waiting: usize) -> Places<Job> {
-        Places::new(PlaceLimits {
-            short,
-            long,
-            waiting,
-        })
-    }
-
-    fn apply(places: &Places<Job>, serial: u64, kind: Kind) -> &'static str {
-        match places.apply(Job(serial, kind, Cancel::new())) {
-            Admission::Run(_) => "runs",
-            Admission::Waits => "waits",
-            Admission::Refused(_, Refused::Busy) => "busy",
-            Admission::Refused(_, Refused::Closed) => "closed",
-        }
-    }
-
-    #[test]
-    fn short_and_long_ones_have_places_of_their_own() {
-        let places = places(1, 1, 2);
-        assert_eq!(apply(&places, 1, Kind::Long), "runs");
-        assert_eq!(apply(&places, 2, Kind::Short), "runs");
-        assert_eq!(apply(&places, 3, Kind::Long), "waits");
-        assert_eq!(apply(&places, 4, Kind::Short), "waits");
-        assert_eq!(apply(&places, 5, Kind::Short), "busy");
-        assert_eq!(places.leave(2).map(|job| job.0), Some(4));
-        assert_eq!(places.leave(1).map(|job| job.0), Some(3));
-        assert!(places.leave(3).is_none());
-        assert!(places.leave(4).is_none());
-        assert_eq!(places.counts(), (0, 0, 0));
-    }
-
-    #[test]
-    fn the_one_that_came_first_goes_first_and_some_give_up() {
-        let places = places(1, 1, 10);
-        for serial in 1..=4 {
-            apply(&places, serial, Kind::Short);
-        }
-        assert_eq!(places.give_up(2).map(|job| job.0), Some(2));
-        assert!(places.give_up(1).is_none());
-        assert_eq!(places.leave(1).map(|job| job.0), Some(3));
-        assert_eq!(places.leave(3).map(|job| job.0), Some(4));
-    }
-
-    #[test]
-    fn an_old_answer_moves_over_and_makes_room() {
-        let places = places(1, 1, 10);
-        apply(&places, 1, Kind::Short);
-        apply(&places, 2, Kind::Short);
-        assert_eq!(places.move_over(1).map(|job| job.0), Some(2));
-        assert_eq!(places.counts(), (1, 1, 0));
-        // The second finds no place, and gets it when the first leaves.
-        assert!(places.move_over(2).is_none());
-        apply(&places, 3, Kind::Short);
-        assert_eq!(places.counts(), (1, 1, 1));
-        assert_eq!(places.leave(1).map(|job| job.0), Some(3));
-        assert_eq!(places.counts(), (1, 1, 0));
-    }
-
-    #[test]
-    fn a_closed_house_takes_nobody() {
-        let places = places(1, 1, 10);
-        apply(&places, 1, Kind::Long);
-        apply(&places, 2, Kind::Long);
-        let (waiting, long) = places.close();
-        assert_eq!((waiting.len(), long.len()), (1, 1));
-        assert_eq!(apply(&places, 3, Kind::Short), "closed");
-        assert!(!places.wait_until_empty(Instant::now()));
-        assert!(places.leave(1).is_none());
-        assert!(places.wait_until_empty(Instant::now()));
-    }
-
-    proptest! {
-        #[test]
-        fn the_books_are_always_right(
-            operations in prop::collection::vec((0u8..5, 0u64..30, any::<bool>()), 0..200),
-        ) {
-            let places = places(3, 2, 4);
-            let (mut serial, mut running) = (100, Vec::new());
-            for (what, which, long) in operations {
-                let kind = if long { Kind::Long } else { Kind::Short };
-                let pick = |running: &Vec<u64>| {
-                    running.get(which as usize % running.len().max(1)).copied()
-                };
-                match (what, pick(&running)) {
-                    (0 | 1, _) => {
-                        serial += 1;
-                        if apply(&places, serial, kind) == "runs" {
-                            running.push(serial);
-                        }
-                    }
-                    (2, Some(one)) => {
-                        running.retain(|other| *other != one);
-                        running.extend(places.leave(one).map(|job| job.0));
-                    }
-                    (3, Some(one)) => running.extend(places.move_over(one).map(|job| job.0)),
-                    _ => drop(places.give_up(100 + which)),
-                }
-                let (short, long, waiting) = places.counts();
-                prop_assert!(short <= 3 && long <= 2 && waiting <= 4);
-                prop_assert_eq!(short + long, running.len());
-            }
+impl Crowd {
+    fn count(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Short => &mut self.short,
+            Kind::Long => &mut self.long,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

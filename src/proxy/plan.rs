@@ -169,7 +169,7 @@ pub(super) fn is_https(request: &ProxyRequest<'_>) -> bool {
 }
 
 /// Before anything looks at each of the fields: this is the link-reader's time.
-fn check(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
+pub(super) fn check(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
     if request.oversized {
         return Err(PlanError::TooLarge);
     }
@@ -219,10 +219,21 @@ fn host(given: &Headers) -> Result<Option<String>, PlanError> {
     if hosts.next().is_some() || !is_host {
         return Err(PlanError::Host);
     }
-    Ok((!host.is_empty()).then(|| host.to_owned()))
+    Ok((!host.is_empty()).then(|| without_dot(host)))
 }
 
-fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
+/// Without the dot of an absolute name, which virtual hosts and certificates don't have.
+fn without_dot(host: &str) -> String {
+    match host.rsplit_once(':') {
+        Some((name, port)) if name.ends_with('.') => {
+            format!("{}:{port}", &name[..name.len() - 1])
+        }
+        _ => host.strip_suffix('.').unwrap_or(host).to_owned(),
+    }
+}
+
+/// In origin form.
+pub(super) fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
     // A dot segment could climb out of the base, and would mean one thing to us
     // and another to the next server.
     if path.split('/').any(|part| matches!(part, "." | "..")) {
@@ -243,7 +254,8 @@ fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
     Ok(target)
 }
 
-fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError> {
+/// What of a caller's fields may be sent, and as whom the call is made.
+pub(super) fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError> {
     let authorizations = given.get_all("Authorization").count();
     if authorizations > 1 {
         return Err(PlanError::TwoAuthorizations);
@@ -261,7 +273,8 @@ fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError
     }
     let mut kept = Headers::new();
     for (name, value) in given.iter() {
-        let ours = is_one_of(name, OURS) || is_one_of(name, &named);
+        // What the gateway says of its client isn't the client's to take away.
+        let ours = is_one_of(name, OURS) || is_one_of(name, &named) && !says_whence(name);
         // Beside the caller's own credential the API server decides whether he may;
         // beside the agent's nobody would, and beside none they mean nothing.
         let impersonates = has_prefix(name, "impersonate-") && !authorized;
@@ -286,6 +299,11 @@ fn says_who(name: &str) -> bool {
     name.eq_ignore_ascii_case("authorization")
         || has_prefix(name, "impersonate-")
         || has_prefix(name, "x-remote-")
+}
+
+/// Fields by which a gateway says for whom it asks.
+fn says_whence(name: &str) -> bool {
+    has_prefix(name, "x-forwarded-") || is_one_of(name, &["Forwarded", "X-Real-IP", "Via"])
 }
 
 fn content_length(headers: &Headers) -> Result<Option<u64>, PlanError> {

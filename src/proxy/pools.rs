@@ -1,96 +1,147 @@
-//! Connections to Services and origins: a pool for each, and not too many pools.
+//! Connections to Services and origins: a pool for each, and not too many pools; and
+//! what of them speaks TLS.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socket2::Socket;
 
-use super::services::{Refused, Service};
+use super::services::{ConnectionLimits, Service, Unreached};
 use crate::http::Client;
-use crate::http::client::{self, CallError, Way};
+use crate::http::client::{CallError, IdleCount, Pool, Way};
 use crate::net::{Cancel, ClientTls, Deadline, Halves, HandshakeError, explain_tls};
 
 /// One pool for each Service and scheme.
 pub(super) struct Pools {
-    settings: client::Settings,
-    pools: Mutex<HashMap<Key, Pool>>,
+    limits: ConnectionLimits,
+    pools: Mutex<HashMap<Key, Used>>,
+    /// Idle connections of all pools.
+    idle: IdleCount,
     tls: OnceLock<Arc<ClientTls>>,
+    spoken: Arc<Spoken>,
 }
 
 /// The Service's own key, and whether TLS is spoken.
 type Key = (String, bool);
 
-struct Pool {
-    client: Client,
-    used: Instant,
+struct Used {
+    pool: Arc<Pool>,
+    last: Instant,
 }
 
 impl Pools {
-    pub(super) fn new(settings: client::Settings) -> Self {
+    pub(super) fn new(limits: ConnectionLimits) -> Self {
         Self {
-            settings,
+            limits,
             pools: Mutex::default(),
+            idle: IdleCount::default(),
             tls: OnceLock::new(),
+            spoken: Arc::default(),
         }
     }
 
-    /// For calls to this Service, by TLS or not.
+    /// For one call to this Service, by TLS or not.
     pub(super) fn client(
         &self,
         service: &Arc<dyn Service>,
         https: bool,
     ) -> Result<Client, CallError> {
+        let way = self.way(service, https)?;
+        let pool = self.pool(service, https);
+        let authority = service.authority();
+        Ok(Client::sharing(
+            pool,
+            way,
+            authority,
+            self.limits.dial_limit,
+        ))
+    }
+
+    /// How a connection to this Service comes about.
+    fn way(&self, service: &Arc<dyn Service>, https: bool) -> Result<ServiceWay, CallError> {
         let tls = if https { Some(self.tls()?) } else { None };
+        Ok(ServiceWay {
+            service: service.clone(),
+            tls,
+            handshake_limit: self.limits.handshake_limit,
+            spoken: self.spoken.clone(),
+        })
+    }
+
+    fn pool(&self, service: &Arc<dyn Service>, https: bool) -> Arc<Pool> {
         let key = (service.key(), https);
-        let used = Instant::now();
+        let last = Instant::now();
         let mut pools = self.pools.lock();
-        if let Some(pool) = pools.get_mut(&key) {
-            pool.used = used;
-            return Ok(pool.client.clone());
+        if let Some(used) = pools.get_mut(&key) {
+            used.last = last;
+            return used.pool.clone();
         }
         let surplus = if pools.len() >= MAX_POOLS {
-            let oldest = pools.iter().min_by_key(|(_, pool)| pool.used);
+            let oldest = pools.iter().min_by_key(|(_, used)| used.last);
             let oldest = oldest.map(|(key, _)| key.clone());
             oldest.and_then(|key| pools.remove(&key))
         } else {
             None
         };
-        let authority = service.authority();
-        let way = ServiceWay {
-            service: service.clone(),
-            tls,
+        let (max, limit) = (self.limits.max_idle_each, self.limits.idle_limit);
+        let pool = Arc::new(Pool::new(max, limit, self.idle.clone()));
+        let used = Used {
+            pool: pool.clone(),
+            last,
         };
-        let client = Client::over(way, authority, self.settings.clone());
-        let pool = Pool {
-            client: client.clone(),
-            used,
-        };
-        pools.insert(key, pool);
+        pools.insert(key, used);
         drop(pools);
         drop(surplus); // closes sockets: outside the lock
-        Ok(client)
+        pool
     }
 
-    /// Idle connections, and pools without any.
-    pub(super) fn idle(&self) -> usize {
-        let pools = self.pools.lock();
-        pools.values().map(|pool| pool.client.idle().max(1)).sum()
+    /// After a call: closes what waits longest while too much is idle.
+    pub(super) fn trim(&self) {
+        while self.idle.now() > self.limits.max_idle {
+            let oldest = {
+                let pools = self.pools.lock();
+                let waiting = pools
+                    .values()
+                    .filter_map(|used| Some((used.pool.oldest()?, used.pool.clone())));
+                waiting.min_by_key(|(since, _)| *since)
+            };
+            let Some((_, pool)) = oldest else {
+                return; // in pools that are no longer here: they close by themselves
+            };
+            pool.close_oldest();
+        }
+    }
+
+    /// Whether there is anything to look after.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pools.lock().is_empty()
     }
 
     /// Closes what is idle for too long.
     pub(super) fn sweep(&self) {
-        let clients: Vec<Client> = {
+        let all: Vec<Arc<Pool>> = {
             let pools = self.pools.lock();
-            pools.values().map(|pool| pool.client.clone()).collect()
+            pools.values().map(|used| used.pool.clone()).collect()
         };
-        for client in clients {
-            client.sweep(); // closes sockets: outside the lock
+        for pool in all {
+            pool.sweep(); // closes sockets: outside the lock
         }
-        let limit = self.settings.idle_limit;
+        let limit = self.limits.idle_limit;
         let mut pools = self.pools.lock();
-        pools.retain(|_, pool| pool.client.idle() > 0 || pool.used.elapsed() < limit);
+        pools.retain(|_, used| !used.pool.is_empty() || used.last.elapsed() < limit);
+    }
+
+    /// Idle connections now.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.idle.now()
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.pools.lock().len()
     }
 
     /// Closes all that is idle.
@@ -108,28 +159,85 @@ impl Pools {
     }
 }
 
-/// The way to one Service: the policy, a connection, perhaps TLS on top.
+/// What those speak that were asked for TLS (control-channel.md T13), by the Service's
+/// key.
+#[derive(Default)]
+struct Spoken(Mutex<HashMap<String, Speech>>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speech {
+    /// For good: from then on nobody who pretends that it has none gets the request in
+    /// clear text.
+    Tls,
+    /// Until then nobody asks again.
+    Plain(Instant),
+}
+
+impl Spoken {
+    fn by(&self, key: &str) -> Option<Speech> {
+        let mut known = self.0.lock();
+        let speech = *known.get(key)?;
+        if let Speech::Plain(until) = speech
+            && until <= Instant::now()
+        {
+            known.remove(key);
+            return None;
+        }
+        Some(speech)
+    }
+
+    fn note(&self, key: String, speech: Speech) {
+        let mut known = self.0.lock();
+        if known.len() >= MAX_SPOKEN && !known.contains_key(&key) {
+            known.retain(|_, speech| *speech == Speech::Tls);
+            if known.len() >= MAX_SPOKEN {
+                return;
+            }
+        }
+        known.insert(key, speech);
+    }
+}
+
+/// The way to one Service, for one call: the policy, a connection, perhaps TLS on top.
 struct ServiceWay {
     service: Arc<dyn Service>,
     tls: Option<Arc<ClientTls>>,
+    handshake_limit: Duration,
+    spoken: Arc<Spoken>,
 }
 
 impl Way for ServiceWay {
     fn open(&self, limit: Deadline, cancel: &Cancel) -> Result<Halves, CallError> {
-        let socket = self.service.dial(limit, cancel)?;
         let Some(tls) = &self.tls else {
-            return Ok(Halves::shared(socket));
+            return Ok(Halves::shared(self.service.dial(limit, cancel)?));
         };
-        match self.encrypt(socket, tls, limit, cancel) {
-            // The scheme is the client's, and its port may be one of plain HTTP (T13).
+        // The scheme is the client's, and its port may be one of plain HTTP (T13). One
+        // that is configured is as it says.
+        let is_sure = self.service.https().is_some();
+        let key = self.service.key();
+        let spoken = self.spoken.by(&key).filter(|_| !is_sure);
+        let socket = self.service.dial(limit, cancel)?;
+        if matches!(spoken, Some(Speech::Plain(_))) {
+            return Ok(Halves::shared(socket));
+        }
+        let soon = limit.earlier(Deadline::after(self.handshake_limit));
+        match self.encrypt(socket, tls, soon, cancel) {
+            Ok(halves) => {
+                if !is_sure && spoken.is_none() {
+                    self.spoken.note(key, Speech::Tls);
+                }
+                Ok(halves)
+            }
             // Nothing of the request has been sent.
             Err(HandshakeError::Tls(error))
-                if self.service.https().is_none() && is_no_tls(&error) =>
+                if !is_sure && spoken.is_none() && is_no_tls(&error) =>
             {
                 log::debug!(
                     "{} speaks no TLS; it is called without",
                     self.service.name()
                 );
+                let until = Instant::now() + PLAIN_FOR;
+                self.spoken.note(key, Speech::Plain(until));
                 Ok(Halves::shared(self.service.dial(limit, cancel)?))
             }
             Err(error) => Err(CallError::Unreachable(format!(
@@ -140,13 +248,16 @@ impl Way for ServiceWay {
                     other => other.to_string(),
                 }
             ))),
-            Ok(halves) => Ok(halves),
         }
     }
 
     fn allows(&self, socket: &Socket) -> bool {
         let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
         self.service.allows(peer)
+    }
+
+    fn keeps(&self) -> bool {
+        self.service.keeps()
     }
 }
 
@@ -193,16 +304,23 @@ fn is_no_tls(error: &rustls::Error) -> bool {
     )
 }
 
-impl From<Refused> for CallError {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Denied(_) => Self::Denied(refused.to_string()),
-            Refused::Unknown(_) | Refused::Unreachable(_) => Self::Unreachable(refused.to_string()),
+impl From<Unreached> for CallError {
+    fn from(unreached: Unreached) -> Self {
+        match unreached {
+            Unreached::Denied(_) => Self::Denied(unreached.to_string()),
+            Unreached::Unknown(_) | Unreached::Failed(_) => {
+                Self::Unreachable(unreached.to_string())
+            }
         }
     }
 }
 
 /// Services that connections are kept to; more take the place of the one that was
-/// called longest ago. With 20 idle connections each it is a few thousand sockets at
-/// the very most, for 90 seconds.
+/// called longest ago.
 const MAX_POOLS: usize = 128;
+
+/// Services of which is known what they speak.
+const MAX_SPOKEN: usize = 4096;
+
+/// Whoever spoke no TLS is asked again after this long: it may have been exchanged.
+const PLAIN_FOR: Duration = Duration::from_mins(10);

@@ -6,29 +6,32 @@ use super::answer::Answer;
 use super::audit::Moved;
 use super::connection::{Connection, Form};
 use super::credit::Credit;
+use super::executor::Task;
 use super::inbound::Inbound;
 use super::job::Job;
-use super::memory::{Held, OverBudget, mib};
+use super::memory::Held;
 use super::places::Kind;
 use super::plan::{Plan, PlanError, is_https};
-use super::target::{StaticRoutes, Target, TargetError, Upstream};
+use super::refusal::Refusal;
+use super::target::{ServiceUpstream, StaticRoutes, Target, TargetError, Upstream};
 use super::ticket::{NO_BINARY_BODY, Ticket};
 use super::times::Times;
 use super::{Executor, Outlet};
 use crate::http::client::Body;
 use crate::link::Message;
 use crate::net::{Cancel, Reason};
-use crate::threads::SpawnError;
 use crate::wire::{ProxyRequest, RequestBody, from_agent, parse_binary_body};
 
 /// The requests of one connection. Its methods are called on the `link-reader`
 /// thread and never block. Dropping it is the loss of the connection: everything
 /// ends but the form B requests whose body is complete.
 pub struct Requests {
-    executor: Arc<Executor>,
-    connection: Arc<Connection>,
+    pub(super) executor: Arc<Executor>,
+    pub(super) connection: Arc<Connection>,
     /// The peer knows `proxy_flow`.
-    flow: bool,
+    pub(super) flow: bool,
+    /// The peer knows raw streams.
+    pub(super) raw_streams: bool,
     /// Binary messages are bodies: no longer where yamux is.
     binary_bodies: bool,
     /// The next message is the body of a `body_binary` request.
@@ -44,39 +47,13 @@ enum Awaited {
     Jobs(u64),
 }
 
-/// Why a request is not executed.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("kubernetes client not initialized")]
-    NoCluster,
-    #[error("service request failed: this agent reaches no Services")]
-    NoServices,
-    #[error("{0}")]
-    Target(#[from] TargetError),
-    #[error("failed to create Kubernetes request: {0}")]
-    Kubernetes(#[source] PlanError),
-    #[error("{0}")]
-    ServicePlace(#[source] PlanError),
-    #[error("failed to create service request: {0}")]
-    Service(#[source] PlanError),
-    #[error("binary request bodies are not possible beside tunnels")]
-    BinaryBody,
-    #[error("invalid base64 in the request body")]
-    Base64,
-    #[error("the request body is larger than {}, the limit of buffered bodies", mib(*.0))]
-    TooLarge(usize),
-    #[error("{0}")]
-    OverBudget(#[from] OverBudget),
-    #[error("{0}")]
-    Thread(#[from] SpawnError),
-}
-
 impl Requests {
     pub(super) fn new(executor: Arc<Executor>, outlet: Arc<dyn Outlet>) -> Self {
         Self {
             executor,
             connection: Connection::new(outlet),
             flow: false,
+            raw_streams: false,
             binary_bodies: true,
             awaited: Awaited::Nobodys,
         }
@@ -93,8 +70,15 @@ impl Requests {
         };
         let wants_body = request.wants_binary_body();
         let awaits_body = wants_body && self.binary_bodies;
-        if self.connection.live(&id).is_some() {
+        if self.connection.is_taken(&id) {
             self.connection.refuse_duplicate(&id);
+        } else if request.upgrade {
+            self.executor.disown(&id);
+            if let Err(refusal) = self.upgrade(&id, form, &request) {
+                let text = refusal.to_string();
+                refusal.record(&id, &request, &text, self.executor.services());
+                self.connection.refuse(&id, form, &text);
+            }
         } else {
             // Ids live per connection (decisions.md §6.2 "Lost connection").
             self.executor.disown(&id);
@@ -111,7 +95,9 @@ impl Requests {
                 }
                 Ok(job) => self.executor.admit(job),
                 Err(refusal) => {
-                    self.connection.refuse(&id, form, &refusal.to_string());
+                    let text = refusal.to_string();
+                    refusal.record(&id, &request, &text, self.executor.services());
+                    self.connection.refuse(&id, form, &text);
                 }
             }
         }
@@ -128,7 +114,7 @@ impl Requests {
             Awaited::Refused => None,
             Awaited::Jobs(serial) => self.executor.places.give_up(serial),
         };
-        let Some(mut job) = parked else {
+        let Some(Task::Request(mut job)) = parked else {
             return true;
         };
         let text = match parse_binary_body(message) {
@@ -142,7 +128,7 @@ impl Requests {
                     job.body = body;
                     match job.ticket.body_complete() {
                         Ok(()) => {
-                            self.executor.admit(job);
+                            self.executor.admit(*job);
                             return true;
                         }
                         Err(error) => error.to_string(),
@@ -150,7 +136,7 @@ impl Requests {
                 }
             },
         };
-        job.refuse(&text);
+        job.refuse(&self.executor, &text);
         true
     }
 
@@ -217,6 +203,8 @@ impl Requests {
             && let Some(credit) = &ticket.credit
         {
             credit.add(bytes);
+        } else if let Some(stream) = self.connection.streams.find(id) {
+            stream.grant(bytes);
         }
     }
 
@@ -232,7 +220,7 @@ impl Requests {
         let now = jiff::Timestamp::now();
         let settings = &executor.settings;
         let mut times = Times::of(request, live, now, settings.default_timeout);
-        if to != Upstream::Api {
+        if matches!(to, Upstream::Service(_)) {
             times = times.by_phases(settings.first_byte, settings.stall);
         }
         let head = executor.budget.reserve(id.len() + plan.size())?;
@@ -280,37 +268,44 @@ impl Requests {
         Ok(Job {
             answer: Answer::new(ticket.clone()),
             ticket,
+            crowd: to.crowd(),
+            moved: moved(&to),
             to,
             plan,
             body,
             stall: times.stall,
-            moved: Moved::default(),
             _head: head,
         })
+    }
+
+    /// `None`: the Kubernetes API.
+    pub(super) fn target(&self, request: &ProxyRequest<'_>) -> Result<Option<Target>, TargetError> {
+        match self.executor.services() {
+            Some(beside) => {
+                let cluster = self.executor.upstreams.is_some();
+                Target::of(request, cluster, beside.routes())
+            }
+            None => Target::of(request, true, &StaticRoutes::default()),
+        }
     }
 
     /// Where it goes, and as what.
     fn plan(&self, request: &ProxyRequest<'_>) -> Result<(Upstream, Plan), Refusal> {
         let executor = &self.executor;
         let (cluster, beside) = (&executor.upstreams, executor.services());
-        let target = match beside {
-            Some(beside) => Target::of(request, cluster.is_some(), beside.routes())?,
-            None => Target::of(request, true, &StaticRoutes::default())?,
-        };
-        if target == Target::Api {
+        let Some(target) = self.target(request)? else {
             let upstreams = cluster.as_ref().ok_or(Refusal::NoCluster)?;
             let plan = Plan::for_api(request, &upstreams.base, upstreams.agent.is_some());
             return Ok((Upstream::Api, plan.map_err(Refusal::Kubernetes)?));
-        }
-        if beside.is_none() {
-            return Err(Refusal::NoServices);
-        }
+        };
+        let beside = beside.ok_or(Refusal::NoServices)?;
         let plan = Plan::for_service(request).map_err(|error| match error {
             PlanError::Path | PlanError::Query => Refusal::ServicePlace(error),
             error => Refusal::Service(error),
         })?;
-        let https = is_https(request);
-        Ok((Upstream::Service { target, https }, plan))
+        let service = beside.services.admit(&target)?;
+        let https = service.https().unwrap_or_else(|| is_https(request));
+        Ok((Upstream::Service(ServiceUpstream { service, https }), plan))
     }
 
     /// Keeps a whole body, within limits.
@@ -364,9 +359,27 @@ impl Requests {
     }
 }
 
+/// What is known of a call before it begins.
+fn moved(to: &Upstream) -> Moved {
+    match to {
+        Upstream::Api => Moved {
+            target: "kubernetes".to_owned(),
+            ..Moved::default()
+        },
+        Upstream::Service(upstream) => Moved {
+            target: upstream.service.name(),
+            verdict: Some(upstream.service.verdict()),
+            ..Moved::default()
+        },
+    }
+}
+
 impl Drop for Requests {
     fn drop(&mut self) {
         self.connection.lost.cancel(Reason::ConnectionLost);
+        for stream in self.connection.streams.take_all() {
+            stream.silence(Reason::ConnectionLost);
+        }
         for ticket in self.connection.take_all() {
             if ticket.form == Form::Buffered && ticket.is_complete() {
                 // It may finish; its answer finds its own way.

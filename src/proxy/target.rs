@@ -1,7 +1,9 @@
 //! Where a request goes (control-channel.md §8.3, without its step 1). Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::services::Service;
 use crate::config::{ServicePort, is_label};
 use crate::http::Headers;
 use crate::wire::ProxyRequest;
@@ -33,10 +35,9 @@ impl RouteTable for StaticRoutes {
     }
 }
 
-/// Where a request goes.
+/// Where a request goes that isn't for the Kubernetes API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    Api,
     Service(ServicePort),
     /// On a plain machine: the origin that is configured for the first of these names.
     /// Not checked, but short.
@@ -49,15 +50,18 @@ pub enum Target {
 }
 
 /// Which of the two ways to make a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(super) enum Upstream {
     Api,
-    /// A Service or an origin.
-    Service {
-        target: Target,
-        /// The client came by TLS, and so does the call, unless it is configured.
-        https: bool,
-    },
+    Service(ServiceUpstream),
+}
+
+/// A Service or an origin, as it is called.
+#[derive(Clone)]
+pub(super) struct ServiceUpstream {
+    pub(super) service: Arc<dyn Service>,
+    /// By TLS: as it is configured, else as the client came.
+    pub(super) https: bool,
 }
 
 impl Upstream {
@@ -65,7 +69,18 @@ impl Upstream {
     pub(super) fn failure(&self) -> &'static str {
         match self {
             Self::Api => "kubernetes API request failed",
-            Self::Service { .. } => "service request failed",
+            Self::Service(_) => "service request failed",
+        }
+    }
+
+    /// What shares its places, where not everything does.
+    pub(super) fn crowd(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Api => None,
+            Self::Service(upstream) => {
+                let scheme = if upstream.https { "https" } else { "http" };
+                Some(format!("{scheme} {}", upstream.service.key()).into())
+            }
         }
     }
 }
@@ -73,8 +88,11 @@ impl Upstream {
 /// Why there is no target. The texts are those of control-channel.md §8.7.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
-    #[error("WebSocket upgrades are not supported by this agent version yet")]
+    #[error("WebSocket upgrades to Services are not supported by this agent version yet")]
     Upgrade,
+    /// An upgrade that is neither for the Kubernetes API nor for a Service.
+    #[error("missing service routing information for WebSocket")]
+    Nowhere,
     #[error("invalid service name: it is no DNS label")]
     Name,
     #[error("invalid namespace: it is no DNS label")]
@@ -84,15 +102,13 @@ pub(super) enum TargetError {
 }
 
 impl Target {
-    /// `cluster`: there is a Kubernetes API. Without one everything is for the origins.
+    /// `None`: the Kubernetes API. `cluster`: there is one; without, everything is for the
+    /// origins.
     pub(super) fn of(
         request: &ProxyRequest<'_>,
         cluster: bool,
         routes: &dyn RouteTable,
-    ) -> Result<Self, TargetError> {
-        if request.upgrade {
-            return Err(TargetError::Upgrade);
-        }
+    ) -> Result<Option<Self>, TargetError> {
         let given = &request.service;
         let (name, namespace) = (given.name.as_deref(), given.namespace.as_deref());
         let host = || named_host(&request.headers);
@@ -101,30 +117,31 @@ impl Target {
                 text if text.len() > MAX_NAME => Err(error),
                 text => Ok(text.to_owned()),
             };
-            return Ok(Self::Origin {
-                host: host().map(|host| without_port(&host).to_owned()),
+            return Ok(Some(Self::Origin {
+                host: host().map(|host| bare(&host).to_owned()),
                 service: short(name, TargetError::Name)?,
                 namespace: short(namespace, TargetError::Namespace)?,
-            });
+            }));
         }
         if name.is_none()
             && let Some(host) = host()
             && let Some(service) = by_host(routes, &host)
         {
-            return Ok(Self::Service(routes.controller().unwrap_or(service)));
+            let service = routes.controller().unwrap_or(service);
+            return Ok(Some(Self::Service(service)));
         }
         match (name, namespace, given.port) {
             (Some(name), Some(namespace), Some(port)) if port > 0 => {
-                Ok(Self::Service(ServicePort {
+                Ok(Some(Self::Service(ServicePort {
                     name: label(name, TargetError::Name)?,
                     namespace: label(namespace, TargetError::Namespace)?,
                     port: port.try_into().map_err(|_| TargetError::Port)?,
-                }))
+                })))
             }
             (None, None, None) if !is_kubernetes_path(&request.path) => {
-                Ok(routes.controller().map_or(Self::Api, Self::Service))
+                Ok(routes.controller().map(Self::Service))
             }
-            _ => Ok(Self::Api),
+            _ => Ok(None),
         }
     }
 }
@@ -152,7 +169,13 @@ fn named_host(headers: &Headers) -> Option<String> {
 
 fn by_host(routes: &dyn RouteTable, host: &str) -> Option<ServicePort> {
     let found = routes.service_of(host);
-    found.or_else(|| routes.service_of(without_port(host)))
+    found.or_else(|| routes.service_of(bare(host)))
+}
+
+/// Without its port, and without the dot of an absolute name.
+fn bare(host: &str) -> &str {
+    let host = without_port(host);
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 fn without_port(host: &str) -> &str {
@@ -194,19 +217,20 @@ mod tests {
         payload: &str,
         cluster: bool,
         routes: &StaticRoutes,
-    ) -> Result<Target, TargetError> {
+    ) -> Result<Option<Target>, TargetError> {
         let text = format!(r#"{{"type":"proxy_request","request_id":"r","payload":{payload}}}"#);
         let envelope = Envelope::parse(&text).expect("valid");
         let request = ProxyRequest::parse(&envelope.payload, None);
         Target::of(&request, cluster, routes)
     }
 
-    fn target(payload: &str, controller: Option<&str>) -> Result<Target, TargetError> {
+    fn target(payload: &str, controller: Option<&str>) -> Result<Option<Target>, TargetError> {
         target_in(payload, true, &routes(controller))
     }
 
-    fn to(text: &str) -> Target {
-        Target::Service(service(text))
+    #[allow(clippy::unnecessary_wraps)] // as what it is compared with
+    fn to(text: &str) -> Result<Option<Target>, TargetError> {
+        Ok(Some(Target::Service(service(text))))
     }
 
     const TRAEFIK: Option<&str> = Some("traefik.kube-system:80");
@@ -215,7 +239,7 @@ mod tests {
     fn a_service_that_is_named_goes_first() {
         let named = r#"{"path":"/api/v1/pods","headers":{"Host":"shop.test"},
             "service_name":"grafana","namespace":"monitoring","service_port":3000}"#;
-        assert_eq!(target(named, TRAEFIK), Ok(to("grafana.monitoring:3000")));
+        assert_eq!(target(named, TRAEFIK), to("grafana.monitoring:3000"));
     }
 
     #[test]
@@ -223,24 +247,26 @@ mod tests {
         for host in [
             r#""Host":"shop.test""#,
             r#""host":["Shop.Test:443"]"#,
+            r#""Host":"shop.test.""#,
+            r#""Host":"shop.test.:443""#,
             r#""X-Forwarded-Host":"shop.test""#,
             r#""Host":"","x-forwarded-host":"shop.test""#,
         ] {
             for path in ["/", "/api/v1/pods"] {
                 let payload = format!(r#"{{"path":"{path}","headers":{{{host}}}}}"#);
-                assert_eq!(target(&payload, None), Ok(to("web.shop:8080")), "{host}");
-                assert_eq!(target(&payload, TRAEFIK), Ok(to("traefik.kube-system:80")));
+                assert_eq!(target(&payload, None), to("web.shop:8080"), "{host}");
+                assert_eq!(target(&payload, TRAEFIK), to("traefik.kube-system:80"));
             }
         }
         for host in [
             "x.shop.test",
-            "shop.test.",
+            "shop.test..",
             "shop.test:1:2",
             "[::1]:80",
             ":80",
         ] {
             let payload = format!(r#"{{"path":"/","headers":{{"Host":"{host}"}}}}"#);
-            assert_eq!(target(&payload, None), Ok(Target::Api), "{host}");
+            assert_eq!(target(&payload, None), Ok(None), "{host}");
         }
     }
 
@@ -251,10 +277,10 @@ mod tests {
             let payload = format!(r#"{{"path":"{path}"}}"#);
             assert_eq!(
                 target(&payload, TRAEFIK),
-                Ok(to("traefik.kube-system:80")),
+                to("traefik.kube-system:80"),
                 "{path}"
             );
-            assert_eq!(target(&payload, None), Ok(Target::Api), "{path}");
+            assert_eq!(target(&payload, None), Ok(None), "{path}");
         }
         for path in [
             "/api",
@@ -270,7 +296,7 @@ mod tests {
             "/openapi/v3",
         ] {
             let payload = format!(r#"{{"path":"{path}"}}"#);
-            assert_eq!(target(&payload, TRAEFIK), Ok(Target::Api), "{path}");
+            assert_eq!(target(&payload, TRAEFIK), Ok(None), "{path}");
         }
         // A part of the fields is no Service, and no nothing (§8.3 step 6).
         for part in [
@@ -282,7 +308,7 @@ mod tests {
             r#""service_name":"a","namespace":"b","service_port":-80"#,
         ] {
             let payload = format!(r#"{{"path":"/x",{part}}}"#);
-            assert_eq!(target(&payload, TRAEFIK), Ok(Target::Api), "{part}");
+            assert_eq!(target(&payload, TRAEFIK), Ok(None), "{part}");
         }
     }
 
@@ -321,22 +347,13 @@ mod tests {
 
     #[test]
     fn on_a_plain_machine_everything_is_for_the_origins() {
-        let payload = r#"{"path":"/api/v1/pods","headers":{"Host":"Shop.Test:8443"},
+        let payload = r#"{"path":"/api/v1/pods","headers":{"Host":"Shop.Test.:8443"},
             "service_name":"web","namespace":"default"}"#;
         let want = Target::Origin {
             host: Some("shop.test".to_owned()),
             service: "web".to_owned(),
             namespace: "default".to_owned(),
         };
-        assert_eq!(target_in(payload, false, &routes(None)), Ok(want));
-    }
-
-    #[test]
-    fn an_upgrade_is_refused_wherever_it_goes() {
-        let payload = r#"{"path":"/","is_websocket":true,"service_name":"a","namespace":"b","service_port":80}"#;
-        for cluster in [true, false] {
-            let refused = target_in(payload, cluster, &routes(None));
-            assert_eq!(refused, Err(TargetError::Upgrade));
-        }
+        assert_eq!(target_in(payload, false, &routes(None)), Ok(Some(want)));
     }
 }

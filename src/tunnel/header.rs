@@ -175,14 +175,22 @@ enum Scan {
 /// Where the strings lie; empty for those that the version doesn't have.
 type Strings = [Range<usize>; FIELDS.len()];
 
-impl Header {
-    /// Checks that the names can be those of a Service: DNS labels, and a port
+/// Where a stream or a request wants to go, unchecked.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    pub namespace: &'a str,
+    pub service: &'a str,
+    pub port: u16,
+}
+
+impl Names<'_> {
+    /// Checks that they can be those of a Service: DNS labels, and a port
     /// (tunnels.md T14). Dots have no place in them: a name must not reach beyond
     /// its namespace.
-    pub fn service_name(&self) -> Result<(&str, &str, u16), HeaderError> {
+    pub fn of_service(&self) -> Result<(), HeaderError> {
         for (field, text) in [
-            ("service name", &self.service),
-            ("namespace", &self.namespace),
+            ("service name", self.service),
+            ("namespace", self.namespace),
         ] {
             if !is_label(text) {
                 return Err(HeaderError::name(field, text));
@@ -191,21 +199,32 @@ impl Header {
         if self.port == 0 {
             return Err(HeaderError::Port);
         }
-        Ok((&self.namespace, &self.service, self.port))
+        Ok(())
     }
 
-    /// Checks that the names can be keys of routes of a plain machine: those of
-    /// hosts, dots allowed, or empty. The port means nothing there.
-    pub fn route_name(&self) -> Result<(&str, &str), HeaderError> {
+    /// Checks that they can be keys of routes of a plain machine, namespace and name:
+    /// those of hosts, dots allowed, or empty. The port means nothing there.
+    pub fn of_route(&self) -> Result<(&str, &str), HeaderError> {
         for (field, text) in [
-            ("service name", &self.service),
-            ("namespace", &self.namespace),
+            ("service name", self.service),
+            ("namespace", self.namespace),
         ] {
             if !text.is_empty() && !is_host_name(text) {
                 return Err(HeaderError::name(field, text));
             }
         }
-        Ok((&self.namespace, &self.service))
+        Ok((self.namespace, self.service))
+    }
+}
+
+impl Header {
+    /// Where it wants to go.
+    pub fn names(&self) -> Names<'_> {
+        Names {
+            namespace: &self.namespace,
+            service: &self.service,
+            port: self.port,
+        }
     }
 
     /// The header's bytes. Version 1 leaves the client out.

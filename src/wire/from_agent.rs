@@ -216,6 +216,10 @@ pub fn plane_hello_ack(buf: &mut Vec<u8>, features: &[&str]) {
     features_message(buf, "plane_hello_ack", features);
 }
 
+pub use super::stream::{
+    app_stream_close, app_stream_data, backpressure, proxy_websocket_close, proxy_websocket_data,
+    proxy_websocket_refused, proxy_websocket_started, raw_stream_close,
+};
 pub use super::to_agent::proxy_flow;
 pub use super::tunnel::{tcp_tunnel_close, tcp_tunnel_data, udp_tunnel_data};
 
@@ -334,14 +338,6 @@ pub fn proxy_stream_error(buf: &mut Vec<u8>, id: &str, text: &str) {
         string(buf, text);
         buf.extend_from_slice(b",\"request_id\":");
         string(buf, id);
-        buf.push(b'}');
-    });
-}
-
-pub fn proxy_websocket_close(buf: &mut Vec<u8>, stream_id: &str) {
-    message(buf, "proxy_websocket_close", Some(stream_id), |buf| {
-        buf.extend_from_slice(b"{\"stream_id\":");
-        string(buf, stream_id);
         buf.push(b'}');
     });
 }

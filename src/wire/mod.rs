@@ -12,6 +12,8 @@ mod envelope;
 pub mod from_agent;
 mod header_map;
 mod request;
+pub mod stream;
+mod stream_credit;
 pub mod to_agent;
 pub mod tunnel;
 
@@ -21,6 +23,7 @@ pub use encode::now_rfc3339;
 pub use envelope::{Envelope, EnvelopeError, Payload};
 pub use from_agent::FromAgent;
 pub use request::{ProxyRequest, RequestBody, ServiceTarget};
+pub use stream_credit::{Overrun, StreamReceiving, StreamSending};
 pub use to_agent::ToAgent;
 
 /// Decoded bytes in one response chunk at most (control-channel.md §8.6).
@@ -28,6 +31,10 @@ pub const MAX_CHUNK: usize = 32 * 1024;
 
 /// The feature of `plane_hello` by which bodies have credit (decisions.md §6.2).
 pub const FLOW: &str = "flow";
+
+/// The feature of `plane_hello` by which a proxied WebSocket may be passed on untouched
+/// (decisions.md §6.7).
+pub const RAW_STREAMS: &str = "raw-streams";
 
 /// The feature of `plane_hello` by which the header of a tunnel's stream may have its
 /// version 2, with the client's address (decisions.md §6.6 "Client address").

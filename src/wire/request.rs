@@ -35,8 +35,8 @@ pub struct ProxyRequest<'a> {
     pub upgrade: bool,
     pub service: ServiceTarget<'a>,
     /// A field that is there and can't be read, although its type is right (half a
-    /// surrogate pair, say) or it says who calls: without it the request would be
-    /// another one, a DELETE without its selector or a call in another name.
+    /// surrogate pair, say) or it says who calls or where to: without it the request
+    /// would be another one, a DELETE without its selector or a call in another name.
     pub unreadable: Option<&'static str>,
     /// There are more header fields than anybody means to send; `headers` has only
     /// the first of them.
@@ -133,7 +133,16 @@ fn unreadable(
         matches!(body, RequestBody::None) && is("body", '"') && payload.str("body").is_none();
     let lost_headers =
         headers.is_empty() && is("headers", '{') && payload.parse::<HeaderMap>("headers").is_none();
-    text.or(lost_body.then_some("body"))
+    // Without one of these the target would be another one.
+    let given = |name| payload.raw(name).filter(|raw| raw.get() != "null");
+    let target = ["service_name", "namespace", "scheme"];
+    let target = target
+        .into_iter()
+        .find(|name| given(name).is_some() && payload.str(name).is_none());
+    let port = given("service_port").is_some() && payload.number("service_port").is_none();
+    let target = target.or(port.then_some("service_port"));
+    text.or(target)
+        .or(lost_body.then_some("body"))
         .or(lost_headers.then_some("headers"))
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::encode::{base64, empty, headers, message, number, serialized, string};
 use crate::http::Headers;
 
+pub use super::stream::{RawStart, proxy_websocket_data, proxy_websocket_start, raw_stream_close};
 pub use parsed::{GatewayHello, Registered, ToAgent};
 pub(super) use parsed::{credit, features};
 

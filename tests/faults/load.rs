@@ -39,7 +39,7 @@ impl Bell {
 }
 
 /// Bytes of each of the two large transfers.
-fn bulk() -> u64 {
+pub(crate) fn bulk() -> u64 {
     let mib = std::env::var("PIPEOPS_TEST_BULK_MIB").ok();
     let default = if is_release() { 1024 } else { 64 };
     mib.map_or(default, |mib| mib.parse().expect("a number")) << 20
@@ -70,7 +70,7 @@ fn serve(request: &Request, body: RequestBody, responder: Responder, bell: &Bell
     }
 }
 
-fn give(responder: Responder, size: u64) {
+pub(crate) fn give(responder: Responder, size: u64) {
     let kind = content("application/octet-stream");
     let Ok(mut writer) = responder.start(200, &kind, Some(size)) else {
         return;
@@ -109,8 +109,13 @@ fn take(mut body: RequestBody, responder: Responder, target: &str, bell: &Bell) 
 }
 
 fn upload(front: &Front, path: &str, size: u64) -> u64 {
+    upload_as(front, path, size, Some(size))
+}
+
+/// `length`: what is said of it; in chunks, if nothing is.
+fn upload_as(front: &Front, path: &str, size: u64, length: Option<u64>) -> u64 {
     let mut sent = 0;
-    let body = streamed(Some(size), move || {
+    let body = streamed(length, move || {
         let next = piece(sent, size).to_vec();
         sent += next.len() as u64;
         (!next.is_empty()).then_some(next)
@@ -122,7 +127,7 @@ fn upload(front: &Front, path: &str, size: u64) -> u64 {
         .expect("a number")
 }
 
-fn download(front: &Front, path: &str, mut pause: impl FnMut()) -> u64 {
+pub(crate) fn download(front: &Front, path: &str, mut pause: impl FnMut()) -> u64 {
     let mut answer = front.watch(path);
     let mut check = Check::default();
     loop {
@@ -255,6 +260,36 @@ fn t9_watches_bulk_slow_clients_and_slow_upstreams_at_once() {
     }
     let clusters = plane.clusters();
     assert_eq!(agent.process.terminate(), Some(0), "{clusters}");
+}
+
+/// Nobody says how much it will be; an origin stands for a Service.
+#[test]
+fn a_chunked_upload_to_a_service_takes_constant_memory() {
+    let origin = Upstream::start(|request, body, responder| {
+        assert_eq!(request.headers.get("Transfer-Encoding"), Some("chunked"));
+        take(body, responder, "", &Bell::default());
+    });
+    let plane = PlaneProcess::start();
+    let address = format!("http://{}", origin.address());
+    let mut agent = AgentProcess::ready_with(&AgentSettings {
+        more: &[("daemon.default_origin", &address)],
+        ..plane.settings()
+    });
+    plane.attached("edge");
+    let front = plane.front("edge").patient();
+    let size = bulk();
+    assert_eq!(upload_as(&front, "/upload", size, None), size);
+    for (name, process) in [("agent", &agent.process), ("plane", &plane.process)] {
+        let peak = process.peak();
+        figure(
+            &format!("{name}, chunked upload: KiB resident at most"),
+            peak,
+        );
+        if is_release() {
+            assert!(peak < 64 * 1024, "{peak} KiB in the {name}");
+        }
+    }
+    assert_eq!(agent.process.terminate(), Some(0));
 }
 
 /// The kernel must not take who is slow for dead (`TCP_USER_TIMEOUT` is 20 s).

@@ -9,5 +9,6 @@ mod kills;
 mod load;
 mod outages;
 mod slow_links;
+mod slow_reader;
 mod tunnels;
 mod ways_out;

@@ -277,7 +277,7 @@ fn the_plane_understands_every_message_of_the_original_agent() {
                 let size = envelope.payload.integer("size").expect("size");
                 assert_eq!(decoded.len() as i64, size, "{line}");
             }
-            FromAgent::ProxyResponseAbort { error } | FromAgent::ProxyError { error } => {
+            FromAgent::ProxyResponseAbort { error } | FromAgent::ProxyError { error, .. } => {
                 assert!(!error.is_empty(), "{line}");
             }
             FromAgent::GatewayHelloAck { use_yamux } => assert!(use_yamux, "{line}"),

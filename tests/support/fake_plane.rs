@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use pipeops_agent::http::server::{self, Handler, Request, RequestBody, Responder, Server};
-use pipeops_agent::link::{self, Lane, Link, Message, Role, Settings, Slot, upgrade};
+use pipeops_agent::link::{self, Lane, Link, Message, Role, Settings, Slot};
 use pipeops_agent::net::{Cancel, ServerTls};
+use pipeops_agent::websocket::upgrade;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

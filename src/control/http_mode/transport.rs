@@ -14,9 +14,9 @@ use ureq::unversioned::transport::{
 
 use super::{Answer, Failure};
 use crate::config::Secret;
-use crate::link::upgrade::retry_after;
 use crate::net::{Cancel, Deadline, Dialer, Endpoint, Guard, Halves};
 use crate::url::Url;
+use crate::websocket::upgrade::retry_after;
 
 /// One POST of JSON. Redirects are not followed; the answer's body is read up to
 /// [`MAX_BODY`] bytes.

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use socket2::Socket;
 
+pub use pool::{IdleCount, Pool};
 pub use response::{Response, ResponseBody};
 pub use upload::UploadError;
 
-use self::pool::Pool;
 use self::response::{Rest, Sending};
 use self::upload::Upload;
 use super::body::Framing;
@@ -31,8 +31,8 @@ struct Inner {
     way: Box<dyn Way>,
     /// What `Host` says where a call doesn't.
     host: String,
-    settings: Settings,
-    pool: Pool,
+    dial_limit: Duration,
+    pool: Arc<Pool>,
 }
 
 /// How the connections of a client come about.
@@ -43,6 +43,11 @@ pub trait Way: Send + Sync {
 
     /// Whether a connection that was kept may be used once more.
     fn allows(&self, _socket: &Socket) -> bool {
+        true
+    }
+
+    /// Whether connections are kept at all.
+    fn keeps(&self) -> bool {
         true
     }
 }
@@ -61,7 +66,7 @@ impl Way for Dialled {
 }
 
 /// Limits of a client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Idle connections that are kept.
     pub max_idle: usize,
@@ -164,16 +169,24 @@ impl Client {
         dialer: Dialer,
         settings: Settings,
     ) -> Self {
-        Self::over(Dialled { endpoint, dialer }, host, settings)
+        let pool = Pool::new(settings.max_idle, settings.idle_limit, IdleCount::default());
+        let way = Dialled { endpoint, dialer };
+        Self::sharing(Arc::new(pool), way, host, settings.dial_limit)
     }
 
-    /// As [`new`](Self::new), over connections that come about in another way.
-    pub fn over(way: impl Way + 'static, host: impl Into<String>, settings: Settings) -> Self {
+    /// As [`new`](Self::new), over connections that come about in another way and are kept
+    /// together with those of others: the way decides which of them it may use.
+    pub fn sharing(
+        pool: Arc<Pool>,
+        way: impl Way + 'static,
+        host: impl Into<String>,
+        dial_limit: Duration,
+    ) -> Self {
         Self(Arc::new(Inner {
-            pool: Pool::new(settings.max_idle, settings.idle_limit),
+            pool,
             way: Box::new(way),
             host: host.into(),
-            settings,
+            dial_limit,
         }))
     }
 
@@ -199,6 +212,7 @@ impl Client {
             head: &head,
             body: &call.body,
             deadline: call.deadline,
+            binds: binds_connection(call.headers, "Authorization"),
         };
         let explain = |error| match cancel.reason() {
             Some(reason) => CallError::Cancelled(reason),
@@ -210,11 +224,24 @@ impl Client {
                 done => return done.map_err(|failure| explain(failure.error)),
             }
         }
-        let limit = Deadline::after(self.0.settings.dial_limit);
+        let limit = Deadline::after(self.0.dial_limit);
         let limit = call.deadline.map_or(limit, |other| limit.earlier(other));
         let halves = self.0.way.open(limit, cancel).map_err(explain)?;
         self.exchange(halves, &outgoing, cancel)
             .map_err(|failure| explain(failure.error))
+    }
+
+    /// A new connection for something else than calls, an upgrade say: within `limit`
+    /// and the client's own for a dial. It never goes back to the others.
+    pub fn connect(&self, limit: Deadline, cancel: &Cancel) -> Result<Halves, CallError> {
+        let limit = limit.earlier(Deadline::after(self.0.dial_limit));
+        let opened = self.0.way.open(limit, cancel);
+        opened.map_err(|error| cancel.reason().map_or(error, CallError::Cancelled))
+    }
+
+    /// What `Host` says where a call doesn't.
+    pub fn host(&self) -> &str {
+        &self.0.host
     }
 
     /// Closes idle connections that are too old or dead and takes the buffers of
@@ -278,7 +305,11 @@ impl Client {
             incoming: Incoming::new(read, framing),
             sending,
             socket,
-            keep: head.keeps_alive() && unsent.is_none(),
+            keep: head.keeps_alive()
+                && unsent.is_none()
+                && !outgoing.binds
+                && !binds_connection(&head.headers, "WWW-Authenticate")
+                && self.0.way.keeps(),
             guard,
         };
         Ok(Response {
@@ -309,6 +340,8 @@ struct Outgoing<'a> {
     head: &'a [u8],
     body: &'a Body,
     deadline: Option<Deadline>,
+    /// It says who the whole connection is.
+    binds: bool,
 }
 
 impl Outgoing<'_> {
@@ -385,6 +418,17 @@ impl Failure {
             _ => false,
         }
     }
+}
+
+/// Whether one of these fields is of a scheme that authenticates the connection, not
+/// the request (NTLM, Negotiate: RFC 4559 §6): it must not serve somebody else.
+fn binds_connection(headers: &Headers, field: &str) -> bool {
+    headers.list(field).any(|said| {
+        let scheme = said.split([' ', '\t']).next().unwrap_or_default();
+        ["NTLM", "Negotiate"]
+            .iter()
+            .any(|binding| scheme.eq_ignore_ascii_case(binding))
+    })
 }
 
 /// Answers before the answer; more of them make one that isn't understood.

@@ -1,6 +1,8 @@
 //! Idle connections to one server.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -8,25 +10,53 @@ use parking_lot::Mutex;
 use crate::net::Halves;
 
 /// Connections that wait to be used again; the one that waits longest is in front.
-pub(super) struct Pool {
+pub struct Pool {
     idle: Mutex<VecDeque<Idle>>,
     /// Most connections kept.
     max: usize,
     /// Longest time one is kept.
     limit: Duration,
+    all: IdleCount,
 }
+
+/// Counts the idle connections of all pools that were made with it.
+#[derive(Clone, Debug, Default)]
+pub struct IdleCount(Arc<AtomicUsize>);
 
 struct Idle {
     halves: Halves,
     since: Instant,
+    _counted: Counted,
+}
+
+/// One of them.
+struct Counted(IdleCount);
+
+impl IdleCount {
+    pub fn now(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
-    pub(super) fn new(max: usize, limit: Duration) -> Self {
+    /// Keeps `max` connections at most, none for longer than `limit`.
+    pub fn new(max: usize, limit: Duration, all: IdleCount) -> Self {
         Self {
             idle: Mutex::default(),
             max,
             limit,
+            all,
         }
     }
 
@@ -46,7 +76,11 @@ impl Pool {
         let since = Instant::now();
         let surplus = {
             let mut idle = self.idle.lock();
-            idle.push_back(Idle { halves, since });
+            idle.push_back(Idle {
+                halves,
+                since,
+                _counted: self.all.enter(),
+            });
             (idle.len() > self.max).then(|| idle.pop_front())
         };
         drop(surplus); // closes a socket: outside the lock
@@ -55,7 +89,7 @@ impl Pool {
     /// Closes what is too old or dead, and takes the buffers of what has been idle
     /// for a while. Nothing waits for the network here, so it is done in place: what
     /// were taken out meanwhile wouldn't count when another one comes back.
-    pub(super) fn sweep(&self) {
+    pub fn sweep(&self) {
         let mut closed = Vec::new();
         let mut idle = self.idle.lock();
         for _ in 0..idle.len() {
@@ -77,12 +111,29 @@ impl Pool {
         drop(closed); // closes sockets: outside the lock
     }
 
-    pub(super) fn clear(&self) {
+    /// When the one that waits longest began to.
+    pub fn oldest(&self) -> Option<Instant> {
+        Some(self.idle.lock().front()?.since)
+    }
+
+    /// Closes the one that waits longest.
+    pub fn close_oldest(&self) {
+        let oldest = self.idle.lock().pop_front();
+        drop(oldest); // closes a socket: outside the lock
+    }
+
+    /// Closes all.
+    pub fn clear(&self) {
         drop(std::mem::take(&mut *self.idle.lock()));
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// Idle connections now.
+    pub fn len(&self) -> usize {
         self.idle.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -128,7 +179,7 @@ mod tests {
             near.write.write_all(&[IoSlice::new(&large)]).expect("sent");
             let _far = reading.join().expect("read");
             assert!(near.write.memory() > 32 * 1024);
-            let pool = Pool::new(1, HOUR);
+            let pool = Pool::new(1, HOUR, IdleCount::default());
             pool.put(near);
             pool.sweep();
             assert!(
@@ -148,7 +199,7 @@ mod tests {
     #[test]
     fn there_are_never_more_than_the_maximum() {
         const MAX: usize = 4;
-        let pool = Pool::new(MAX, HOUR);
+        let pool = Pool::new(MAX, HOUR, IdleCount::default());
         let (mut near, mut far) = (Vec::new(), Vec::new());
         for _ in 0..200 {
             let (one, other) = tcp_pair();

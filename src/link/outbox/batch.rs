@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::link::frame::{CloseFrame, MAX_CONTROL};
 use crate::link::message::Message;
 use crate::link::wait::Wait;
+use crate::websocket::frame::{CloseFrame, MAX_CONTROL};
 
 /// What is written between frames of messages.
 #[derive(Debug, Default)]

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use rustls::version::{TLS12, TLS13};
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 
-use super::frame::{CloseFrame, Event, FrameReader, Header, Opcode, mask, whole};
 use super::*;
 use crate::net::testing::{tcp_pair, tls_pair};
+use crate::websocket::frame::{CloseFrame, Event, FrameReader, Header, Opcode, mask, whole};
+use crate::websocket::upgrade;
 
 /// What a link's receiver saw.
 #[derive(Debug, PartialEq, Eq)]
@@ -296,17 +297,7 @@ fn a_server_talks_to_tungstenite() {
 #[test]
 fn a_frame_behind_the_101_reaches_the_receiver() {
     let (near, mut far) = tcp_pair();
-    let asking = thread::spawn(move || {
-        let request = upgrade::Request {
-            host: "127.0.0.1",
-            port: 80,
-            tls: false,
-            target: "/ws",
-            token: None,
-        };
-        let limit = crate::net::testing::far_deadline();
-        upgrade::upgrade(Halves::plain(near), &request, limit, &Cancel::new()).expect("upgraded")
-    });
+    let asking = thread::spawn(move || upgrade::testing::ask(Halves::plain(near)));
     let accept = upgrade::testing::take_request(&mut far);
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -72,6 +72,8 @@ pub struct ClientTlsSettings {
     /// Asked for and verified instead of the host that is dialled (kubeconfig's
     /// `tls-server-name`).
     pub server_name: Option<String>,
+    /// Protocols to offer (ALPN), the best first; mostly none.
+    pub alpn: Vec<Vec<u8>>,
 }
 
 /// TLS as a client. Files are read again when they have changed on disk
@@ -116,6 +118,7 @@ impl ClientTls {
     pub fn unverified() -> Result<Self, TlsError> {
         let built = Mutex::new(build(ClientTlsSettings {
             insecure_skip_verify: true,
+            alpn: vec![b"http/1.1".to_vec(), GREASE.to_vec()],
             ..ClientTlsSettings::default()
         })?);
         let server_name = None;
@@ -260,7 +263,8 @@ fn build(settings: ClientTlsSettings) -> Result<Built, TlsError> {
     // The halves of a connection have keys of their own (`net/stream/tls/`).
     proxy.enable_secret_extraction = true;
     let target = match (&settings.certificate, &settings.key) {
-        (None, None) => None,
+        (None, None) if settings.alpn.is_empty() => None,
+        (None, None) => Some(proxy.clone()),
         (Some(_), None) => return Err(TlsError::HalfIdentity("key")),
         (None, Some(_)) => return Err(TlsError::HalfIdentity("certificate")),
         (Some(certificate), Some(key)) => {
@@ -271,9 +275,13 @@ fn build(settings: ClientTlsSettings) -> Result<Built, TlsError> {
                 .with_client_auth_cert(chain, key.key("client key")?)
                 .map_err(|error| pem::pair_error("client key", key, certificate, &error))?;
             config.enable_secret_extraction = true;
-            Some(Arc::new(config))
+            Some(config)
         }
     };
+    let target = target.map(|mut config| {
+        config.alpn_protocols.clone_from(&settings.alpn);
+        Arc::new(config)
+    });
     let proxy = Arc::new(proxy);
     Ok(Built {
         settings,
@@ -284,6 +292,11 @@ fn build(settings: ClientTlsSettings) -> Result<Built, TlsError> {
         stamps,
     })
 }
+
+/// A protocol that nobody speaks (RFC 8701: servers must not mind). Its bytes are those of
+/// two line feeds: a server of plain HTTP that gets a ClientHello ends its line there and
+/// says what it thinks of it, instead of waiting for more (control-channel.md T13).
+const GREASE: &[u8] = b"\n\n";
 
 fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();

@@ -129,9 +129,9 @@ impl FromStr for ServiceName {
         };
         let header = service.header(Protocol::Tcp, String::new(), None);
         let checked: Result<(), HeaderError> = if namespace.is_empty() && !names.contains('.') {
-            header.route_name().map(drop)
+            header.names().of_route().map(drop)
         } else {
-            header.service_name().map(drop)
+            header.names().of_service()
         };
         checked.map_err(|why| error(&why.to_string()))?;
         if port == 0 || name.is_empty() {

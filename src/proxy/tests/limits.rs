@@ -9,6 +9,7 @@ fn places(short: usize, long: usize, waiting: usize) -> Settings {
             short,
             long,
             waiting,
+            ..PlaceLimits::default()
         },
         ..Settings::default()
     }

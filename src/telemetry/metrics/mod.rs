@@ -67,6 +67,13 @@ pub static UDP_DROPPED: Counter = Counter::new();
 /// A stream can't say it, either way (decisions.md §6.6).
 pub static UDP_EMPTY: Counter = Counter::new();
 
+// Proxied requests to Services and origins.
+
+pub static SERVICE_ALLOWED: Counter = Counter::new();
+pub static SERVICE_DENIED: Counter = Counter::new();
+/// Of both: those that rules that run dry would have judged otherwise.
+pub static SERVICE_DRY_RUN: Counter = Counter::new();
+
 // The link to the peer.
 
 /// Bytes of messages on the agent's links, and of streams' frames, that aren't
@@ -193,6 +200,19 @@ static FAMILIES: &[Family] = &[
                 ("empty", &UDP_EMPTY),
             ],
         ),
+    },
+    Family {
+        name: "pipeops_agent_service_requests_total",
+        help: "Proxied requests to Services and origins, by what the policy said.",
+        metric: Metric::Counters(
+            "verdict",
+            &[("allowed", &SERVICE_ALLOWED), ("denied", &SERVICE_DENIED)],
+        ),
+    },
+    Family {
+        name: "pipeops_agent_service_requests_dry_run_total",
+        help: "Of these: requests that the policy, if it didn't run dry, would have judged otherwise.",
+        metric: Metric::Counter(&SERVICE_DRY_RUN),
     },
     Family {
         name: "pipeops_agent_link_queue_bytes",

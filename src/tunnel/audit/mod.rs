@@ -29,7 +29,9 @@ use crate::threads::{self, SpawnError, Stack};
 /// What is left of a stream.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Of the stream within its connection.
+    /// Of a proxied request, which has its line in the log elsewhere.
+    pub is_request: bool,
+    /// Of the stream within its connection, or of the request.
     pub id: String,
     /// The tunnel id of its header.
     pub tunnel: String,
@@ -169,6 +171,8 @@ struct Writer {
 #[derive(Serialize)]
 struct Record<'a> {
     time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
     id: &'a str,
     tunnel: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,9 +193,12 @@ struct Record<'a> {
 
 impl Writer {
     fn write(&mut self, line: &Line) {
-        log_line(line);
+        if !line.is_request {
+            log_line(line);
+        }
         let record = Record {
             time: now(),
+            kind: line.is_request.then_some("request"),
             id: &line.id,
             tunnel: &line.tunnel,
             client: line.client,

@@ -10,6 +10,7 @@ use crate::net::testing::far_deadline;
 
 fn line(id: &str) -> Line {
     Line {
+        is_request: false,
         id: id.into(),
         tunnel: "t-1".into(),
         client: Some("192.0.2.7:4040".parse().expect("address")),

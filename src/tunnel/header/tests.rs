@@ -119,7 +119,7 @@ fn named(service: &str, namespace: &str, port: u16) -> Header {
 #[test]
 fn tt14_a_service_is_named_by_labels() {
     for (service, namespace) in [("a", "b"), ("web-1", "team-a"), (&*"x".repeat(63), "0")] {
-        assert!(named(service, namespace, 1).service_name().is_ok());
+        assert!(named(service, namespace, 1).names().of_service().is_ok());
     }
     let long = "x".repeat(64);
     for bad in [
@@ -142,16 +142,19 @@ fn tt14_a_service_is_named_by_labels() {
         "evil.com.",
         "\u{fffd}",
     ] {
-        assert!(named(bad, "b", 1).service_name().is_err(), "{bad:?}");
-        assert!(named("a", bad, 1).service_name().is_err(), "{bad:?}");
+        assert!(named(bad, "b", 1).names().of_service().is_err(), "{bad:?}");
+        assert!(named("a", bad, 1).names().of_service().is_err(), "{bad:?}");
     }
-    assert_eq!(named("a", "b", 0).service_name(), Err(HeaderError::Port));
+    assert_eq!(
+        named("a", "b", 0).names().of_service(),
+        Err(HeaderError::Port)
+    );
 }
 
 #[test]
 fn a_route_may_have_dots_or_no_name_at_all() {
     for good in ["", "shop.example.test", "Shop_1", "a.b-c.d"] {
-        assert!(named(good, "", 0).route_name().is_ok(), "{good:?}");
+        assert!(named(good, "", 0).names().of_route().is_ok(), "{good:?}");
     }
     for bad in [
         "..",
@@ -164,7 +167,7 @@ fn a_route_may_have_dots_or_no_name_at_all() {
         "a:1",
         &"a.".repeat(130),
     ] {
-        assert!(named(bad, "", 0).route_name().is_err(), "{bad:?}");
+        assert!(named(bad, "", 0).names().of_route().is_err(), "{bad:?}");
     }
 }
 

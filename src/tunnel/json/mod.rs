@@ -330,6 +330,7 @@ impl Tunnels {
             Judged::Invalid
         };
         self.shared.audit.record(Line {
+            is_request: false,
             id: id.to_owned(),
             tunnel: start.tunnel_id.to_string(),
             client: start.client.parse().ok(),

@@ -42,6 +42,7 @@ impl Record {
     pub(super) fn new(place: Place, connection: u64, stream: u32) -> Self {
         Self {
             line: Some(Line {
+                is_request: false,
                 id: format!("{connection}/{stream}"),
                 tunnel: String::new(),
                 client: None,
@@ -125,6 +126,7 @@ impl Record {
                 self.note(|line| {
                     line.judged = judged;
                     line.reason.clone_from(&refusal.reason);
+                    line.dry_run.clone_from(&refusal.dry_run);
                 });
                 self.failed("refused".into());
             }

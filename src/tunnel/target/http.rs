@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::{Admitted, Mode, Refusal, Targets, To};
 use crate::config::{Origin, Place};
 use crate::tunnel::Protocol;
-use crate::tunnel::header::Header;
+use crate::tunnel::header::Names;
+use crate::tunnel::policy::Verdict;
 
 impl Targets {
     /// As [`admit`](Self::admit), for a request that may name a host: on a plain
@@ -16,7 +17,7 @@ impl Targets {
     pub fn admit_request(
         self: &Arc<Self>,
         host: Option<&str>,
-        header: &Header,
+        names: Names<'_>,
     ) -> Result<Admitted, Refusal> {
         let routes = self.routes.read().clone();
         let route = host.and_then(|host| routes.routes.get(host));
@@ -26,7 +27,7 @@ impl Targets {
             (Mode::Machine, Some(host), Some(origin)) => {
                 self.judge(Protocol::Tcp, "", host, To::Origin(origin.clone()))
             }
-            _ => self.admit(header),
+            _ => self.admit_named(Protocol::Tcp, names),
         }
     }
 }
@@ -59,14 +60,13 @@ impl Admitted {
         }
     }
 
-    /// Whether the policy still allows an address: of a connection that was kept.
-    /// `None` for a Unix socket.
-    pub fn allows(&self, address: Option<SocketAddr>) -> bool {
+    /// What the policy says now of an address: of a connection that was kept. `None`
+    /// for a Unix socket.
+    pub fn judge_again(&self, address: Option<SocketAddr>) -> Verdict {
         let (policy, ask) = (&self.targets.policy, self.ask());
-        let verdict = match address {
+        match address {
             Some(address) => policy.by_address(&ask, address).0,
             None => policy.by_name(&ask),
-        };
-        verdict.allowed
+        }
     }
 }

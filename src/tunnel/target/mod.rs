@@ -21,7 +21,7 @@ pub use refusal::{Refusal, RefusalKind};
 pub use routes::Routes;
 
 use super::Protocol;
-use super::header::Header;
+use super::header::{Header, Names};
 use super::policy::{self, Ask, Policy, Verdict};
 use crate::config::{Origin, Place};
 use crate::net::{self, Cancel, ConnectOptions, Deadline, Resolver};
@@ -127,8 +127,16 @@ impl Targets {
 
     /// Checks the header's names and asks the policy by name. Never waits.
     pub fn admit(self: &Arc<Self>, header: &Header) -> Result<Admitted, Refusal> {
-        let to = self.find(header)?;
-        self.judge(header.protocol, &header.namespace, &header.service, to)
+        self.admit_named(header.protocol, header.names())
+    }
+
+    fn admit_named(
+        self: &Arc<Self>,
+        protocol: Protocol,
+        names: Names<'_>,
+    ) -> Result<Admitted, Refusal> {
+        let to = self.find(names)?;
+        self.judge(protocol, names.namespace, names.service, to)
     }
 
     /// As [`admit`](Self::admit), for 127.0.0.1: the target of a JSON tunnel that
@@ -144,12 +152,12 @@ impl Targets {
         self.judge(protocol, "", "", To::Local { port })
     }
 
-    fn find(&self, header: &Header) -> Result<To, Refusal> {
+    fn find(&self, names: Names<'_>) -> Result<To, Refusal> {
         let routes = self.routes.read().clone();
         let forward = |name: &str| routes.forward(name).cloned().map(To::Forward);
         match self.mode {
             Mode::Machine => {
-                let (namespace, service) = header.route_name()?;
+                let (namespace, service) = names.of_route()?;
                 routes
                     .route(namespace, service)
                     .cloned()
@@ -162,19 +170,19 @@ impl Targets {
             }
             Mode::Cluster { .. } | Mode::Outside => {
                 // Not a Service then, but a forward may be meant.
-                if header.namespace.is_empty()
-                    && let Some(to) = forward(&header.service)
+                if names.namespace.is_empty()
+                    && let Some(to) = forward(names.service)
                 {
                     return Ok(to);
                 }
-                let (_, _, port) = header.service_name()?;
+                names.of_service()?;
                 if matches!(self.mode, Mode::Outside) {
                     return Err(Refusal::dial(
                         "this agent runs outside the cluster, where names of Services lead \
                          nowhere; run it in a pod",
                     ));
                 }
-                Ok(To::Service { port })
+                Ok(To::Service { port: names.port })
             }
         }
     }
@@ -287,7 +295,9 @@ impl Admitted {
                     denied.get_or_insert(said);
                     break;
                 }
-                passed = Some((said, plain));
+                let before = passed.and_then(|(said, _): (Verdict, _)| said.dry_run);
+                let dry_run = said.dry_run.or(before);
+                passed = Some((Verdict { dry_run, ..said }, plain));
             }
             if let Some((said, plain)) = passed
                 && !allowed.contains(&plain)

@@ -12,6 +12,8 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// One clause, for the log and the audit.
     pub reason: String,
+    /// What rules that run dry would have said instead.
+    pub dry_run: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,7 @@ impl Refusal {
         Self {
             kind: RefusalKind::Header,
             reason: reason.to_string(),
+            dry_run: None,
         }
     }
 
@@ -38,6 +41,7 @@ impl Refusal {
         Self {
             kind: RefusalKind::Dial,
             reason: reason.into(),
+            dry_run: None,
         }
     }
 
@@ -45,6 +49,7 @@ impl Refusal {
         Self {
             kind: RefusalKind::Denied,
             reason: verdict.reason.clone(),
+            dry_run: verdict.dry_run.clone(),
         }
     }
 
@@ -52,6 +57,7 @@ impl Refusal {
         Self {
             kind: RefusalKind::Cancelled(reason),
             reason: reason.to_string(),
+            dry_run: None,
         }
     }
 }

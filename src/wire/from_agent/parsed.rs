@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::http::Headers;
 use crate::wire::envelope::{Envelope, Payload};
 use crate::wire::header_map::HeaderMap;
+use crate::wire::stream::{CloseText, Refused, StreamData, StreamIds};
 use crate::wire::to_agent::{credit, features};
 
 /// What the plane reads from an agent.
@@ -45,6 +46,17 @@ pub enum FromAgent<'a> {
     },
     ProxyError {
         error: Cow<'a, str>,
+        /// Of a raw stream: the API server's own answer to the upgrade.
+        refused: Option<Box<Refused>>,
+    },
+    /// The upgrade of a raw stream has succeeded.
+    WebSocketStarted {
+        protocol: Option<Cow<'a, str>>,
+    },
+    WebSocketData(StreamData<'a>),
+    WebSocketClose {
+        ids: StreamIds<'a>,
+        said: Option<CloseText<'a>>,
     },
     /// A type that no request of ours provokes.
     Other,
@@ -126,6 +138,15 @@ impl<'a> FromAgent<'a> {
             },
             "proxy_error" => Self::ProxyError {
                 error: error_text(payload),
+                refused: refused(payload).map(Box::new),
+            },
+            "proxy_websocket_started" => Self::WebSocketStarted {
+                protocol: payload.text("protocol"),
+            },
+            "proxy_websocket_data" => Self::WebSocketData(StreamData::parse(envelope)),
+            "proxy_websocket_close" => Self::WebSocketClose {
+                ids: StreamIds::parse(envelope),
+                said: CloseText::parse(payload),
             },
             _ => Self::Other,
         }
@@ -181,6 +202,23 @@ fn status(payload: &Payload<'_>) -> u16 {
             .filter(|s| (100..=999).contains(s))
             .unwrap_or(502),
     }
+}
+
+/// The answer of an API server in a `proxy_error`: only what is an error is one.
+fn refused(payload: &Payload<'_>) -> Option<Refused> {
+    let status = payload.integer("status")?;
+    let status = u16::try_from(status).ok()?;
+    if !(300..=599).contains(&status) {
+        return None;
+    }
+    let body = payload.str("body").unwrap_or_default();
+    Some(Refused {
+        status,
+        headers: header_map(payload),
+        body: base64_simd::STANDARD
+            .decode_to_vec(body.as_bytes())
+            .unwrap_or_default(),
+    })
 }
 
 fn header_map(payload: &Payload<'_>) -> Headers {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::Secret;
 use crate::wire::envelope::{Envelope, Payload};
 use crate::wire::request::ProxyRequest;
+use crate::wire::stream::{CloseText, StreamData, StreamIds, StreamStart};
 use crate::wire::tunnel::{Datagram, TcpStart};
 
 /// A message of control-channel.md §4, by its type. The request id stays in the
@@ -34,13 +35,15 @@ pub enum ToAgent<'a> {
     ProxyRequestStreamEnd,
     ProxyCancel,
     /// `proxy_websocket_start`, `ws_start`.
-    WebSocketStart {
-        stream_id: Option<Cow<'a, str>>,
-    },
+    WebSocketStart(Box<StreamStart<'a>>),
     /// `proxy_websocket_data`, `ws_data`, `proxy_stream_data`.
-    WebSocketData,
+    WebSocketData(StreamData<'a>),
     /// `proxy_websocket_close`, `ws_close`.
-    WebSocketClose,
+    WebSocketClose {
+        ids: StreamIds<'a>,
+        /// Of a raw stream: what the other leg's close frame said.
+        said: Option<CloseText<'a>>,
+    },
     TcpTunnelStart(Box<TcpStart<'a>>),
     /// Base64; `None` when the message had no text there.
     TcpTunnelData {
@@ -78,11 +81,16 @@ impl<'a> ToAgent<'a> {
             },
             "proxy_request_stream_end" => Self::ProxyRequestStreamEnd,
             "proxy_cancel" => Self::ProxyCancel,
-            "proxy_websocket_start" | "ws_start" => Self::WebSocketStart {
-                stream_id: payload.text("stream_id"),
+            "proxy_websocket_start" | "ws_start" => {
+                Self::WebSocketStart(Box::new(StreamStart::parse(envelope)))
+            }
+            "proxy_websocket_data" | "ws_data" | "proxy_stream_data" => {
+                Self::WebSocketData(StreamData::parse(envelope))
+            }
+            "proxy_websocket_close" | "ws_close" => Self::WebSocketClose {
+                ids: StreamIds::parse(envelope),
+                said: CloseText::parse(payload),
             },
-            "proxy_websocket_data" | "ws_data" | "proxy_stream_data" => Self::WebSocketData,
-            "proxy_websocket_close" | "ws_close" => Self::WebSocketClose,
             "tcp_tunnel_start" => Self::TcpTunnelStart(Box::new(TcpStart::parse(payload))),
             "tcp_tunnel_data" => Self::TcpTunnelData {
                 data: payload.str("data"),

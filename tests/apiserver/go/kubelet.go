@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -23,6 +26,7 @@ func kubelet(args []string) error {
 	caFile := flags.String("client-ca-file", "", "CA that signs the clients' certificates")
 	certFile := flags.String("tls-cert-file", "", "certificate of this server")
 	keyFile := flags.String("tls-private-key-file", "", "key of this server")
+	dir := flags.String("dir", "", "folder for the containers' files")
 	interval := flags.Duration("log-interval", 500*time.Millisecond, "time between two lines of a followed log")
 	flags.Parse(args)
 
@@ -41,11 +45,20 @@ func kubelet(args []string) error {
 	routes := http.NewServeMux()
 	routes.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	routes.Handle("GET /containerLogs/{namespace}/{pod}/{container}", &logsHandler{interval: *interval, events: events})
+	life, end := context.WithCancel(context.Background())
+	inside := &containers{root: *dir, events: events, life: life, mains: map[string]*mainProcess{}}
+	inside.register(routes)
+	go endWithSignal(end, inside)
+	// What runs in the background of a script ignores these, and so would all that it
+	// starts: Ctrl-C in a container's terminal.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGQUIT)
 
 	server := &http.Server{
 		Handler:           logRequests(events, routes),
 		TLSConfig:         tlsConfig,
 		ReadHeaderTimeout: 10 * time.Second,
+		BaseContext:       func(net.Listener) context.Context { return life },
+		ConnContext:       connContext,
 	}
 	events.Printf("listening addr=%s", listener.Addr())
 	if *portFile != "" {
@@ -53,7 +66,18 @@ func kubelet(args []string) error {
 			return err
 		}
 	}
-	return server.ServeTLS(listener, "", "")
+	return server.ServeTLS(endListener{listener}, "", "")
+}
+
+// endWithSignal ends the containers' commands before it ends this process.
+func endWithSignal(end context.CancelFunc, inside *containers) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	<-signals
+	time.AfterFunc(3*time.Second, func() { os.Exit(1) })
+	end()
+	inside.running.Wait()
+	os.Exit(0)
 }
 
 // mutualTLS admits only clients that hold a certificate of the CA, as a kubelet

@@ -27,15 +27,15 @@ func main() {
 
 	switch os.Args[0] {
 	case "etcd":
-		belongToParent()
+		belongToParent(unix.SIGKILL)
 		etcdmain.Main(os.Args)
 	case "kube-apiserver":
-		belongToParent()
+		belongToParent(unix.SIGKILL)
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case "kubectl":
 		os.Exit(cli.Run(cmd.NewDefaultKubectlCommand()))
 	case "kubelet":
-		belongToParent()
+		belongToParent(unix.SIGTERM) // so that it can end its containers
 		fail(kubelet(os.Args[1:]))
 	case "free-port":
 		fail(freePort())
@@ -45,13 +45,14 @@ func main() {
 	}
 }
 
-// belongToParent ties a server to the script that started it: it dies with the
-// script, even if that was killed with no chance to clean up, and Ctrl-C at the
-// terminal reaches the script alone, which stops the servers in their order.
-func belongToParent() {
+// belongToParent ties a server to the script that started it: it gets the signal
+// when the script ends, even if that was killed with no chance to clean up, and
+// Ctrl-C at the terminal reaches the script alone, which stops the servers in
+// their order.
+func belongToParent(end unix.Signal) {
 	// The kernel remembers the wish per thread: keep the one that has it.
 	runtime.LockOSThread()
-	fail(unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0))
+	fail(unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(end), 0, 0, 0))
 	fail(unix.Setpgid(0, 0))
 }
 

@@ -1,5 +1,5 @@
 //! The rooms whose locks are tried in every order, from their source. `sync`, `net`,
-//! `telemetry`, `buffers` and `resident` stand in for the agent's own, and of the link
+//! `telemetry`, `websocket`, `buffers` and `resident` stand in for the agent's own, and of the link
 //! there is only what stands between senders and the writer.
 
 pub mod buffers;
@@ -7,6 +7,7 @@ pub mod net;
 pub mod resident;
 pub mod sync;
 pub mod telemetry;
+pub mod websocket;
 
 #[allow(dead_code, unused_imports, reason = "the rest of the link isn't here")]
 #[path = "../../../src/link"]
@@ -18,8 +19,6 @@ pub mod link {
     mod speaker;
     mod wait;
 
-    #[path = "../../tests/loom/src/frame.rs"]
-    mod frame;
     #[path = "../../tests/loom/src/link.rs"]
     mod model;
 

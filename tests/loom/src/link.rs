@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::SendError;
-use super::frame::CloseFrame;
 use super::message::Message;
 use super::outbox::{Batch, Outbox, Step};
 use super::slots::Slot;
 use super::speaker::Speaker;
 use crate::net::Cancel;
+use crate::websocket::frame::CloseFrame;
 
 /// The outbox of a link. The model is the thread that writes.
 pub struct Mailbox(Outbox);

@@ -130,3 +130,28 @@ fn a_path_is_checked_and_encoded() {
         assert_eq!(target(bad), Err(PlanError::Path), "{bad}");
     }
 }
+
+/// A client could take away what the gateway says of it.
+#[test]
+fn a_client_does_not_take_away_what_its_gateway_says() {
+    let payload = r#"{"path":"/","headers":{"Connection":"X-Forwarded-For, x-real-ip, X-Own",
+        "X-Forwarded-For":"192.0.2.7","X-Real-Ip":"192.0.2.7","X-Own":"1"}}"#;
+    let got = planned(payload).expect("a plan").headers;
+    assert_eq!(got.get("X-Forwarded-For"), Some("192.0.2.7"));
+    assert_eq!(got.get("X-Real-Ip"), Some("192.0.2.7"));
+    assert_eq!(got.get("X-Own"), None);
+}
+
+#[test]
+fn the_dot_of_an_absolute_host_is_left_out() {
+    for (given, want) in [
+        ("shop.test.", "shop.test"),
+        ("shop.test.:8080", "shop.test:8080"),
+        ("shop.test:8080", "shop.test:8080"),
+        ("[::1]:80", "[::1]:80"),
+    ] {
+        let payload = format!(r#"{{"path":"/","headers":{{"Host":"{given}"}}}}"#);
+        let host = planned(&payload).expect("a plan").host;
+        assert_eq!(host.as_deref(), Some(want));
+    }
+}

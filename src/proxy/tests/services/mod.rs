@@ -1,6 +1,8 @@
 //! Requests to Services: the same executor, beside somebody who knows where they are.
 
+mod connections;
 mod faults;
+mod records;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,11 +12,7 @@ use socket2::Socket;
 
 use super::*;
 use crate::config::ServicePort;
-use crate::http::Headers;
-use crate::http::server::{self, Handler, Request, RequestBody, Responder, Server};
 use crate::http::testing::Peer;
-use crate::net::testing::{Ca, listen};
-use crate::net::{PemSource, ServerTls, ServerTlsSettings};
 
 /// Knows what a test tells it.
 #[derive(Default)]
@@ -23,6 +21,22 @@ struct Town {
     /// By name, and by address.
     denies: [AtomicBool; 2],
     dials: AtomicUsize,
+    /// Everything is only another name.
+    aliases: AtomicBool,
+    /// What rules that run dry say.
+    dry_run: Mutex<Option<String>>,
+    /// What `https()` says.
+    configured: Mutex<Option<bool>>,
+    noted: Mutex<Vec<Noted>>,
+}
+
+/// What was noted of a call.
+#[derive(Debug, PartialEq, Eq)]
+struct Noted {
+    target: String,
+    denied: bool,
+    dry_run: Option<String>,
+    end: String,
 }
 
 /// A Service of the town.
@@ -34,14 +48,13 @@ struct Building {
 struct Townhall(Arc<Town>);
 
 impl Services for Townhall {
-    fn admit(&self, target: &Target) -> Result<Arc<dyn Service>, Refused> {
+    fn admit(&self, target: &Target) -> Result<Arc<dyn Service>, Unreached> {
         if self.0.denies[0].load(Ordering::SeqCst) {
-            return Err(Refused::Denied("no rule allows it".to_owned()));
+            return Err(denied("no rule allows it"));
         }
         let name = match target {
             Target::Service(service) => service.to_string(),
             Target::Origin { host, .. } => host.clone().unwrap_or_default(),
-            Target::Api => unreachable!("that is no Service"),
         };
         Ok(Arc::new(Building {
             town: self.0.clone(),
@@ -51,6 +64,15 @@ impl Services for Townhall {
 
     fn is_own_credential(&self, authorization: &str) -> bool {
         authorization == "Bearer agents-own"
+    }
+
+    fn note(&self, call: JudgedCall<'_>) {
+        self.0.noted.lock().push(Noted {
+            target: call.target.to_owned(),
+            denied: call.denied,
+            dry_run: call.verdict.dry_run.clone(),
+            end: call.end.to_owned(),
+        });
     }
 }
 
@@ -65,31 +87,49 @@ impl Service for Building {
         self.name.clone()
     }
     fn https(&self) -> Option<bool> {
-        None
+        *self.town.configured.lock()
     }
-    fn reason(&self) -> String {
-        "a Service of the cluster".to_owned()
+    fn verdict(&self) -> Verdict {
+        Verdict {
+            reason: "a Service of the cluster".to_owned(),
+            dry_run: self.town.dry_run.lock().clone(),
+            address: None,
+        }
     }
-    fn dial(&self, _: Deadline, _: &Cancel) -> Result<Arc<Socket>, Refused> {
+    fn dial(&self, _: Deadline, _: &Cancel) -> Result<Arc<Socket>, Unreached> {
         if !self.allows(None) {
-            return Err(Refused::Denied("10.0.0.1 is not allowed".to_owned()));
+            return Err(denied("10.0.0.1 is not allowed"));
         }
         self.town.dials.fetch_add(1, Ordering::SeqCst);
         let addresses = self.town.addresses.lock();
         let address = addresses.get(&self.name);
         let address =
-            address.ok_or_else(|| Refused::Unreachable(format!("{}: no such host", self.name)))?;
+            address.ok_or_else(|| Unreached::Failed(format!("{}: no such host", self.name)))?;
         let stream = std::net::TcpStream::connect(address);
-        let stream = stream.map_err(|error| Refused::Unreachable(error.to_string()))?;
+        let stream = stream.map_err(|error| Unreached::Failed(error.to_string()))?;
         Ok(Arc::new(stream.into()))
     }
     fn allows(&self, _: Option<SocketAddr>) -> bool {
         !self.town.denies[1].load(Ordering::SeqCst)
     }
+    fn keeps(&self) -> bool {
+        !self.town.aliases.load(Ordering::SeqCst)
+    }
+}
+
+fn denied(reason: &str) -> Unreached {
+    Unreached::Denied(Verdict {
+        reason: reason.to_owned(),
+        ..Verdict::default()
+    })
 }
 
 /// An executor whose `web.shop:80` is the house's upstream.
 fn house_with(settings: Settings) -> (House, Arc<Town>) {
+    house_within(settings, ConnectionLimits::default())
+}
+
+fn house_within(settings: Settings, connections: ConnectionLimits) -> (House, Arc<Town>) {
     let house = House::with(settings);
     let town = Arc::<Town>::default();
     let addresses = [("web.shop:80".to_owned(), house.upstream.address)];
@@ -100,7 +140,7 @@ fn house_with(settings: Settings) -> (House, Arc<Town>) {
             controller: Some(ServicePort::parse("web.shop:80").expect("one")),
             ..StaticRoutes::default()
         }),
-        connections: crate::http::client::Settings::default(),
+        connections,
     });
     (house, town)
 }
@@ -318,79 +358,5 @@ fn what_cannot_be_meant_is_refused_in_the_originals_words() {
         let text = house.expect_error("r");
         assert!(text.starts_with(start), "{text}");
     }
-    house.expect_rest();
-}
-
-/// Says what it was asked.
-struct Echo;
-
-impl Handler for Echo {
-    fn handle(&self, request: Request, _: RequestBody, responder: Responder) {
-        let said = request.headers.get("X-Forwarded-Proto").unwrap_or("none");
-        let _ = responder.respond(200, &Headers::new(), said.as_bytes());
-    }
-}
-
-fn serve(tls: bool) -> Server {
-    let tls = tls.then(|| {
-        let issued = Ca::new().issue(&["somebody-else.test"]);
-        let given = |pem: String| PemSource::Given {
-            name: "test".into(),
-            pem: pem.into_bytes(),
-        };
-        let settings = ServerTlsSettings {
-            certificate: given(issued.certificate_pem),
-            key: given(issued.key_pem),
-            client_ca: None,
-        };
-        ServerTls::new(&settings).expect("tls")
-    });
-    let settings = server::Settings {
-        tls,
-        ..server::Settings::default()
-    };
-    let (listener, _) = listen();
-    Server::start(listener, settings, Arc::new(Echo)).expect("a server")
-}
-
-/// `scheme` is the client's; the port's may be another one.
-#[test]
-fn t13_https_reaches_services_with_and_without_tls() {
-    let (mut house, town) = house();
-    let servers = [serve(true), serve(false)];
-    for server in &servers {
-        town.addresses
-            .lock()
-            .insert("web.shop:443".to_owned(), server.address());
-        for id in ["a", "b"] {
-            let mut payload = to_web(json!({"path": "/", "scheme": "https"}));
-            payload["service_port"] = 443.into();
-            house.request(id, payload);
-            let answer = house.expect("proxy_response", id);
-            assert_eq!(decode(&answer["body"]), b"https", "{answer}");
-        }
-        house.executor.services().expect("some").pools.forget();
-    }
-    // Once for TLS; twice for what has none, as it was closed then.
-    assert_eq!(town.dials.load(Ordering::SeqCst), 3);
-    house.expect_rest();
-}
-
-/// They had their own connections for ever, and there may be any number of names.
-#[test]
-fn there_are_never_too_many_pools() {
-    let (mut house, town) = house();
-    let server = serve(false);
-    for index in 0..140 {
-        let name = format!("web-{index}");
-        let whole = format!("{name}.shop:80");
-        town.addresses.lock().insert(whole, server.address());
-        let mut payload = to_web(json!({"path": "/"}));
-        payload["service_name"] = name.into();
-        house.request("r", payload);
-        assert_eq!(status(&house, "r"), 200);
-    }
-    let idle = house.executor.services().expect("some").pools.idle();
-    assert!(idle <= 128, "{idle}");
     house.expect_rest();
 }

@@ -87,6 +87,7 @@ impl Running {
             return connection.end(End::NotConnected(Refusal {
                 kind: RefusalKind::Dial,
                 reason: error.to_string(),
+                dry_run: None,
             }));
         }
         while let Next::Write(chunk) = connection.next() {
@@ -164,6 +165,7 @@ impl Running {
         let denied = !self.verdict.allowed;
         let totals = connection.totals();
         connection.audit.record(Line {
+            is_request: false,
             id: connection.id.to_string(),
             tunnel: connection.tunnel.clone(),
             client: connection.client,

@@ -279,6 +279,7 @@ impl Session {
         end: String,
     ) {
         self.shared.audit.record(Line {
+            is_request: false,
             id: format!("{}:{}", self.key.address, self.key.port),
             tunnel: self.key.tunnel.clone(),
             client: self.client(),

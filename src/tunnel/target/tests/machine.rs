@@ -179,7 +179,7 @@ fn a_request_is_judged_by_the_name_that_found_its_origin() {
         (**targets.routes.read()).clone(),
     ));
     let ask = |host, service| {
-        let admitted = targets.admit_request(host, &header(service, "", 0));
+        let admitted = targets.admit_request(host, header(service, "", 0).names());
         admitted.map(|admitted| admitted.to_string())
     };
     assert_eq!(ask(None, "web").expect("allowed"), "localhost:1");

@@ -1,8 +1,0 @@
-//! What the outbox sees of frames.
-
-pub const MAX_HEADER: usize = 14;
-pub const MAX_CONTROL: usize = 125;
-
-/// A close frame: its code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CloseFrame(pub u16);
