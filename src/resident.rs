@@ -38,7 +38,6 @@ pub(crate) fn left_behind(bytes: usize) {
         return;
     }
     drop(keeper);
-    // Stack: it may be the last one that drops what others have left.
     if threads::spawn("memory", Stack::Work, keep).is_err() {
         KEEPER.lock().runs = false;
     }
