@@ -30,24 +30,17 @@
 //! `InFlight` is dropped → `proxy_cancel`. What else ends an exchange stands at
 //! `Exchange`.
 //!
-//! A WebSocket of a client (`kubectl exec`, `attach`, `port-forward`, `cp`) takes the same
-//! way with other stations:
-//!
-//! ```text
-//!  client ─► FrontDoor ─► websocket::forward                              front/websocket.rs
-//!                               │  LiveStream, StreamSender:
-//!                               │  proxy_websocket_start                  live_stream.rs
-//!                            agent ─► AgentReceiver ─► Stream             stream.rs
-//!  client ◄─ 101 ◄─ proxy_websocket_started ◄─────────────┘
-//!         ══ leg::carry, two threads ══════════════════════════ agent     front/leg.rs
-//! ```
+//! A WebSocket of a client (`kubectl exec`) takes the same way with other stations:
+//! `websocket::forward`, `LiveStream` and `Stream`, `leg::carry` (pictures in
+//! front/websocket.rs and front/leg.rs).
 //!
 //! Around that path: `agent` runs an agent's connection from its upgrade to its end
 //! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
 //! `agent_event`s); `flow` counts the credit of one request, `budget` the memory of
 //! all, `token_quota` the requests of one user; the `hub` knows who is connected, the
-//! `registry` keeps clusters and tokens on disk, `api` is for agents without a WebSocket, `admin` lets the command line reach
-//! hub and registry while the plane runs. What flows over tunnels has its own picture, in `expose`.
+//! `registry` keeps clusters and tokens on disk, `api` is for agents without a
+//! WebSocket, `admin` lets the command line reach hub and registry while the plane runs.
+//! What flows over tunnels has its own picture, in `expose`.
 
 mod admin;
 mod agent;
