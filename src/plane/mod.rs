@@ -201,6 +201,7 @@ impl Plane {
         let settings = expose::Settings {
             http: config.http,
             udp_idle: UDP_IDLE,
+            udp_pause: UDP_PAUSE,
             retry: FIRST_RETRY,
         };
         let exposer = Exposer::start(hub.clone(), settings);
@@ -410,6 +411,9 @@ const WRITE_LIMIT: Duration = Duration::from_mins(5);
 /// A UDP client without a datagram for this long is forgotten: as long as an agent
 /// waits for one.
 const UDP_IDLE: Duration = Duration::from_mins(5);
+
+/// Before a UDP client's second stream, when nothing came of the first.
+const UDP_PAUSE: Duration = Duration::from_millis(250);
 
 /// What couldn't be opened at the start: somebody else has the address for a moment,
 /// perhaps this plane's predecessor.
