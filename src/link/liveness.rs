@@ -42,8 +42,6 @@ pub(super) fn run(shared: &Shared) {
         }
         if tick.ping {
             shared.outbox.ping();
-            // Not under the lock, here and below: what it frees takes its time.
-            MutexGuard::unlocked(&mut life, || buffers::tidy(now));
             continue;
         }
         if second <= now
@@ -53,7 +51,6 @@ pub(super) fn run(shared: &Shared) {
             MutexGuard::unlocked(&mut life, || {
                 carrier.tick(now);
                 drop(carrier);
-                buffers::tidy(now);
             });
             continue;
         }

@@ -17,3 +17,5 @@ mod other_agents;
 mod other_planes;
 mod refusals;
 mod services;
+mod sockets;
+mod streams;
