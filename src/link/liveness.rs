@@ -11,7 +11,6 @@ use parking_lot::MutexGuard;
 
 use super::Settings;
 use super::shared::Shared;
-use crate::buffers;
 use crate::threads;
 
 /// Watches the link until reader and writer have ended.
