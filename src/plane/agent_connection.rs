@@ -1,4 +1,4 @@
-//! One connection of an agent, and the exchanges on it, by their ids.
+//! One connection of an agent, and the exchanges and streams on it, by their ids.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use super::budget::Budget;
 use super::exchange::Exchange;
 use super::in_flight::{InFlight, RequestSender};
+use super::live_stream::{LiveStream, NoStream};
 use super::registry::UnixTime;
+use super::stream::Stream;
 use super::tunnels;
 use crate::link::{Lane, Link, Message, SendError, Slot};
 use crate::net::{Cancel, Reason};
@@ -66,12 +68,15 @@ pub(crate) struct AgentConnection {
 struct State {
     /// The agent knows credit; set before it is attached.
     metered: bool,
+    /// The agent passes WebSockets on untouched.
+    raw_streams: bool,
     /// The newest header of a tunnel's stream that the agent reads.
     headers: Option<Version>,
     tunnels: Tunnels,
     ended: bool,
     next: u64,
     requests: HashMap<String, Arc<Exchange>>,
+    streams: HashMap<String, Arc<Stream>>,
 }
 
 /// How far the tunnels of a connection are.
@@ -120,6 +125,11 @@ impl AgentConnection {
     /// The agent knows `flow`: applies to requests that are opened after this.
     pub(crate) fn set_metered(&self) {
         self.state.lock().metered = true;
+    }
+
+    /// The agent knows `raw-streams`.
+    pub(crate) fn set_raw_streams(&self) {
+        self.state.lock().raw_streams = true;
     }
 
     /// The agent reads headers with the client's address in them.
@@ -177,6 +187,23 @@ impl AgentConnection {
         Ok(InFlight::new(RequestSender::new(self.clone(), exchange)))
     }
 
+    /// A new WebSocket stream; it leaves the connection when the handle is dropped.
+    pub(crate) fn open_stream(self: &Arc<Self>, token: String) -> Result<LiveStream, NoStream> {
+        let mut state = self.state.lock();
+        if state.ended {
+            return Err(NoStream::Closed);
+        }
+        if !state.raw_streams {
+            return Err(NoStream::Unknown);
+        }
+        state.next += 1;
+        let id = format!("pw-{}-{}", self.id, state.next);
+        let stream = Arc::new(Stream::new(id.clone(), token, self.budget.clone()));
+        state.streams.insert(id, stream.clone());
+        drop(state);
+        Ok(LiveStream::new(self.clone(), stream))
+    }
+
     /// Queues what belongs to no request; never waits.
     pub(crate) fn send_control(
         &self,
@@ -212,11 +239,12 @@ impl AgentConnection {
     ///
     /// [`AgentReceiver`]: super::agent_receiver::AgentReceiver
     pub(crate) fn on_link_ended(&self) {
-        let (requests, tunnels) = {
+        let (requests, streams, tunnels) = {
             let mut state = self.state.lock();
             state.ended = true;
-            let tunnels = std::mem::take(&mut state.tunnels);
-            (std::mem::take(&mut state.requests), tunnels)
+            let requests = std::mem::take(&mut state.requests);
+            let streams = std::mem::take(&mut state.streams);
+            (requests, streams, std::mem::take(&mut state.tunnels))
         };
         if let Tunnels::Live(session) = tunnels {
             session.lose();
@@ -224,19 +252,30 @@ impl AgentConnection {
         for exchange in requests.values() {
             exchange.on_agent_gone();
         }
+        for stream in streams.values() {
+            stream.on_agent_gone();
+        }
     }
 
     /// Ends the requests of a user whose token was revoked.
     pub(crate) fn end_requests_of(&self, token: &str, reason: Reason) {
-        let requests: Vec<Arc<Exchange>> = self.state.lock().requests.values().cloned().collect();
+        let (requests, streams): (Vec<Arc<Exchange>>, Vec<Arc<Stream>>) = {
+            let state = self.state.lock();
+            let requests = state.requests.values().cloned().collect();
+            (requests, state.streams.values().cloned().collect())
+        };
         for exchange in requests.iter().filter(|e| e.token() == token) {
             exchange.end(reason);
         }
+        for stream in streams.iter().filter(|s| s.token() == token) {
+            stream.end(reason);
+        }
     }
 
-    /// Requests in flight.
+    /// Requests in flight, WebSockets included.
     pub(crate) fn load(&self) -> usize {
-        self.state.lock().requests.len()
+        let state = self.state.lock();
+        state.requests.len() + state.streams.len()
     }
 
     /// The request of that id, while it is in flight.
@@ -244,9 +283,16 @@ impl AgentConnection {
         self.state.lock().requests.get(id?).cloned()
     }
 
-    /// The request of that id is in flight no longer.
+    /// The WebSocket stream of that id, while it lives.
+    pub(crate) fn stream(&self, id: Option<&str>) -> Option<Arc<Stream>> {
+        self.state.lock().streams.get(id?).cloned()
+    }
+
+    /// The request, or the stream, of that id is in flight no longer.
     pub(super) fn forget(&self, id: &str) {
-        self.state.lock().requests.remove(id);
+        let mut state = self.state.lock();
+        state.requests.remove(id);
+        state.streams.remove(id);
     }
 
     /// Queues a message of the request of that id; waits for room until `cancel` ends

@@ -15,6 +15,8 @@ pub(crate) enum AgentEvent {
     /// The answer to `plane_hello`; an agent that doesn't know it knows no features.
     Hello {
         flow: bool,
+        /// `raw-streams`.
+        raw_streams: bool,
         /// `tunnel_header_2`, which only an agent with tunnels knows.
         client_addresses: bool,
     },

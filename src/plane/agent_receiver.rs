@@ -9,7 +9,8 @@ use super::agent_event::{AgentEvent, Heartbeat, RegisterRequest};
 use super::registry::tidy;
 use crate::link::Receiver;
 use crate::tunnel::session::{Inbox, Memory};
-use crate::wire::{Envelope, FLOW, FromAgent, TUNNEL_HEADER_2};
+use crate::wire::stream::CloseText;
+use crate::wire::{Envelope, FLOW, FromAgent, RAW_STREAMS, TUNNEL_HEADER_2};
 
 /// Takes an agent's messages on the `link-reader`. Never waits: answers go into
 /// their exchanges, the rest to the connection's thread by a bounded channel.
@@ -62,6 +63,7 @@ impl AgentReceiver {
             .as_deref()
             .filter(|id| id.len() <= MAX_ID);
         let exchange = || self.connection.exchange(id);
+        let stream = || self.connection.stream(id);
         match FromAgent::parse(&envelope) {
             FromAgent::ProxyResponseChunk { data } => {
                 if let Some(exchange) = exchange() {
@@ -78,9 +80,34 @@ impl AgentReceiver {
                     exchange.on_end();
                 }
             }
-            FromAgent::ProxyResponseAbort { error } | FromAgent::ProxyError { error, .. } => {
+            FromAgent::ProxyResponseAbort { error } => {
                 if let Some(exchange) = exchange() {
                     exchange.on_failure(&error);
+                }
+            }
+            FromAgent::ProxyError { error, refused } => {
+                if let Some(exchange) = exchange() {
+                    exchange.on_failure(&error);
+                } else if let Some(stream) = stream() {
+                    match refused {
+                        Some(refused) => stream.on_refused(refused),
+                        None => stream.on_failure(&error),
+                    }
+                }
+            }
+            FromAgent::WebSocketStarted { protocol } => {
+                if let Some(stream) = stream() {
+                    stream.on_started(protocol.as_deref());
+                }
+            }
+            FromAgent::WebSocketData(message) => {
+                if let Some(stream) = stream() {
+                    stream.on_data(message.data.as_deref().unwrap_or_default());
+                }
+            }
+            FromAgent::WebSocketClose { said, .. } => {
+                if let Some(stream) = stream() {
+                    stream.on_close(said.map(CloseText::into_owned));
                 }
             }
             FromAgent::ProxyResponse {
@@ -95,6 +122,8 @@ impl AgentReceiver {
             FromAgent::ProxyFlow { credit } => {
                 if let Some(exchange) = exchange() {
                     exchange.on_credit(credit);
+                } else if let Some(stream) = stream() {
+                    stream.on_credit(credit);
                 }
             }
             FromAgent::Register(registration) => self.tell(AgentEvent::Register {
@@ -108,12 +137,14 @@ impl AgentReceiver {
                 let knows = |name| features.iter().any(|feature| feature == name);
                 self.tell(AgentEvent::Hello {
                     flow: knows(FLOW),
+                    raw_streams: knows(RAW_STREAMS),
                     client_addresses: knows(TUNNEL_HEADER_2),
                 });
             }
             FromAgent::ProtocolFallback { unknown_type } if unknown_type == "plane_hello" => {
                 self.tell(AgentEvent::Hello {
                     flow: false,
+                    raw_streams: false,
                     client_addresses: false,
                 });
             }
@@ -130,12 +161,7 @@ impl AgentReceiver {
                     self.tunnels = Some(inbox);
                 }
             }
-            FromAgent::Pong
-            | FromAgent::GatewayHelloAck { .. }
-            | FromAgent::WebSocketStarted { .. }
-            | FromAgent::WebSocketData(_)
-            | FromAgent::WebSocketClose { .. }
-            | FromAgent::Other => {}
+            FromAgent::Pong | FromAgent::GatewayHelloAck { .. } | FromAgent::Other => {}
         }
     }
 

@@ -13,7 +13,7 @@ use super::hub::{Hub, NotRegistered};
 use super::name::ClusterName;
 use crate::link::SendError;
 use crate::wire::to_agent::{self, RegisterSuccess};
-use crate::wire::{FLOW, TUNNEL_HEADER_2, from_agent};
+use crate::wire::{FLOW, RAW_STREAMS, TUNNEL_HEADER_2, from_agent};
 
 /// Which endpoint an agent has dialled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Dialogue {
     /// The connection stands: what is sent before anything has come.
     pub(crate) fn start(&mut self) -> Next {
         let sent = self.connection.send_control(128, |buf| {
-            to_agent::plane_hello(buf, &[FLOW, TUNNEL_HEADER_2]);
+            to_agent::plane_hello(buf, &[FLOW, RAW_STREAMS, TUNNEL_HEADER_2]);
         });
         if sent.is_err() {
             return next_after(sent);
@@ -145,12 +145,17 @@ impl Dialogue {
         match event {
             AgentEvent::Hello {
                 flow,
+                raw_streams,
                 client_addresses,
             } => match self.hello {
                 Hello::Awaited { .. } => {
                     self.hello = Hello::Answered;
                     if flow {
                         self.connection.set_metered();
+                    }
+                    // Without credit there is no bound on what one side holds.
+                    if flow && raw_streams {
+                        self.connection.set_raw_streams();
                     }
                     if client_addresses {
                         self.connection.set_client_addresses();

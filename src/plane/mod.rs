@@ -30,6 +30,18 @@
 //! `InFlight` is dropped → `proxy_cancel`. What else ends an exchange stands at
 //! `Exchange`.
 //!
+//! A WebSocket of a client (`kubectl exec`, `attach`, `port-forward`, `cp`) takes the same
+//! way with other stations:
+//!
+//! ```text
+//!  client ─► FrontDoor ─► websocket::forward                              front/websocket.rs
+//!                               │  LiveStream, StreamSender:
+//!                               │  proxy_websocket_start                  live_stream.rs
+//!                            agent ─► AgentReceiver ─► Stream             stream.rs
+//!  client ◄─ 101 ◄─ proxy_websocket_started ◄─────────────┘
+//!         ══ leg::carry, two threads ══════════════════════════ agent     front/leg.rs
+//! ```
+//!
 //! Around that path: `agent` runs an agent's connection from its upgrade to its end
 //! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
 //! `agent_event`s); `flow` counts the credit of one request, `budget` the memory of
@@ -53,8 +65,10 @@ mod flow;
 mod front;
 mod hub;
 mod in_flight;
+mod live_stream;
 mod name;
 mod registry;
+mod stream;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -87,7 +101,7 @@ use crate::threads::{self, Stack};
 use admin::AdminSocket;
 use certificate::Certificate;
 use expose::Exposer;
-use front::FrontDoor;
+use front::{FrontDoor, LastRefusals};
 use hub::Hub;
 use registry::Registry;
 
@@ -219,6 +233,7 @@ impl Plane {
         let front_door = FrontDoor {
             hub: hub.clone(),
             gateway: config.gateway,
+            refusals: LastRefusals::default(),
         };
         let server =
             Server::start(listener, settings, Arc::new(front_door)).map_err(PlaneError::Start)?;

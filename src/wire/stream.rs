@@ -271,6 +271,13 @@ fn close(buf: &mut Vec<u8>, id: &str, request_id: bool, said: Option<&CloseText<
 }
 
 impl<'a> CloseText<'a> {
+    pub fn into_owned(self) -> CloseText<'static> {
+        CloseText {
+            code: self.code,
+            reason: Cow::Owned(self.reason.into_owned()),
+        }
+    }
+
     pub(super) fn parse(payload: &Payload<'a>) -> Option<Self> {
         let code = payload.integer("code")?;
         Some(Self {

@@ -185,8 +185,9 @@ impl Responder {
     }
 
     /// Hands the connection over, with whatever was read behind the request, for
-    /// another protocol on it. The server forgets it. `None` when the body was not
-    /// read to its end.
+    /// another protocol on it. Until the handler returns the connection counts, and
+    /// stopping the server ends it; then the server forgets it. `None` when the body
+    /// was not read to its end.
     pub fn take_over(self, body: RequestBody) -> Option<Halves> {
         if !self.shared.body_done.load(Ordering::Acquire) {
             return None;
@@ -202,7 +203,6 @@ impl Responder {
             socket: self.shared.socket.clone(),
         };
         halves.set_deadline(None);
-        drop(self.shared.guard.lock().take());
         Some(halves)
     }
 

@@ -74,7 +74,7 @@ impl House {
         let hello = sent.0.lock().remove(0);
         assert_eq!(
             hello,
-            r#"{"type":"plane_hello","payload":{"features":["flow","tunnel_header_2"]}"#
+            r#"{"type":"plane_hello","payload":{"features":["flow","raw-streams","tunnel_header_2"]}"#
         );
         (dialogue, sent)
     }
@@ -125,6 +125,7 @@ impl House {
 
 const HELLO: AgentEvent = AgentEvent::Hello {
     flow: true,
+    raw_streams: false,
     client_addresses: false,
 };
 

@@ -18,15 +18,6 @@ pub(crate) enum FieldsError {
     Impersonation,
 }
 
-/// True when the client wants another protocol on this connection: exec, attach,
-/// port-forward.
-pub(crate) fn wants_upgrade(headers: &Headers) -> bool {
-    let named = headers
-        .list("connection")
-        .any(|option| option.eq_ignore_ascii_case("upgrade"));
-    (named && headers.contains("upgrade")) || headers.contains("sec-websocket-key")
-}
-
 /// The fields that go to the agent: what the client sent, without what is ours to
 /// say, and with the cluster's own credential where one is stored.
 pub(crate) fn to_agent(
@@ -236,20 +227,6 @@ mod tests {
             let refused = to_agent(&list(&[(name, "root")]), None, CLIENT);
             assert_eq!(refused, Err(FieldsError::Impersonation), "{name}");
         }
-    }
-
-    #[test]
-    fn upgrades() {
-        assert!(wants_upgrade(&list(&[
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "SPDY/3.1")
-        ])));
-        assert!(wants_upgrade(&list(&[("Sec-WebSocket-Key", "x")])));
-        assert!(!wants_upgrade(&list(&[("Connection", "upgrade")])));
-        assert!(!wants_upgrade(&list(&[
-            ("Upgrade", "h2c"),
-            ("Connection", "HTTP2-Settings")
-        ])));
     }
 
     #[test]

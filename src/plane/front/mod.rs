@@ -2,9 +2,13 @@
 //! HTTP paths. One listener for people, agents and gateways.
 
 pub(crate) mod fields;
+mod leg;
 mod proxied;
+mod second_try;
 pub(crate) mod status;
 pub(crate) mod target;
+mod upgrade;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -19,13 +23,16 @@ use super::token::{Access, Grant, bearer};
 use crate::http::Headers;
 use crate::http::server::{Handler, Request, RequestBody, Responder};
 use proxied::{AuthorizedRequest, forward, refuse};
+pub(crate) use second_try::LastRefusals;
 use status::Refusal;
 use target::Target;
+use upgrade::Upgrade;
 
 /// Answers everything that the plane's listener hears.
 pub(crate) struct FrontDoor {
     pub(crate) hub: Arc<Hub>,
     pub(crate) gateway: GatewayUrl,
+    pub(crate) refusals: LastRefusals,
 }
 
 impl Handler for FrontDoor {
@@ -176,8 +183,14 @@ impl FrontDoor {
             let token = bearer(&request.headers)
                 .and_then(|text| self.hub.registry.authenticate(text))
                 .ok_or_else(|| refusal(401, "no valid token of this plane".to_owned()))?;
-            if let Target::Cluster { name, path, .. } = &target {
-                may(&token.grant, name, &request.method, path, &request.headers)?;
+            if let Target::Cluster { name, path, query } = &target {
+                let asked = Asked {
+                    method: &request.method,
+                    path,
+                    query,
+                    upgrade: Upgrade::of(&request.headers),
+                };
+                may(&token.grant, name, &asked)?;
             }
             let quota = self.hub.quota.take(&token.id).ok_or_else(|| {
                 let limit = self.hub.quota.limit();
@@ -201,7 +214,24 @@ impl FrontDoor {
                     headers: &request.headers,
                     peer: request.peer,
                 };
-                forward(&self.hub, &authorized, body, responder);
+                let target = &request.target;
+                match Upgrade::of(&request.headers) {
+                    Some(Upgrade::WebSocket) => websocket::forward(
+                        &self.hub,
+                        &self.refusals,
+                        &authorized,
+                        target,
+                        body,
+                        responder,
+                    ),
+                    Some(Upgrade::Spdy) => {
+                        websocket::refuse_spdy(&self.refusals, &authorized, target, responder);
+                    }
+                    // `may` has refused others.
+                    None | Some(Upgrade::Other) => {
+                        forward(&self.hub, &authorized, body, responder);
+                    }
+                }
             }
             Target::List | Target::Elsewhere => {
                 let answer = match &*request.method {
@@ -215,15 +245,17 @@ impl FrontDoor {
     }
 }
 
+/// What of a request decides whether a token opens it.
+struct Asked<'a> {
+    method: &'a str,
+    path: &'a str,
+    query: &'a str,
+    upgrade: Option<Upgrade>,
+}
+
 /// Whether a token opens this request (decisions.md §6.4). A name outside the
 /// token's scope is forbidden whether a cluster has it or not.
-fn may(
-    grant: &Grant,
-    cluster: &ClusterName,
-    method: &str,
-    path: &str,
-    headers: &Headers,
-) -> Result<(), Refusal> {
+fn may(grant: &Grant, cluster: &ClusterName, asked: &Asked<'_>) -> Result<(), Refusal> {
     let Grant::User { scope, access } = grant else {
         return Err(Refusal::new(403, "this is an agent's token, not a user's"));
     };
@@ -231,18 +263,23 @@ fn may(
         let text = format!("this token is not for cluster {:?}", cluster.as_str());
         return Err(Refusal::new(403, text));
     }
-    let upgrade = fields::wants_upgrade(headers);
     if *access == Access::ReadOnly {
-        let reads = ["GET", "HEAD", "OPTIONS"].contains(&method);
-        if !reads || upgrade || target::is_connect_subresource(path) {
+        let reads = ["GET", "HEAD", "OPTIONS"].contains(&asked.method)
+            && !target::is_connect_subresource(asked.path);
+        let upgrades = match asked.upgrade {
+            None => true,
+            Some(Upgrade::WebSocket) => upgrade::is_watch(asked.path, asked.query),
+            Some(Upgrade::Spdy | Upgrade::Other) => false,
+        };
+        if !reads || !upgrades {
             return Err(Refusal::new(403, "this token is read-only"));
         }
     }
-    if upgrade || method == "CONNECT" {
-        let text = "exec, attach and port-forward are not built into this plane yet";
+    if asked.upgrade == Some(Upgrade::Other) || asked.method == "CONNECT" {
+        let text = "of upgrades, this plane passes on WebSockets only";
         return Err(Refusal::new(501, text));
     }
-    if method == "TRACE" {
+    if asked.method == "TRACE" {
         return Err(Refusal::new(405, "TRACE is not passed on"));
     }
     Ok(())
@@ -294,32 +331,50 @@ mod tests {
         };
         let agent = Grant::Agent { cluster: name("a") };
         let (reads, uses) = (Access::ReadOnly, Access::Use);
-        let plain = Headers::new();
-        let upgrade: Headers = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
-            .into_iter()
-            .collect();
-        let pods = "/api/v1/pods";
+        let plain = None;
+        let (socket, spdy, other) = (
+            Some(Upgrade::WebSocket),
+            Some(Upgrade::Spdy),
+            Some(Upgrade::Other),
+        );
+        let (pods, watch) = ("/api/v1/pods", "/api/v1/pods?watch=1");
         let proxy = "/api/v1/namespaces/n/pods/p/proxy/";
-        for (grant, cluster, method, path, headers, code) in [
-            (all(uses), "a", "DELETE", pods, &plain, 200),
-            (all(uses), "a", "GET", proxy, &plain, 200),
-            (all(uses), "a", "GET", pods, &upgrade, 501),
-            (all(uses), "a", "TRACE", pods, &plain, 405),
-            (all(reads), "a", "GET", pods, &plain, 200),
-            (all(reads), "a", "HEAD", pods, &plain, 200),
-            (all(reads), "a", "OPTIONS", pods, &plain, 200),
-            (all(reads), "a", "POST", pods, &plain, 403),
-            (all(reads), "a", "get", pods, &plain, 403),
-            (all(reads), "a", "GET", proxy, &plain, 403),
-            (all(reads), "a", "GET", pods, &upgrade, 403),
-            (some(uses), "a", "PATCH", pods, &plain, 200),
-            (some(uses), "b", "GET", pods, &plain, 403),
-            (some(reads), "b", "GET", pods, &plain, 403),
-            (agent, "a", "GET", pods, &plain, 403),
+        let exec = "/api/v1/namespaces/n/pods/p/exec?watch=1";
+        for (grant, cluster, method, target, upgrade, code) in [
+            (all(uses), "a", "DELETE", pods, plain, 200),
+            (all(uses), "a", "GET", proxy, plain, 200),
+            (all(uses), "a", "GET", exec, socket, 200),
+            (all(uses), "a", "POST", exec, spdy, 200),
+            (all(uses), "a", "GET", pods, other, 501),
+            (all(uses), "a", "CONNECT", pods, plain, 501),
+            (all(uses), "a", "TRACE", pods, plain, 405),
+            (all(reads), "a", "GET", pods, plain, 200),
+            (all(reads), "a", "HEAD", pods, plain, 200),
+            (all(reads), "a", "OPTIONS", pods, plain, 200),
+            (all(reads), "a", "POST", pods, plain, 403),
+            (all(reads), "a", "get", pods, plain, 403),
+            (all(reads), "a", "GET", proxy, plain, 403),
+            (all(reads), "a", "GET", watch, socket, 200),
+            (all(reads), "a", "POST", watch, socket, 403),
+            (all(reads), "a", "GET", watch, spdy, 403),
+            (all(reads), "a", "GET", pods, socket, 403),
+            (all(reads), "a", "GET", exec, socket, 403),
+            (all(reads), "a", "POST", exec, spdy, 403),
+            (some(uses), "a", "PATCH", pods, plain, 200),
+            (some(uses), "b", "GET", pods, plain, 403),
+            (some(reads), "b", "GET", watch, socket, 403),
+            (agent, "a", "GET", pods, plain, 403),
         ] {
-            let got = may(&grant, &name(cluster), method, path, headers);
+            let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            let asked = Asked {
+                method,
+                path,
+                query,
+                upgrade,
+            };
+            let got = may(&grant, &name(cluster), &asked);
             let got = got.map_or_else(|refusal| refusal.code, |()| 200);
-            assert_eq!(got, code, "{grant} {method} {cluster} {path}");
+            assert_eq!(got, code, "{grant} {method} {cluster} {target} {upgrade:?}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::fields::{self, Answer};
-use super::status::{Refusal, is_discovery};
+use super::status::Refusal;
 use crate::http::Headers;
 use crate::http::server::{ClientWatch, RequestBody, Responder, ResponseWriter};
 use crate::net::{Guard, Reason};
@@ -81,6 +81,21 @@ pub(crate) fn forward(
 
 /// The exchange with the cluster's agent, and the fields that go there.
 fn open(hub: &Hub, request: &AuthorizedRequest<'_>) -> Result<(InFlight, Headers), Refusal> {
+    let headers = agents_fields(hub, request)?;
+    let in_flight = hub
+        .connection(request.cluster)
+        .and_then(|connection| connection.open(request.token.to_owned()).ok())
+        // Revoked just now: who revokes has looked for open requests already.
+        .filter(|_| hub.registry.has_token(request.token))
+        .ok_or_else(|| not_connected(request.cluster))?;
+    Ok((in_flight, headers))
+}
+
+/// The fields that go to the agent, with the credential of the request's cluster.
+pub(super) fn agents_fields(
+    hub: &Hub,
+    request: &AuthorizedRequest<'_>,
+) -> Result<Headers, Refusal> {
     let name = request.cluster;
     let cluster = hub.registry.cluster(name).ok_or_else(|| {
         let text = format!(
@@ -91,18 +106,16 @@ fn open(hub: &Hub, request: &AuthorizedRequest<'_>) -> Result<(InFlight, Headers
     })?;
     let credential = hub.registry.service_token(&cluster.id);
     let credential = credential.as_ref().map(ServiceToken::reveal);
-    let headers = fields::to_agent(request.headers, credential, request.peer.ip())
-        .map_err(|error| Refusal::new(403, error.to_string()))?;
-    let in_flight = hub
-        .connection(name)
-        .and_then(|connection| connection.open(request.token.to_owned()).ok())
-        // Revoked just now: who revokes has looked for open requests already.
-        .filter(|_| hub.registry.has_token(request.token))
-        .ok_or_else(|| {
-            let text = format!("the agent of cluster {:?} is not connected", name.as_str());
-            Refusal::new(503, text)
-        })?;
-    Ok((in_flight, headers))
+    fields::to_agent(request.headers, credential, request.peer.ip())
+        .map_err(|error| Refusal::new(403, error.to_string()))
+}
+
+pub(super) fn not_connected(cluster: &ClusterName) -> Refusal {
+    let name = cluster.as_str();
+    Refusal::new(
+        503,
+        format!("the agent of cluster {name:?} is not connected"),
+    )
 }
 
 /// Binds an exchange to its client's connection: the end of either ends the other.
@@ -263,7 +276,7 @@ fn relay(in_flight: &InFlight, mut writer: ResponseWriter) {
 }
 
 /// What a client is told of a request that has no answer.
-fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
+pub(super) fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
     let name = cluster.as_str();
     match failure {
         // decisions.md §6.2 "At once": it may be tried again.
@@ -289,21 +302,8 @@ fn refusal(cluster: &ClusterName, failure: &Failure) -> Refusal {
 /// Answers with a `Status`. `request` are the headers of what is answered. A client
 /// that is gone already hears nothing.
 pub(crate) fn refuse(responder: Responder, request: &Headers, refusal: &Refusal) {
-    let mut headers = Headers::new();
-    if refusal.code == 401 {
-        headers.push("WWW-Authenticate", "Bearer realm=\"pipeops plane\"");
-    }
-    if refusal.passing {
-        headers.push("Retry-After", "1");
-    }
-    let (code, kind, body) = if is_discovery(request) {
-        let refusal = refusal.for_discovery();
-        (refusal.code, "text/plain", refusal.message.into_bytes())
-    } else {
-        (refusal.code, "application/json", refusal.body())
-    };
-    headers.push("Content-Type", kind);
-    let _ = responder.respond(code, &headers, &body);
+    let answer = refusal.answer(request);
+    let _ = responder.respond(answer.status, &answer.headers, &answer.body);
 }
 
 /// A body up to this size is read before the request is sent, without a thread of

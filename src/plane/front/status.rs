@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::http::Headers;
+use crate::wire::stream::Refused;
 
 /// An error answer: an HTTP status and a text for the person who reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl Refusal {
     /// one for which it has words of its own ("the server is currently unable to
     /// handle the request"); so those become a 502 (client-go 0.36,
     /// `NewGenericServerResponse`).
-    pub(crate) fn for_discovery(&self) -> Self {
+    fn for_discovery(&self) -> Self {
         let code = match self.code {
             400 | 404 | 405 | 503 => 502,
             code => code,
@@ -47,8 +48,31 @@ impl Refusal {
         }
     }
 
+    /// The whole answer to a request with these headers.
+    pub(crate) fn answer(&self, request: &Headers) -> Refused {
+        let mut headers = Headers::new();
+        if self.code == 401 {
+            headers.push("WWW-Authenticate", "Bearer realm=\"pipeops plane\"");
+        }
+        if self.passing {
+            headers.push("Retry-After", "1");
+        }
+        let (status, kind, body) = if is_discovery(request) {
+            let refusal = self.for_discovery();
+            (refusal.code, "text/plain", refusal.message.into_bytes())
+        } else {
+            (self.code, "application/json", self.body())
+        };
+        headers.push("Content-Type", kind);
+        Refused {
+            status,
+            headers,
+            body,
+        }
+    }
+
     /// A `Status` object of the Kubernetes API (`meta/v1`).
-    pub(crate) fn body(&self) -> Vec<u8> {
+    fn body(&self) -> Vec<u8> {
         let status = Status {
             kind: "Status",
             api_version: "v1",
@@ -84,7 +108,7 @@ impl Refusal {
 }
 
 /// True for a request of kubectl's discovery.
-pub(crate) fn is_discovery(headers: &Headers) -> bool {
+fn is_discovery(headers: &Headers) -> bool {
     headers
         .list("accept")
         .any(|kind| kind.contains("g=apidiscovery.k8s.io"))

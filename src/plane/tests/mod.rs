@@ -5,3 +5,4 @@ pub(super) mod house;
 mod limits;
 mod refusals;
 mod requests;
+mod sockets;

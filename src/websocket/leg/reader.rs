@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::writer::Shared;
 use super::{Data, End, Keepalive, Kind, Limits};
@@ -35,8 +35,28 @@ impl Reader {
         loop {
             match self.step(&mut take) {
                 ControlFlow::Continue(()) => self.shared.attend(),
-                ControlFlow::Break(end) => return end,
+                ControlFlow::Break(end) => {
+                    if matches!(end, End::Refused(_)) {
+                        self.linger();
+                    }
+                    return end;
+                }
             }
+        }
+    }
+
+    /// Throws away what a refused peer still sends: a connection that is closed with
+    /// bytes unread is reset, and the peer would never read why.
+    fn linger(&mut self) {
+        self.read.set_deadline(Some(Deadline::after(LINGER)));
+        let mut left = LINGER_BYTES;
+        while let Ok(bytes) = self.read.fill() {
+            let count = bytes.len();
+            if count == 0 || count > left {
+                return;
+            }
+            left -= count;
+            self.read.consume(count);
         }
     }
 
@@ -190,10 +210,12 @@ impl Watch {
     }
 }
 
+/// How long what a refused peer sends is thrown away, and how much of it.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -49,6 +49,9 @@ func kubelet(args []string) error {
 	inside := &containers{root: *dir, events: events, life: life, mains: map[string]*mainProcess{}}
 	inside.register(routes)
 	go endWithSignal(end, inside)
+	// What runs in the background of a script ignores these, and so would all that it
+	// starts: Ctrl-C in a container's terminal.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGQUIT)
 
 	server := &http.Server{
 		Handler:           logRequests(events, routes),

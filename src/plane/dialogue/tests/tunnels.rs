@@ -15,6 +15,7 @@ fn tunnels_are_offered_once_and_to_nobody_who_has_none() {
         assert_eq!(offered(), 0, "not before the hello is settled");
         let hello = || AgentEvent::Hello {
             flow: false,
+            raw_streams: false,
             client_addresses,
         };
         assert_eq!(dialogue.handle(hello()), Next::Continue);

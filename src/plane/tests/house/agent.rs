@@ -87,10 +87,11 @@ impl Agent {
     pub(in crate::plane) fn answer_hello(&mut self, knows: bool) {
         assert_eq!(
             self.expect("plane_hello")["features"],
-            json!(["flow", "tunnel_header_2"])
+            json!(["flow", "raw-streams", "tunnel_header_2"])
         );
         if knows {
-            self.send("plane_hello_ack", "", json!({"features": ["flow"]}));
+            let features = json!(["flow", "raw-streams"]);
+            self.send("plane_hello_ack", "", json!({"features": features}));
         } else {
             self.send(
                 "protocol_fallback",
@@ -151,6 +152,45 @@ impl Agent {
         self.send("proxy_response_end", id, json!({}));
     }
 
+    /// Answers the next start of a WebSocket, with the first subprotocol that is offered.
+    pub(in crate::plane) fn open_stream(&mut self) -> String {
+        let start = self.expect("proxy_websocket_start");
+        let id = id(&start);
+        let offered = start["protocol"].as_str().expect("text");
+        let protocol = offered.split(',').next().expect("one").trim();
+        let payload = json!({"stream_id": &*id, "protocol": protocol});
+        self.send("proxy_websocket_started", &id, payload);
+        id
+    }
+
+    /// A message; `kind` is 1 for a text and 2 for a binary one.
+    pub(in crate::plane) fn say(&mut self, id: &str, kind: u8, payload: &[u8]) {
+        self.send("proxy_websocket_data", id, said(id, kind, payload));
+    }
+
+    /// The next message on that stream; others are kept.
+    pub(in crate::plane) fn hear(&mut self, stream: &str) -> (u8, Vec<u8>) {
+        let message = self.expect_of("proxy_websocket_data", stream);
+        let data = message["data"].as_str().expect("data");
+        let mut data = base64_simd::STANDARD.decode_to_vec(data).expect("base64");
+        let kind = data.remove(0);
+        (kind, data)
+    }
+
+    /// The next message of that type and id; others are kept.
+    pub(in crate::plane) fn expect_of(&mut self, kind: &str, id: &str) -> Value {
+        let mut others = VecDeque::new();
+        loop {
+            let mut message = self.next().expect("goes on");
+            if message["type"] == kind && message["request_id"] == id {
+                others.append(&mut self.kept);
+                self.kept = others;
+                return message["payload"].take();
+            }
+            others.push_back(message);
+        }
+    }
+
     /// Cuts the connection without a word.
     pub(in crate::plane) fn cut(self) {
         drop(self.socket.get_ref().sock.shutdown(Shutdown::Both));
@@ -159,6 +199,12 @@ impl Agent {
 
 pub(in crate::plane) fn id(payload: &Value) -> String {
     payload["id"].as_str().expect("an id").to_owned()
+}
+
+/// The payload of a message on a stream.
+fn said(id: &str, kind: u8, payload: &[u8]) -> Value {
+    let data = base64_simd::STANDARD.encode_to_string([&[kind], payload].concat());
+    json!({"stream_id": id, "data": data})
 }
 
 pub(in crate::plane) fn chunk(data: &[u8]) -> Value {

@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Read, Write};
 
 use serde_json::Value;
+use tungstenite::WebSocket;
+use tungstenite::protocol::Role;
 
 use super::Tls;
 
@@ -54,6 +56,32 @@ impl Client {
         self.send(format!(
             "{method} {path} HTTP/1.1\r\nHost: plane\r\nAuthorization: Bearer {token}\r\n{more}\r\n"
         ));
+    }
+
+    /// Asks for a WebSocket, as kubectl does.
+    pub(in crate::plane) fn ask_socket(&mut self, path: &str, token: &str, protocols: &str) {
+        let more = format!(
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocols}\r\n"
+        );
+        self.ask("GET", path, token, &more);
+    }
+
+    /// Asks for SPDY, as kubectl does when it has got no WebSocket.
+    pub(in crate::plane) fn ask_spdy(&mut self, path: &str, token: &str) {
+        let more = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\
+                    X-Stream-Protocol-Version: v5.channel.k8s.io\r\n";
+        self.ask("POST", path, token, more);
+    }
+
+    /// Reads the 101; from then on another implementation speaks.
+    pub(in crate::plane) fn into_socket(mut self) -> (Head, WebSocket<Tls>) {
+        let head = self.head();
+        assert_eq!(head.status, 101);
+        let key = head.field("sec-websocket-accept");
+        assert_eq!(key, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "RFC 6455 §1.3");
+        let socket = WebSocket::from_partially_read(self.stream, self.unread, Role::Client, None);
+        (head, socket)
     }
 
     pub(in crate::plane) fn head(&mut self) -> Head {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use tungstenite::HandshakeError;
 use tungstenite::client::IntoClientRequest;
+use tungstenite::{HandshakeError, WebSocket};
 
 pub(in crate::plane) use agent::{Agent, chunk, id, unchunk};
 pub(in crate::plane) use client::Client;
@@ -108,6 +108,14 @@ impl House {
         agent
     }
 
+    /// An open WebSocket of a user, and the id of its stream.
+    pub(in crate::plane) fn socket(&self, agent: &mut Agent) -> (WebSocket<Tls>, String) {
+        let mut client = self.client();
+        client.ask_socket(EXEC, &self.user_token(), "v5.channel.k8s.io");
+        let id = agent.open_stream();
+        (client.into_socket().1, id)
+    }
+
     /// Waits until requests go to the cluster's agent.
     pub(in crate::plane) fn attached(&self, cluster: &str) {
         self.until(|plane| {
@@ -127,6 +135,9 @@ impl House {
 }
 
 pub(in crate::plane) const CONTROLLER: &str = "/api/v1/clusters/agent/ws";
+
+pub(in crate::plane) const EXEC: &str =
+    "/clusters/edge/api/v1/namespaces/n/pods/p/exec?command=sh&stdin=true";
 
 pub(in crate::plane) fn name(text: &str) -> ClusterName {
     ClusterName::parse(text).expect("a name")
