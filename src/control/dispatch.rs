@@ -19,7 +19,9 @@ use crate::net::Cancel;
 use crate::telemetry::RateLimit;
 use crate::tunnel::json;
 use crate::wire::to_agent::{GatewayHello, Registered};
-use crate::wire::{Envelope, EnvelopeError, FLOW, TUNNEL_HEADER_2, ToAgent, from_agent};
+use crate::wire::{
+    Envelope, EnvelopeError, FLOW, RAW_STREAMS, TUNNEL_HEADER_2, ToAgent, from_agent,
+};
 
 /// What the conductor hears of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,10 +130,9 @@ impl<R: RequestSink> Dispatch<R> {
                     self.requests.cancel(id);
                 }
             }
-            ToAgent::WebSocketStart(start) => {
-                let stream_id = start.stream_id;
-                self.refuse_stream(id, stream_id.as_deref());
-            }
+            ToAgent::WebSocketStart(start) => self.requests.start_stream(&start),
+            ToAgent::WebSocketData(data) => self.requests.stream_data(&data),
+            ToAgent::WebSocketClose { ids, said } => self.requests.close_stream(&ids, said),
             message @ (ToAgent::TcpTunnelStart(_)
             | ToAgent::TcpTunnelData { .. }
             | ToAgent::TcpTunnelClose { .. }
@@ -140,8 +141,8 @@ impl<R: RequestSink> Dispatch<R> {
                     self.refuse_by(id.unwrap_or_default(), answer);
                 }
             }
-            // Nobody asked, or they belong to streams that were refused.
-            ToAgent::Pong | ToAgent::WebSocketData(_) | ToAgent::WebSocketClose { .. } => {}
+            // Nobody asked.
+            ToAgent::Pong => {}
             ToAgent::Unknown => self.unknown(&envelope.kind, id),
         }
     }
@@ -172,6 +173,9 @@ impl<R: RequestSink> Dispatch<R> {
         if common.contains(&FLOW) {
             self.requests.use_flow_control();
         }
+        if common.contains(&RAW_STREAMS) {
+            self.requests.use_raw_streams();
+        }
         if common.contains(&TUNNEL_HEADER_2) {
             self.tunnels.use_client_addresses();
         }
@@ -188,17 +192,6 @@ impl<R: RequestSink> Dispatch<R> {
             request_id: id.map(str::to_owned),
             text,
         });
-    }
-
-    /// The refusal of a WebSocket stream: the error, and the close that peers wait for.
-    fn refuse_stream(&mut self, id: Option<&str>, stream_id: Option<&str>) {
-        let Some(id) = known("proxy_websocket_start", id.or(stream_id)) else {
-            return;
-        };
-        let text = "WebSocket streams are not supported by this agent";
-        self.refuse(id, |buf| from_agent::proxy_stream_error(buf, id, text));
-        let stream_id = stream_id.unwrap_or(id);
-        self.refuse(id, |buf| from_agent::proxy_websocket_close(buf, stream_id));
     }
 
     /// control-channel.md §4.3: answered once per type and connection.
@@ -322,7 +315,7 @@ pub(super) fn known<'a>(kind: &str, id: Option<&'a str>) -> Option<&'a str> {
 const MAX_ID: usize = 4096;
 
 /// The features of `plane_hello` that we know.
-const FEATURES: &[&str] = &[FLOW, TUNNEL_HEADER_2];
+const FEATURES: &[&str] = &[FLOW, RAW_STREAMS, TUNNEL_HEADER_2];
 
 /// Unknown types that are answered and remembered per connection.
 const MAX_UNKNOWN: usize = 64;

@@ -5,6 +5,7 @@ use crate::tunnel::ConnectionTunnels;
 use crate::tunnel::connection::Terms;
 use crate::tunnel::header::Version;
 use crate::wire::ProxyRequest;
+use crate::wire::stream::{CloseText, StreamData, StreamIds, StreamStart};
 use crate::wire::to_agent::GatewayHello;
 
 /// The requests of one connection: in production [`Requests`], made in
@@ -20,6 +21,11 @@ pub trait RequestSink: Send {
     /// Binary messages are something else from now on.
     fn refuse_binary_bodies(&mut self);
     fn credit(&mut self, id: &str, bytes: u64);
+    fn start_stream(&mut self, start: &StreamStart<'_>);
+    fn stream_data(&mut self, data: &StreamData<'_>);
+    fn close_stream(&mut self, ids: &StreamIds<'_>, said: Option<CloseText<'_>>);
+    /// A stream may pass everything on untouched from now on.
+    fn use_raw_streams(&mut self);
 }
 
 impl<R: RequestSink + ?Sized> RequestSink for Box<R> {
@@ -58,6 +64,22 @@ impl<R: RequestSink + ?Sized> RequestSink for Box<R> {
     fn credit(&mut self, id: &str, bytes: u64) {
         (**self).credit(id, bytes);
     }
+
+    fn start_stream(&mut self, start: &StreamStart<'_>) {
+        (**self).start_stream(start);
+    }
+
+    fn stream_data(&mut self, data: &StreamData<'_>) {
+        (**self).stream_data(data);
+    }
+
+    fn close_stream(&mut self, ids: &StreamIds<'_>, said: Option<CloseText<'_>>) {
+        (**self).close_stream(ids, said);
+    }
+
+    fn use_raw_streams(&mut self) {
+        (**self).use_raw_streams();
+    }
 }
 
 impl RequestSink for Requests {
@@ -95,6 +117,22 @@ impl RequestSink for Requests {
 
     fn credit(&mut self, id: &str, bytes: u64) {
         Self::credit(self, id, bytes);
+    }
+
+    fn start_stream(&mut self, start: &StreamStart<'_>) {
+        Self::start_stream(self, start);
+    }
+
+    fn stream_data(&mut self, data: &StreamData<'_>) {
+        Self::stream_data(self, data);
+    }
+
+    fn close_stream(&mut self, ids: &StreamIds<'_>, said: Option<CloseText<'_>>) {
+        Self::close_stream(self, ids, said);
+    }
+
+    fn use_raw_streams(&mut self) {
+        Self::use_raw_streams(self);
     }
 }
 

@@ -63,6 +63,30 @@ impl<'a> From<&'a Plan> for Asked<'a> {
     }
 }
 
+impl Asked<'static> {
+    /// Of a proxied WebSocket; `path` is encoded.
+    pub(super) fn stream(path: &str, identity: Identity, headers: &Headers) -> Self {
+        let path = path.split('?').next().unwrap_or_default();
+        Self {
+            method: "GET",
+            path: cut(path, MAX_PATH).to_owned(),
+            who: match identity {
+                Identity::Agent => "agent",
+                Identity::Caller => who(headers),
+            },
+            client: client(headers),
+        }
+    }
+
+    /// Of one that came to no plan: nothing of it is checked.
+    pub(super) fn start(path: &str, headers: &Headers) -> Self {
+        let mut encoded = String::new();
+        encode_path(&mut encoded, cut(path, MAX_PATH));
+        encoded.truncate(MAX_PATH); // it is ASCII
+        Self::stream(&encoded, Identity::Caller, headers)
+    }
+}
+
 impl<'a> From<&'a ProxyRequest<'_>> for Asked<'a> {
     /// Of one that came to no plan: nothing of it is checked.
     fn from(request: &'a ProxyRequest<'_>) -> Self {
@@ -118,7 +142,7 @@ impl Line<'_> {
         self.streamed_in.unwrap_or(self.moved.bytes_in)
     }
 
-    /// At debug for reads, at info for writes, at warn for what is denied, if that isn't
+    /// At debug for reads, at info for writes and WebSockets, at warn for what is denied, if that isn't
     /// too much.
     fn log(&self) {
         let mut level = self.level();
@@ -169,6 +193,8 @@ impl Line<'_> {
     fn level(&self) -> log::Level {
         match self.asked.method {
             _ if self.denied => log::Level::Warn,
+            // A WebSocket: who may exec may do anything.
+            "GET" if self.moved.status == Some(101) => log::Level::Info,
             "GET" | "HEAD" | "OPTIONS" => log::Level::Debug,
             _ => log::Level::Info,
         }

@@ -7,6 +7,7 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
 use super::Outlet;
+use super::streams::Streams;
 use super::ticket::Ticket;
 use crate::link::Message;
 use crate::net::{Cancel, Reason};
@@ -28,6 +29,7 @@ pub(super) struct Connection {
     /// Fires when it is lost.
     pub(super) lost: Cancel,
     live: Mutex<HashMap<Arc<str>, Arc<Ticket>>>,
+    pub(super) streams: Streams,
     refusals: Mutex<Option<Sender<Refusal>>>,
 }
 
@@ -42,6 +44,10 @@ enum How {
     As(Form),
     /// `proxy_error`, and never on another connection.
     Duplicate,
+    /// That of a stream, unless there is no text, and a close behind it.
+    Stream {
+        close: bool,
+    },
 }
 
 impl Connection {
@@ -50,6 +56,7 @@ impl Connection {
             outlet,
             lost: Cancel::new(),
             live: Mutex::default(),
+            streams: Streams::default(),
             refusals: Mutex::default(),
         })
     }
@@ -59,6 +66,11 @@ impl Connection {
     pub(super) fn live(&self, id: &str) -> Option<Arc<Ticket>> {
         let live = self.live.lock();
         live.get(id).filter(|ticket| ticket.is_live()).cloned()
+    }
+
+    /// A request or a stream lives under this id.
+    pub(super) fn is_taken(&self, id: &str) -> bool {
+        self.live(id).is_some() || self.streams.find(id).is_some()
     }
 
     /// The request under this id, whatever its state.
@@ -104,6 +116,12 @@ impl Connection {
         self.queue(id, text, How::Duplicate);
     }
 
+    /// As [`refuse`](Self::refuse), for a stream that isn't opened; without a text only
+    /// the close.
+    pub(super) fn refuse_stream(&self, id: &Arc<str>, text: &str, close: bool) {
+        self.queue(id, text, How::Stream { close });
+    }
+
     fn queue(&self, id: &Arc<str>, text: &str, how: How) {
         let refusal = Refusal {
             id: id.clone(),
@@ -141,6 +159,20 @@ impl Connection {
                             from_agent::proxy_error(buf, &id, &text);
                         });
                         let _ = outlet.send(&id, message, &lost);
+                    }
+                    How::Stream { close } => {
+                        let size = 192 + 2 * id.len() + text.len();
+                        let error = (!text.is_empty()).then(|| {
+                            Message::text(size, |buf| {
+                                from_agent::proxy_stream_error(buf, &id, &text);
+                            })
+                        });
+                        let close = close.then(|| {
+                            Message::text(size, |buf| from_agent::proxy_websocket_close(buf, &id))
+                        });
+                        for message in error.into_iter().chain(close) {
+                            let _ = outlet.send(&id, message, &lost);
+                        }
                     }
                 }
             }

@@ -12,9 +12,10 @@ use parking_lot::Mutex;
 use super::gzip::Compressors;
 use super::job::Job;
 use super::memory::Budget;
-use super::places::{Admission, NoPlace, Places};
+use super::places::{Admission, Applicant, Kind, NoPlace, Places};
 use super::requests::Requests;
 use super::services::{Beside, ServiceUpstreams};
+use super::streams::Opening;
 use super::ticket::{Ticket, too_late};
 use super::timer::{Alarm, Timer};
 use super::{Outlet, Settings, Upstreams};
@@ -32,7 +33,7 @@ pub struct Executor {
     services: OnceLock<Beside>,
     pub(super) budget: Arc<Budget>,
     pub(super) compressors: Compressors,
-    pub(super) places: Places<Job>,
+    pub(super) places: Places<Task>,
     workers: Workers,
     pub(super) timer: Timer,
     /// Form B requests that outlived their connection, by id.
@@ -40,6 +41,79 @@ pub struct Executor {
     serial: AtomicU64,
     sweep: Mutex<Option<Alarm>>,
     me: Weak<Self>,
+}
+
+/// What takes a place.
+pub(super) enum Task {
+    Request(Box<Job>),
+    Stream(Opening),
+}
+
+impl Task {
+    fn execute(self, executor: &Executor) {
+        match self {
+            Self::Request(job) => job.execute(executor),
+            Self::Stream(opening) => opening.execute(executor),
+        }
+    }
+
+    /// Never waits.
+    fn refuse(self, executor: &Executor, text: &str) {
+        match self {
+            Self::Request(job) => job.refuse(executor, text),
+            Self::Stream(opening) => opening.refuse(executor, text),
+        }
+    }
+
+    /// What it says when its end comes before its turn.
+    fn too_late(&self) -> String {
+        match self {
+            Self::Request(job) => too_late(job.ticket.failure_prefix),
+            Self::Stream(opening) => opening.too_late(),
+        }
+    }
+}
+
+impl Applicant for Task {
+    fn serial(&self) -> u64 {
+        match self {
+            Self::Request(job) => job.serial(),
+            Self::Stream(opening) => opening.serial(),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Request(job) => job.kind(),
+            Self::Stream(opening) => opening.kind(),
+        }
+    }
+
+    fn cancel(&self) -> &Cancel {
+        match self {
+            Self::Request(job) => job.cancel(),
+            Self::Stream(opening) => opening.cancel(),
+        }
+    }
+
+    fn crowd(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Request(job) => job.crowd(),
+            Self::Stream(opening) => opening.crowd(),
+        }
+    }
+}
+
+impl From<Job> for Task {
+    fn from(job: Job) -> Self {
+        Self::Request(Box::new(job))
+    }
+}
+
+impl From<Opening> for Task {
+    fn from(opening: Opening) -> Self {
+        Self::Stream(opening)
+    }
 }
 
 /// What an executor does now, for metrics and tests.
@@ -115,36 +189,45 @@ impl Executor {
     }
 
     /// Runs the job, now or later, or refuses it. Never waits.
-    pub(super) fn admit(&self, job: Job) {
-        let ticket = job.ticket.clone();
-        match self.places.apply(job) {
-            Admission::Run(job) => self.start(job),
+    pub(super) fn admit(&self, task: impl Into<Task>) {
+        let task = task.into();
+        let (serial, cancel) = (task.serial(), task.cancel().clone());
+        match self.places.apply(task) {
+            Admission::Run(task) => self.start(task),
             Admission::Waits => {
                 // Its end may have come before it began to wait.
-                if ticket.cancel.reason().is_some() {
-                    self.refuse_waiting(ticket.serial, &too_late(ticket.failure_prefix));
+                if cancel.reason().is_some() {
+                    self.give_up(serial);
                 }
             }
-            Admission::Refused(job, refused) => job.refuse(self, &refused.to_string()),
+            Admission::Refused(task, refused) => task.refuse(self, &refused.to_string()),
+        }
+    }
+
+    /// Its end came before its turn.
+    fn give_up(&self, serial: u64) {
+        if let Some(task) = self.places.give_up(serial) {
+            let text = task.too_late();
+            task.refuse(self, &text);
         }
     }
 
     /// Keeps a job until its body is there.
     pub(super) fn park(&self, job: Job) {
         let ticket = job.ticket.clone();
-        if let Err((job, refused)) = self.places.park(job) {
+        if let Err((job, refused)) = self.places.park(job.into()) {
             job.refuse(self, &refused.to_string());
         } else if ticket.cancel.reason().is_some() {
             // Its end came before.
-            self.refuse_waiting(ticket.serial, &too_late(ticket.failure_prefix));
+            self.give_up(ticket.serial);
         }
     }
 
     /// Has a job that has a place executed.
-    fn start(&self, job: Job) {
+    fn start(&self, job: Task) {
         let mut next = Some(job);
         while let (Some(job), Some(me)) = (next.take(), self.me.upgrade()) {
-            let serial = job.ticket.serial;
+            let serial = job.serial();
             // Outside the task, to be had back when there is no thread for it.
             let slot = Arc::new(Mutex::new(Some(job)));
             let given = slot.clone();
@@ -164,12 +247,12 @@ impl Executor {
     }
 
     /// On a worker: executes the job, and those that get its place.
-    fn work(&self, job: Job) {
+    fn work(&self, job: Task) {
         let mut next = Some(job);
         while let Some(job) = next.take() {
             let place = Place {
                 executor: self,
-                serial: Some(job.ticket.serial),
+                serial: Some(job.serial()),
             };
             job.execute(self);
             if let Some(beside) = self.services() {
@@ -178,6 +261,12 @@ impl Executor {
             next = place.leave();
         }
         self.sweep_later();
+    }
+
+    /// Runs something beside a task that has a place, on a thread of its own; false if
+    /// there is none.
+    pub(super) fn run_beside(&self, what: impl FnOnce() + Send + 'static) -> bool {
+        self.workers.run(Box::new(what)).is_ok()
     }
 
     /// Ends a job that waits for a place or for its body; one that runs is ended by its `cancel`.
@@ -287,7 +376,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     /// Gives it back; whoever gets it must run.
-    fn leave(mut self) -> Option<Job> {
+    fn leave(mut self) -> Option<Task> {
         self.executor.places.leave(self.serial.take()?)
     }
 }

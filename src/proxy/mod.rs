@@ -20,6 +20,9 @@
 //!    to it that there is exactly one end, also when the thread panics; none only when
 //!    the peer cancelled before anything was sent, or is gone.
 //!
+//! Proxied WebSockets have a room of their own in [`streams`]; they share places, threads
+//! and limits with requests.
+//!
 //! What is known of a request, its limits of time among it, is its `ticket`. Ending it
 //! early is one thing, whoever does it (the peer, the `timer`, the loss of the
 //! connection, a body that overflows or stalls): its [`Cancel`] fires, which closes
@@ -41,6 +44,7 @@ mod pools;
 mod refusal;
 mod requests;
 mod services;
+mod streams;
 mod target;
 mod ticket;
 mod timer;
@@ -139,6 +143,8 @@ pub struct Settings {
     /// A Service's answer of which nothing comes for so long has failed, where its
     /// request has no total limit; never a watch or an event stream.
     pub stall: Duration,
+    /// The dial and the upgrade of a WebSocket together.
+    pub handshake: Duration,
     /// How long a thread without work is kept.
     pub worker_idle: Duration,
 }
@@ -154,6 +160,7 @@ impl Default for Settings {
             default_timeout: Duration::from_mins(2),
             first_byte: Duration::from_mins(2),
             stall: Duration::from_mins(5),
+            handshake: Duration::from_secs(30),
             worker_idle: Duration::from_secs(10),
         }
     }

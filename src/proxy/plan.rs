@@ -169,7 +169,7 @@ pub(super) fn is_https(request: &ProxyRequest<'_>) -> bool {
 }
 
 /// Before anything looks at each of the fields: this is the link-reader's time.
-fn check(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
+pub(super) fn check(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
     if request.oversized {
         return Err(PlanError::TooLarge);
     }
@@ -232,7 +232,8 @@ fn without_dot(host: &str) -> String {
     }
 }
 
-fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
+/// In origin form.
+pub(super) fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
     // A dot segment could climb out of the base, and would mean one thing to us
     // and another to the next server.
     if path.split('/').any(|part| matches!(part, "." | "..")) {
@@ -253,7 +254,8 @@ fn target(base: &str, path: &str, query: &str) -> Result<String, PlanError> {
     Ok(target)
 }
 
-fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError> {
+/// What of a caller's fields may be sent, and as whom the call is made.
+pub(super) fn headers(given: &Headers, lend: bool) -> Result<(Headers, Identity), PlanError> {
     let authorizations = given.get_all("Authorization").count();
     if authorizations > 1 {
         return Err(PlanError::TwoAuthorizations);

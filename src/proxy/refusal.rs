@@ -38,6 +38,9 @@ pub(super) enum Refusal {
     OverBudget(#[from] OverBudget),
     #[error("{0}")]
     Thread(#[from] SpawnError),
+    /// Of an upgrade to the API server.
+    #[error("{0}")]
+    Stream(String),
 }
 
 impl Refusal {

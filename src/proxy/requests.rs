@@ -6,13 +6,14 @@ use super::answer::Answer;
 use super::audit::Moved;
 use super::connection::{Connection, Form};
 use super::credit::Credit;
+use super::executor::Task;
 use super::inbound::Inbound;
 use super::job::Job;
 use super::memory::Held;
 use super::places::Kind;
 use super::plan::{Plan, PlanError, is_https};
 use super::refusal::Refusal;
-use super::target::{ServiceUpstream, StaticRoutes, Target, Upstream};
+use super::target::{ServiceUpstream, StaticRoutes, Target, TargetError, Upstream};
 use super::ticket::{NO_BINARY_BODY, Ticket};
 use super::times::Times;
 use super::{Executor, Outlet};
@@ -25,10 +26,12 @@ use crate::wire::{ProxyRequest, RequestBody, from_agent, parse_binary_body};
 /// thread and never block. Dropping it is the loss of the connection: everything
 /// ends but the form B requests whose body is complete.
 pub struct Requests {
-    executor: Arc<Executor>,
-    connection: Arc<Connection>,
+    pub(super) executor: Arc<Executor>,
+    pub(super) connection: Arc<Connection>,
     /// The peer knows `proxy_flow`.
-    flow: bool,
+    pub(super) flow: bool,
+    /// The peer knows raw streams.
+    pub(super) raw_streams: bool,
     /// Binary messages are bodies: no longer where yamux is.
     binary_bodies: bool,
     /// The next message is the body of a `body_binary` request.
@@ -50,6 +53,7 @@ impl Requests {
             executor,
             connection: Connection::new(outlet),
             flow: false,
+            raw_streams: false,
             binary_bodies: true,
             awaited: Awaited::Nobodys,
         }
@@ -66,8 +70,15 @@ impl Requests {
         };
         let wants_body = request.wants_binary_body();
         let awaits_body = wants_body && self.binary_bodies;
-        if self.connection.live(&id).is_some() {
+        if self.connection.is_taken(&id) {
             self.connection.refuse_duplicate(&id);
+        } else if request.upgrade {
+            self.executor.disown(&id);
+            if let Err(refusal) = self.upgrade(&id, form, &request) {
+                let text = refusal.to_string();
+                refusal.record(&id, &request, &text, self.executor.services());
+                self.connection.refuse(&id, form, &text);
+            }
         } else {
             // Ids live per connection (decisions.md §6.2 "Lost connection").
             self.executor.disown(&id);
@@ -103,7 +114,7 @@ impl Requests {
             Awaited::Refused => None,
             Awaited::Jobs(serial) => self.executor.places.give_up(serial),
         };
-        let Some(mut job) = parked else {
+        let Some(Task::Request(mut job)) = parked else {
             return true;
         };
         let text = match parse_binary_body(message) {
@@ -117,7 +128,7 @@ impl Requests {
                     job.body = body;
                     match job.ticket.body_complete() {
                         Ok(()) => {
-                            self.executor.admit(job);
+                            self.executor.admit(*job);
                             return true;
                         }
                         Err(error) => error.to_string(),
@@ -192,6 +203,8 @@ impl Requests {
             && let Some(credit) = &ticket.credit
         {
             credit.add(bytes);
+        } else if let Some(stream) = self.connection.streams.find(id) {
+            stream.grant(bytes);
         }
     }
 
@@ -265,15 +278,22 @@ impl Requests {
         })
     }
 
+    /// `None`: the Kubernetes API.
+    pub(super) fn target(&self, request: &ProxyRequest<'_>) -> Result<Option<Target>, TargetError> {
+        match self.executor.services() {
+            Some(beside) => {
+                let cluster = self.executor.upstreams.is_some();
+                Target::of(request, cluster, beside.routes())
+            }
+            None => Target::of(request, true, &StaticRoutes::default()),
+        }
+    }
+
     /// Where it goes, and as what.
     fn plan(&self, request: &ProxyRequest<'_>) -> Result<(Upstream, Plan), Refusal> {
         let executor = &self.executor;
         let (cluster, beside) = (&executor.upstreams, executor.services());
-        let target = match beside {
-            Some(beside) => Target::of(request, cluster.is_some(), beside.routes())?,
-            None => Target::of(request, true, &StaticRoutes::default())?,
-        };
-        let Some(target) = target else {
+        let Some(target) = self.target(request)? else {
             let upstreams = cluster.as_ref().ok_or(Refusal::NoCluster)?;
             let plan = Plan::for_api(request, &upstreams.base, upstreams.agent.is_some());
             return Ok((Upstream::Api, plan.map_err(Refusal::Kubernetes)?));
@@ -357,6 +377,9 @@ fn moved(to: &Upstream) -> Moved {
 impl Drop for Requests {
     fn drop(&mut self) {
         self.connection.lost.cancel(Reason::ConnectionLost);
+        for stream in self.connection.streams.take_all() {
+            stream.silence(Reason::ConnectionLost);
+        }
         for ticket in self.connection.take_all() {
             if ticket.form == Form::Buffered && ticket.is_complete() {
                 // It may finish; its answer finds its own way.

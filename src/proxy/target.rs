@@ -88,8 +88,11 @@ impl Upstream {
 /// Why there is no target. The texts are those of control-channel.md §8.7.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
-    #[error("WebSocket upgrades are not supported by this agent version yet")]
+    #[error("WebSocket upgrades to Services are not supported by this agent version yet")]
     Upgrade,
+    /// An upgrade that is neither for the Kubernetes API nor for a Service.
+    #[error("missing service routing information for WebSocket")]
+    Nowhere,
     #[error("invalid service name: it is no DNS label")]
     Name,
     #[error("invalid namespace: it is no DNS label")]
@@ -106,9 +109,6 @@ impl Target {
         cluster: bool,
         routes: &dyn RouteTable,
     ) -> Result<Option<Self>, TargetError> {
-        if request.upgrade {
-            return Err(TargetError::Upgrade);
-        }
         let given = &request.service;
         let (name, namespace) = (given.name.as_deref(), given.namespace.as_deref());
         let host = || named_host(&request.headers);
@@ -355,14 +355,5 @@ mod tests {
             namespace: "default".to_owned(),
         };
         assert_eq!(target_in(payload, false, &routes(None)), Ok(Some(want)));
-    }
-
-    #[test]
-    fn an_upgrade_is_refused_wherever_it_goes() {
-        let payload = r#"{"path":"/","is_websocket":true,"service_name":"a","namespace":"b","service_port":80}"#;
-        for cluster in [true, false] {
-            let refused = target_in(payload, cluster, &routes(None));
-            assert_eq!(refused, Err(TargetError::Upgrade));
-        }
     }
 }

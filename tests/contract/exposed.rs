@@ -1,6 +1,7 @@
 //! Services that the plane exposes: from a client of its ports, through the tunnel,
 //! to what the agent leads to, and back.
 
+mod sockets;
 mod stage;
 
 use std::io::{Read, Write};

@@ -32,21 +32,12 @@ fn everything_that_is_said_besides_requests() {
     }
     let fallback = conn.expect("protocol_fallback");
     assert_eq!(fallback["payload"]["unknown_type"], "deploy");
-    // Known and not built yet: refused in its own way.
-    conn.send(&json!({
-        "type": "proxy_websocket_start", "request_id": "w", "payload": {"stream_id": "s-1"},
-    }));
-    assert_eq!(conn.expect("proxy_error")["request_id"], "w");
-    assert_eq!(
-        conn.expect("proxy_websocket_close")["payload"]["stream_id"],
-        "s-1"
-    );
-    conn.send(&json!({"type": "ws_start", "request_id": "w", "payload": {"stream_id": "s-2"}}));
-    assert_eq!(conn.expect("proxy_error")["request_id"], "w");
-    assert_eq!(
-        conn.expect("proxy_websocket_close")["payload"]["stream_id"],
-        "s-2"
-    );
+    // A stream to nowhere: an error under the envelope's id, and no close.
+    for kind in ["proxy_websocket_start", "ws_start"] {
+        conn.send(&json!({"type": kind, "request_id": "w", "payload": {"stream_id": "s"}}));
+        assert_eq!(conn.expect("proxy_error")["request_id"], "w");
+    }
+    // Not built: refused in its own way.
     conn.send(&json!({"type": "tcp_tunnel_start", "request_id": "t", "payload": {}}));
     assert_eq!(conn.expect("tcp_tunnel_close")["request_id"], "t");
     // Nothing to say to these.

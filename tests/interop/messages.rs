@@ -273,28 +273,20 @@ fn what_cannot_be_decoded_changes_nothing() {
     stage.end(agent, &gateway);
 }
 
-/// C13: refused in the way of each, in both spellings.
+/// C13, T36: refused in the way of each, in both spellings.
 #[test]
 #[ignore = "needs the Go gateway: tests/run interop"]
-fn c13_streams_and_tunnels_that_are_not_built_yet_are_refused() {
+fn c13_t36_streams_to_nowhere_and_tunnels_that_are_off_are_refused() {
     let stage = Stage::new();
     let agent = stage.start();
     let gateway = stage.arrived();
     for (kind, id) in [("proxy_websocket_start", "s-1"), ("ws_start", "s-2")] {
-        stage.gateway.send(
-            kind,
-            id,
-            json!({"stream_id": id, "path": "/api/v1/namespaces/default/pods/web/exec"}),
-        );
+        let payload = json!({"stream_id": id, "path": "/apifoo/pods/web/exec"});
+        stage.gateway.send(kind, id, payload);
         let error = stage
             .gateway
             .expect(json!({"event": "message", "type": "proxy_error", "request_id": id}));
         assert_eq!(error["envelope"]["payload"]["request_id"], id);
-        let close = stage
-            .gateway
-            .expect(json!({"event": "message", "type": "proxy_websocket_close", "request_id": id}));
-        assert_eq!(close["envelope"]["payload"]["stream_id"], id);
-        assert!(error["seq"].as_u64() < close["seq"].as_u64());
     }
     stage.gateway.send(
         "tcp_tunnel_start",

@@ -8,6 +8,7 @@ use super::*;
 use crate::control::facts::{ClusterFacts, Facts};
 use crate::link;
 use crate::net::Cancel;
+use crate::wire::stream::{CloseText, StreamData, StreamIds, StreamStart};
 
 /// Facts come late, or not at all: neither registration nor heartbeat hangs on them.
 #[test]
@@ -128,6 +129,10 @@ fn an_answer_survives_a_lost_connection() {
         fn use_flow_control(&mut self) {}
         fn refuse_binary_bodies(&mut self) {}
         fn credit(&mut self, _: &str, _: u64) {}
+        fn start_stream(&mut self, _: &StreamStart<'_>) {}
+        fn stream_data(&mut self, _: &StreamData<'_>) {}
+        fn close_stream(&mut self, _: &StreamIds<'_>, _: Option<CloseText<'_>>) {}
+        fn use_raw_streams(&mut self) {}
     }
     let outlets = Outlets::default();
     let peer = Peer::new();

@@ -135,19 +135,6 @@ fn the_memory_of_unknown_types_is_bounded() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_in_its_own_way() {
-    for kind in ["proxy_websocket_start", "ws_start"] {
-        let mut bench = Bench::new();
-        bench.text(&json!({"type": kind, "request_id": "w", "payload": {"stream_id": "s"}}));
-        let [error, close] = &bench.answers_to("w", 2)[..] else {
-            panic!()
-        };
-        assert_eq!(
-            (&error["type"], &error["request_id"]),
-            (&json!("proxy_error"), &json!("w"))
-        );
-        assert_eq!(close["type"], "proxy_websocket_close");
-        assert_eq!(close["payload"]["stream_id"], "s");
-    }
     let mut bench = Bench::new();
     bench.text(&json!({"type": "tcp_tunnel_start", "request_id": "c-1", "payload": {}}));
     let close = &bench.answers_to("c-1", 1)[0];
@@ -158,17 +145,29 @@ fn what_is_not_built_yet_is_refused_in_its_own_way() {
     assert_eq!(close["payload"]["reason"], "registration_failed");
     assert!(close["payload"]["error"].is_string());
     // And what follows a refused start is swallowed, never a fallback.
-    for kind in [
-        "proxy_websocket_data",
-        "ws_data",
-        "proxy_stream_data",
-        "proxy_websocket_close",
-        "ws_close",
-        "tcp_tunnel_data",
-        "tcp_tunnel_close",
-        "udp_tunnel_data",
-    ] {
+    for kind in ["tcp_tunnel_data", "tcp_tunnel_close", "udp_tunnel_data"] {
         bench.text(&json!({"type": kind, "request_id": "c-1", "payload": {}}));
+    }
+    assert!(bench.channel.types().is_empty());
+}
+
+#[test]
+fn c13_streams_find_their_sink_under_all_their_names() {
+    let mut bench = Bench::new();
+    for kind in ["proxy_websocket_start", "ws_start"] {
+        let payload = json!({"stream_id": "s", "path": "/api"});
+        bench.text(&json!({"type": kind, "request_id": "w", "payload": payload}));
+        assert_eq!(bench.calls(), [r#"start Some("s") /api"#]);
+    }
+    for kind in ["proxy_websocket_data", "ws_data", "proxy_stream_data"] {
+        let payload = json!({"stream_id": "s", "data": "AXg="});
+        bench.text(&json!({"type": kind, "request_id": "w", "payload": payload}));
+        assert_eq!(bench.calls(), [r#"data ["s", "w"] Some("AXg=")"#]);
+    }
+    for kind in ["proxy_websocket_close", "ws_close"] {
+        let payload = json!({"request_id": "r", "code": 1000});
+        bench.text(&json!({"type": kind, "request_id": "w", "payload": payload}));
+        assert_eq!(bench.calls(), [r#"close ["r", "w"] Some(1000)"#]);
     }
     assert!(bench.channel.types().is_empty());
 }

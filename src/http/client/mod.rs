@@ -231,6 +231,19 @@ impl Client {
             .map_err(|failure| explain(failure.error))
     }
 
+    /// A new connection for something else than calls, an upgrade say: within `limit`
+    /// and the client's own for a dial. It never goes back to the others.
+    pub fn connect(&self, limit: Deadline, cancel: &Cancel) -> Result<Halves, CallError> {
+        let limit = limit.earlier(Deadline::after(self.0.dial_limit));
+        let opened = self.0.way.open(limit, cancel);
+        opened.map_err(|error| cancel.reason().map_or(error, CallError::Cancelled))
+    }
+
+    /// What `Host` says where a call doesn't.
+    pub fn host(&self) -> &str {
+        &self.0.host
+    }
+
     /// Closes idle connections that are too old or dead and takes the buffers of
     /// others. To be called now and then.
     pub fn sweep(&self) {

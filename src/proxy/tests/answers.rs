@@ -260,8 +260,6 @@ fn without_a_cluster_every_request_is_refused() {
 #[test]
 fn what_is_not_built_is_refused_in_its_form() {
     let mut house = House::new();
-    house.request("a", json!({"path": "/api", "is_websocket": true}));
-    assert!(house.expect_error("a").contains("not supported"));
     house.request(
         "b",
         json!({"path": "/", "service_name": "a", "namespace": "b", "service_port": 80, "supports_response_streaming": true}),

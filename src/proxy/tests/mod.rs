@@ -6,6 +6,7 @@ mod bodies;
 mod endings;
 mod limits;
 mod services;
+mod streams;
 mod times;
 
 use std::collections::VecDeque;

@@ -119,10 +119,11 @@ impl Entry {
         }
     }
 
-    /// Waits, where senders do, until the stream is cut; `until` at most.
-    pub(super) fn wait_for_cut(&self, until: Instant) {
+    /// Waits, where senders do, until `done`; `until` at most. For what wakes senders: a
+    /// cut, the peer's end.
+    pub(super) fn wait(&self, until: Instant, done: impl Fn(&Inner) -> bool) {
         let mut state = self.state.lock();
-        while state.stream.cut().is_none() && Instant::now() < until {
+        while !done(&state.stream) && Instant::now() < until {
             self.sender.wait_until(&mut state, until);
         }
     }

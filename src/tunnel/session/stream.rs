@@ -112,6 +112,11 @@ impl Stream {
         self.entry().with(|stream| stream.discard(now));
     }
 
+    /// Bytes that have been dropped since.
+    pub fn discarded(&self) -> u64 {
+        self.entry().with(|stream| stream.discarded())
+    }
+
     // The sending side.
 
     /// Waits until something can be sent: how many bytes, at most
@@ -176,7 +181,14 @@ impl Stream {
 
     /// Waits until the stream is cut, `until` at most.
     pub fn wait_for_cut(&self, until: Instant) {
-        self.entry().wait_for_cut(until);
+        self.entry().wait(until, |stream| stream.cut().is_some());
+    }
+
+    /// Waits until the peer has finished or the stream is cut, `until` at most.
+    pub fn wait_for_peer(&self, until: Instant) {
+        let gone =
+            |stream: &yamux::Stream<Payload>| stream.peer_finished() || stream.cut().is_some();
+        self.entry().wait(until, gone);
     }
 
     /// Calls `tell` once, when the stream is cut: by the peer, by us, with the

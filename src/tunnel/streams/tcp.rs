@@ -2,7 +2,7 @@
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
@@ -155,6 +155,7 @@ impl Flow<Tcp> {
                         // It may have answered all the same (413), and that is still
                         // to be read: the other direction ends the stream.
                         self.stream.discard();
+                        self.end_if_gone();
                     }
                     return false;
                 }
@@ -192,6 +193,27 @@ impl Flow<Tcp> {
         self.record.ended("by the target");
         self.kind.answered.store(true, Ordering::Release);
         self.stream.finish();
+        self.end_if_gone();
+    }
+
+    /// A target that has ended and takes nothing any more: the peer has been told of the
+    /// end, but perhaps goes on sending (a download whose client has left), and would
+    /// without end. Whichever direction comes second sees both.
+    fn end_if_gone(&self) {
+        if !self.kind.answered.load(Ordering::Acquire) || self.kind.refused.lock().is_none() {
+            return;
+        }
+        let begun = Instant::now();
+        loop {
+            self.stream.wait_for_peer(Instant::now() + LAST_WORDS);
+            if self.stream.peer_finished() || self.is_cut() {
+                return;
+            }
+            if begun.elapsed() >= LINGER || self.stream.discarded() >= LINGER_BYTES {
+                break;
+            }
+        }
+        self.stream.reset(Reset::AtOnce);
     }
 
     /// A socket tells of a reset once: if that was to the thread that writes, the
@@ -226,3 +248,8 @@ impl Flow<Tcp> {
 
 /// What a gateway has to pass on the last bytes of a target that failed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What a peer may send to a target that is gone, so that one that uploads before it
+/// reads the answer comes to its end; and for how long.
+const LINGER_BYTES: u64 = 32 * 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(30);

@@ -23,6 +23,8 @@ pub(super) struct Inbound {
     out_memory: usize,
     /// Nobody reads: what arrives is dropped and window is granted for it.
     discard: bool,
+    /// How much that was.
+    discarded: u64,
     /// The peer sends no more.
     ended: bool,
     /// When half a window had been read the last time.
@@ -41,6 +43,7 @@ impl Inbound {
             out: 0,
             out_memory: 0,
             discard: false,
+            discarded: 0,
             ended: false,
             half_read: now,
             unread_since: now,
@@ -68,6 +71,7 @@ impl Inbound {
         debug_assert!(bytes.len() <= self.announced as usize);
         self.announced = self.announced.saturating_sub(bytes.len() as u32);
         if self.discard {
+            self.discarded += bytes.len() as u64;
             return false;
         }
         if self.unread() == 0 {
@@ -137,6 +141,10 @@ impl Inbound {
     pub(super) fn discard(&mut self) {
         self.discard = true;
         self.buffer.purge();
+    }
+
+    pub(super) fn discarded(&self) -> u64 {
+        self.discarded
     }
 
     /// Nothing is kept and nothing more comes: the stream is over.

@@ -82,6 +82,11 @@ impl<P> Stream<P> {
         self.was_read(now);
     }
 
+    /// Bytes that have been dropped since.
+    pub fn discarded(&self) -> u64 {
+        self.inbound.discarded()
+    }
+
     // The sending side.
 
     /// How many bytes the next frame may carry; 0: wait. While memory is full that is

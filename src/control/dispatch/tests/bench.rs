@@ -7,6 +7,7 @@ use crate::control::channel::tests::Recorder;
 use crate::control::dispatch::*;
 use crate::control::sinks::TunnelSink;
 use crate::wire::ProxyRequest;
+use crate::wire::stream::{CloseText, StreamData, StreamIds, StreamStart};
 use crate::wire::to_agent::GatewayHello;
 
 /// Notes what it is asked.
@@ -59,6 +60,24 @@ impl RequestSink for Sink {
 
     fn credit(&mut self, id: &str, bytes: u64) {
         self.note(format!("credit {id} {bytes}"));
+    }
+
+    fn start_stream(&mut self, start: &StreamStart<'_>) {
+        self.note(format!("start {:?} {}", start.stream_id, start.path));
+    }
+
+    fn stream_data(&mut self, data: &StreamData<'_>) {
+        let ids: Vec<&str> = data.ids.candidates().collect();
+        self.note(format!("data {ids:?} {:?}", data.data));
+    }
+
+    fn close_stream(&mut self, ids: &StreamIds<'_>, said: Option<CloseText<'_>>) {
+        let ids: Vec<&str> = ids.candidates().collect();
+        self.note(format!("close {ids:?} {:?}", said.map(|said| said.code)));
+    }
+
+    fn use_raw_streams(&mut self) {
+        self.note("raw streams".into());
     }
 }
 

@@ -75,13 +75,13 @@ fn x16_beside_a_session_a_binary_message_is_nothing_else() {
 #[test]
 fn plane_hello_agrees_on_what_both_know() {
     let mut bench = Bench::new();
-    bench.text(&json!({"type": "plane_hello", "payload": {"features": ["tunnel_header_2", "raw-streams", "flow"]}}));
-    assert_eq!(bench.calls(), ["flow", "clients"]);
+    bench.text(&json!({"type": "plane_hello", "payload": {"features": ["tunnel_header_2", "raw-streams", "flow", "unheard-of"]}}));
+    assert_eq!(bench.calls(), ["flow", "raw streams", "clients"]);
     let ack = &bench.answers(Lane::Control, 1)[0];
     assert_eq!(ack["type"], "plane_hello_ack");
     assert_eq!(
         ack["payload"]["features"],
-        json!(["flow", "tunnel_header_2"])
+        json!(["flow", "raw-streams", "tunnel_header_2"])
     );
 
     let mut bench = Bench::new();

@@ -212,6 +212,31 @@ fn a_target_that_reads_no_more_but_answers_is_heard_to_its_end() {
     stage.end();
 }
 
+/// A download whose client has left, seen from its end: it has finished, and takes no
+/// more.
+#[test]
+fn who_sends_without_end_to_a_target_that_is_gone_is_reset() {
+    let (stage, listener) = stage();
+    let client = stage.open();
+    let mut target = accept(&listener);
+    let sending = client.clone();
+    let sender = std::thread::spawn(move || {
+        let piece = vec![1; 30_000];
+        while sending.0.send(piece[..].into(), Some(soon())).is_ok() {}
+        sending.0.cut()
+    });
+    target.read_exact(&mut [0; 1000]).expect("it comes");
+    target.write_all(b"enough").expect("sent");
+    target.shutdown(Shutdown::Write).expect("end");
+    let (answer, end) = client.read_to_end();
+    assert_eq!((&answer[..], end), (&b"enough"[..], Ok(())));
+    drop(target);
+    assert_eq!(sender.join().expect("sender"), Some(Cut::ByPeer));
+    wait_until("the stream is gone", || stage.agent.figures().streams == 0);
+    assert_eq!(stage.audit()[0]["end"], "by the target");
+    stage.end();
+}
+
 /// The same without an orderly end. A stream that is reset gives nothing any more, so
 /// its reader needs a moment before that.
 #[test]

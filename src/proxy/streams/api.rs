@@ -1,0 +1,236 @@
+//! Streams to the API server (control-channel.md §9.1): exec, attach, port-forward.
+
+use std::io;
+use std::time::Duration;
+
+use super::channels::Dialect;
+use super::kind::{Deliver, Failure, Kind, send};
+use super::opening::MAX_MESSAGE;
+use super::plan::StreamPlan;
+use super::stream::Stream;
+use crate::http::Headers;
+use crate::link::{Message, SendError};
+use crate::net::{Cancel, Deadline};
+use crate::proxy::Executor;
+use crate::proxy::audit::{Asked, Moved};
+use crate::proxy::connection::Form;
+use crate::proxy::plan::{Identity, answer_headers};
+use crate::telemetry::RateLimit;
+use crate::websocket::upgrade::{self, Answer, UpgradeError, Upgraded};
+use crate::websocket::{Data, Limits, Writer};
+use crate::wire::from_agent::{self, Encoding};
+use crate::wire::stream::{
+    CloseText, Frame, FrameKind, Refused, data_size, proxy_websocket_close, proxy_websocket_data,
+    proxy_websocket_refused, proxy_websocket_started, raw_stream_close,
+};
+
+/// A stream to the API server.
+pub(super) struct ApiStream {
+    pub(super) plan: StreamPlan,
+    /// Every message passes untouched, and success and refusal are told
+    /// (decisions.md §6.7).
+    pub(super) raw: bool,
+    /// It was started by a request, which is answered before the dial: without a 101
+    /// (control-channel.md §9.1, T19).
+    pub(super) request: Option<Form>,
+    /// For the dial and the upgrade together.
+    pub(super) handshake: Duration,
+    /// As it turns out.
+    pub(super) dialect: Dialect,
+}
+
+impl Kind for ApiStream {
+    fn account(&self) -> (Asked<'_>, Moved) {
+        let StreamPlan {
+            target,
+            identity,
+            headers,
+            ..
+        } = &self.plan;
+        let moved = Moved {
+            target: "kubernetes".to_owned(),
+            ..Moved::default()
+        };
+        (Asked::stream(target, *identity, headers), moved)
+    }
+
+    fn handshake(&self) -> Duration {
+        self.handshake
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            max_message: MAX_MESSAGE,
+            // A program may sleep in front of its standard input.
+            write_limit: None,
+            // The kernel's probes find a dead server; one that answers no ping while it
+            // waits for such a program isn't dead.
+            keepalive: None,
+        }
+    }
+
+    fn begin(&mut self, stream: &Stream) -> Result<(), SendError> {
+        let Some(form) = self.request.take() else {
+            return Ok(());
+        };
+        let id = &*stream.id;
+        stream.send(Message::text(160 + id.len(), |buf| match form {
+            Form::Streamed => from_agent::proxy_response_end(buf, id),
+            Form::Buffered => {
+                let nothing = |_: &mut crate::wire::BodyText<'_>| Ok(Encoding::Base64);
+                let headers = Headers::new();
+                let written: Result<(), std::convert::Infallible> =
+                    from_agent::proxy_response(buf, id, 200, &headers, nothing);
+                let Ok(()) = written;
+            }
+        }))
+    }
+
+    fn open(
+        &mut self,
+        executor: &Executor,
+        deadline: Deadline,
+        cancel: &Cancel,
+    ) -> Result<Upgraded, Failure> {
+        let Some(upstreams) = &executor.upstreams else {
+            // Made only where there are some.
+            return Err(Failure::Identity);
+        };
+        let lent = upstreams.agent.as_ref();
+        let lent = lent.filter(|_| self.plan.identity == Identity::Agent);
+        let mut headers = self.plan.headers.clone();
+        let client = match lent {
+            None => &upstreams.callers,
+            Some(agent) => {
+                let value = agent.identity.authorization(cancel).map_err(|error| {
+                    static NO_IDENTITY: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+                    // Names files: for the log, not for the peer (T38).
+                    if let Some(skipped) = NO_IDENTITY.pass() {
+                        log::warn!(skipped; "no credential for the Kubernetes API: {error}");
+                    }
+                    Failure::Identity
+                })?;
+                if let Some(value) = value {
+                    headers.set("Authorization", value.expose());
+                }
+                &agent.client
+            }
+        };
+        let halves = client.connect(deadline, cancel)?;
+        let request = upgrade::Request {
+            authority: client.host(),
+            target: &self.plan.target,
+            headers: &headers,
+            subprotocols: &self.plan.subprotocols,
+        };
+        let upgraded = upgrade::upgrade(halves, &request, deadline, cancel);
+        if let (Err(UpgradeError::Refused(answer)), Some(agent)) = (&upgraded, lent)
+            && answer.status == 401
+        {
+            agent.identity.refused();
+        }
+        Ok(upgraded?)
+    }
+
+    fn opened(&mut self, stream: &Stream, upgraded: &Upgraded) -> Result<(), SendError> {
+        let subprotocol = upgraded.subprotocol();
+        if !self.raw {
+            self.dialect = Dialect::of(&self.plan.subresource, subprotocol);
+            return Ok(());
+        }
+        let id = &*stream.id;
+        stream.send(Message::text(256 + 2 * id.len(), |buf| {
+            proxy_websocket_started(buf, id, subprotocol);
+        }))
+    }
+
+    fn failed(&mut self, stream: &Stream, text: &str, answer: Option<&Answer>) {
+        let id = &*stream.id;
+        if !text.is_empty() {
+            let text = format!("{PREFIX}: {text}");
+            let refused = answer.filter(|_| self.raw).map(refused);
+            let expected = 256 + 2 * id.len() + text.len();
+            stream.send_last(Message::text(expected, |buf| match &refused {
+                Some(refused) => proxy_websocket_refused(buf, id, &text, refused),
+                None => from_agent::proxy_stream_error(buf, id, &text),
+            }));
+        }
+        stream.send_last(Message::text(128 + 2 * id.len(), |buf| {
+            proxy_websocket_close(buf, id);
+        }));
+    }
+
+    fn refuse(&mut self, stream: &Stream, text: &str) {
+        let (connection, id) = (&stream.connection, &stream.id);
+        match self.request {
+            Some(form) if text.is_empty() => connection.refuse(id, form, "closed by the peer"),
+            Some(form) => connection.refuse(id, form, text),
+            None => connection.refuse_stream(id, text, true),
+        }
+    }
+
+    fn to_peer<'a>(&self, data: Data<'a>) -> (FrameKind, &'a [u8]) {
+        self.dialect.to_peer(data)
+    }
+
+    fn message(&self, id: &str, kind: FrameKind, payload: &[u8]) -> Message {
+        Message::text(data_size(payload.len()) + 2 * id.len(), |buf| {
+            proxy_websocket_data(buf, id, kind, payload);
+        })
+    }
+
+    fn deliver(&self) -> Box<dyn Deliver> {
+        Box::new(ToApi {
+            dialect: self.dialect,
+            raw: self.raw,
+        })
+    }
+
+    fn closed(&self, id: &str, said: Option<&CloseText<'_>>, _full: bool) -> Vec<Message> {
+        vec![Message::text(320 + 2 * id.len(), |buf| {
+            if self.raw {
+                raw_stream_close(buf, id, said);
+            } else {
+                proxy_websocket_close(buf, id);
+            }
+        })]
+    }
+}
+
+struct ToApi {
+    dialect: Dialect,
+    raw: bool,
+}
+
+impl Deliver for ToApi {
+    fn deliver(&self, frame: Frame, to: &Writer) -> io::Result<()> {
+        match self.dialect.to_target(frame) {
+            Some((kind, frame)) => send(to, kind, frame),
+            None => Ok(()),
+        }
+    }
+
+    /// A raw stream's close without a code is the failure of the other leg.
+    fn close_code(&self) -> (u16, &'static str) {
+        if self.raw {
+            (1011, "the client's connection was cut")
+        } else {
+            (1000, "")
+        }
+    }
+}
+
+/// The API server's own refusal, so that kubectl can print it. How long its body is,
+/// the next one says.
+fn refused(answer: &Answer) -> Refused {
+    let mut headers = answer_headers(&answer.headers);
+    headers.remove("Content-Length");
+    Refused {
+        status: answer.status,
+        headers,
+        body: answer.body.clone(),
+    }
+}
+
+/// What the text of a failed start begins with (control-channel.md §8.7).
+const PREFIX: &str = "failed to connect to K8s API";

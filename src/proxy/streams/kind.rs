@@ -1,0 +1,101 @@
+//! What kinds of streams differ in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::stream::Stream;
+use crate::http::client::CallError;
+use crate::link::{Message, SendError};
+use crate::net::{Cancel, Deadline};
+use crate::proxy::Executor;
+use crate::proxy::audit::{Asked, Moved};
+use crate::proxy::services::Unreached;
+use crate::websocket::upgrade::{Answer, UpgradeError, Upgraded};
+use crate::websocket::{Data, Kind as DataKind, Limits, Writer};
+use crate::wire::stream::{CloseText, Frame, FrameKind};
+
+/// One kind of stream. All but [`refuse`](Self::refuse) is called on the stream's own
+/// thread, which may wait.
+pub(in crate::proxy) trait Kind: Send {
+    /// For the audit: who asked for what, where, and what the policy said.
+    fn account(&self) -> (Asked<'_>, Moved);
+
+    /// With whom it shares the limits of a crowd.
+    fn crowd(&self) -> Option<&Arc<str>> {
+        None
+    }
+
+    /// How long the dial and the upgrade may take together.
+    fn handshake(&self) -> Duration;
+
+    /// Limits of the leg.
+    fn limits(&self) -> Limits;
+
+    /// Said before the dial.
+    fn begin(&mut self, _stream: &Stream) -> Result<(), SendError> {
+        Ok(())
+    }
+
+    /// Dials, and asks for the upgrade.
+    fn open(
+        &mut self,
+        executor: &Executor,
+        deadline: Deadline,
+        cancel: &Cancel,
+    ) -> Result<Upgraded, Failure>;
+
+    /// The leg is there: tells the peer, and remembers what it needs of the answer.
+    /// What the leg says comes behind it.
+    fn opened(&mut self, stream: &Stream, upgraded: &Upgraded) -> Result<(), SendError>;
+
+    /// There is no leg: tells the peer, with a close or what takes its place.
+    fn failed(&mut self, stream: &Stream, text: &str, answer: Option<&Answer>);
+
+    /// It isn't even tried. Must not wait. An empty text: the peer has closed it itself.
+    fn refuse(&mut self, stream: &Stream, text: &str);
+
+    /// What of a message of the leg the peer is told.
+    fn to_peer<'a>(&self, data: Data<'a>) -> (FrameKind, &'a [u8]);
+
+    /// As which message.
+    fn message(&self, id: &str, kind: FrameKind, payload: &[u8]) -> Message;
+
+    /// A message of the peer, for the leg.
+    fn deliver(&self) -> Box<dyn Deliver>;
+
+    /// The stream's end, once it was open. `said`: what the leg's close frame said;
+    /// `full`: its queue was. The last message comes last.
+    fn closed(&self, id: &str, said: Option<&CloseText<'_>>, full: bool) -> Vec<Message>;
+}
+
+/// How messages of the peer reach the leg; for the other thread.
+pub(in crate::proxy) trait Deliver: Send {
+    fn deliver(&self, frame: Frame, to: &Writer) -> std::io::Result<()>;
+
+    /// What the leg is closed with, where the peer's close says nothing.
+    fn close_code(&self) -> (u16, &'static str);
+}
+
+/// Messages of one data kind: what all kinds do in the end.
+pub(super) fn send(to: &Writer, kind: DataKind, mut frame: Frame) -> std::io::Result<()> {
+    to.send(kind, frame.payload_mut())
+}
+
+/// Why there is no leg.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::proxy) enum Failure {
+    #[error("the agent has no usable credential of its own")]
+    Identity,
+    #[error("{0}")]
+    Call(#[from] CallError),
+    #[error("{0}")]
+    Unreached(#[from] Unreached),
+    #[error("{0}")]
+    Upgrade(#[from] UpgradeError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Send(#[from] SendError),
+    #[error("agent busy: no thread can be started")]
+    NoThread,
+}

@@ -1,0 +1,183 @@
+//! WebSockets to an HTTP Service that the plane exposes: a browser's, say.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+
+use pipeops_agent::plane::{Entry, GatewayUrl};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tungstenite::{Error, Message, WebSocket};
+
+use super::stage::{Stage, address, view};
+use crate::support::sockets::{is_reset, patient, reset};
+use crate::support::wait::until;
+
+const HOST: &str = "live.example.test";
+
+/// A plane that leads the host to a Service behind the agent, and where its clients
+/// come in.
+struct Shop {
+    stage: Stage,
+    at: SocketAddr,
+    entry: Entry,
+}
+
+type Socket = WebSocket<TcpStream>;
+
+impl Shop {
+    fn new() -> Self {
+        let at = address();
+        let mut stage = Stage::new(GatewayUrl::SameHost);
+        stage.house = stage.house.again(|config| config.http = at);
+        stage.house.attached("edge");
+        let entry = Entry::parse("http", HOST).expect("a host");
+        stage.expose(entry.clone(), "db:80");
+        Self { stage, at, entry }
+    }
+
+    /// A client and the Service, each on another implementation than ours.
+    fn open(&self) -> (Socket, Socket) {
+        let stream = patient(TcpStream::connect(self.at).expect("connected"));
+        let opening = thread::spawn(move || {
+            let url = format!("ws://{HOST}/live?x=1");
+            let request = url.into_client_request().expect("a request");
+            tungstenite::client(request, stream).expect("open").0
+        });
+        let accepted = self.stage.accept();
+        let config = WebSocketConfig::default();
+        let server = tungstenite::accept_with_config(accepted, Some(config)).expect("accepted");
+        (opening.join().expect("open"), server)
+    }
+}
+
+/// Both ends of a close handshake: `first` begins it.
+fn close(first: &mut Socket, second: &mut Socket) {
+    let said = CloseFrame {
+        code: 4007.into(),
+        reason: "enough".into(),
+    };
+    first.close(Some(said.clone())).expect("sent");
+    // It is a message; reading on answers it.
+    let got = second.read().expect("a close");
+    assert_eq!(got, Message::Close(Some(said.clone())));
+    let answered = second.flush();
+    assert!(matches!(answered, Ok(()) | Err(Error::ConnectionClosed)));
+    assert!(matches!(first.read(), Ok(Message::Close(Some(echo))) if echo.code == said.code));
+}
+
+#[test]
+fn messages_of_every_kind_pass_both_ways() {
+    let shop = Shop::new();
+    let (mut client, mut server) = shop.open();
+    let large = vec![7; 3_000_000];
+    for message in [
+        Message::text("ü"),
+        Message::binary(large),
+        Message::text(""),
+        Message::binary(vec![0x88, 0]),
+    ] {
+        for up in [true, false] {
+            let (from, to) = if up {
+                (&mut client, &mut server)
+            } else {
+                (&mut server, &mut client)
+            };
+            thread::scope(|scope| {
+                scope.spawn(|| from.send(message.clone()).expect("sent"));
+                assert_eq!(to.read().expect("came"), message);
+            });
+        }
+    }
+    let asked = Message::Ping(b"?".to_vec().into());
+    server.send(asked.clone()).expect("sent");
+    assert_eq!(client.read().expect("a ping"), asked);
+    // tungstenite sends its pong with what it does next.
+    client.send(Message::text("after")).expect("sent");
+    let pong = Message::Pong(b"?".to_vec().into());
+    let got = [(); 2].map(|()| server.read().expect("came"));
+    assert!(got.contains(&pong) && got.contains(&Message::text("after")));
+}
+
+#[test]
+fn either_end_closes_and_both_see_code_and_reason() {
+    let shop = Shop::new();
+    let (mut client, mut server) = shop.open();
+    close(&mut client, &mut server);
+    // The server ends the connection.
+    drop(server);
+    assert!(matches!(client.read(), Err(Error::ConnectionClosed)));
+    drop(client);
+    let (mut client, mut server) = shop.open();
+    close(&mut server, &mut client);
+    drop(server);
+    let end = client.read();
+    assert!(matches!(end, Err(Error::ConnectionClosed)), "{end:?}");
+    drop(client);
+    until("both are over", || {
+        view(&shop.stage.house.plane, &shop.entry).clients == 0
+    });
+}
+
+#[test]
+fn an_end_in_the_middle_is_seen_as_one() {
+    let shop = Shop::new();
+    // Half a frame, then an end.
+    for client_ends in [true, false] {
+        let (mut client, mut server) = shop.open();
+        let (one, other) = if client_ends {
+            (&mut client, &mut server)
+        } else {
+            (&mut server, &mut client)
+        };
+        one.get_mut().write_all(b"\x82\x7e\x10").expect("sent");
+        one.get_mut().shutdown(Shutdown::Write).expect("shut down");
+        let end = other.read().expect_err("no message");
+        let cut = |error| matches!(error, Error::Protocol(_) | Error::Io(_));
+        assert!(cut(end));
+        // The other way is open still: who has ended his half can hear why.
+        other.get_mut().write_all(b"late").expect("sent");
+        other
+            .get_mut()
+            .shutdown(Shutdown::Write)
+            .expect("shut down");
+        let mut rest = Vec::new();
+        one.get_mut().read_to_end(&mut rest).expect("an end");
+        assert_eq!(rest, b"late");
+    }
+    // A reset is one at the other end.
+    let (client, server) = shop.open();
+    reset(client.into_inner());
+    assert!(is_reset(server.get_ref()));
+    let (client, server) = shop.open();
+    reset(server.into_inner());
+    assert!(is_reset(client.get_ref()));
+    until("all are over", || {
+        view(&shop.stage.house.plane, &shop.entry).clients == 0
+    });
+}
+
+/// The Service's own no, with its body, and nothing of ours.
+#[test]
+fn a_refused_upgrade_is_the_services_answer() {
+    let shop = Shop::new();
+    let mut client = patient(TcpStream::connect(shop.at).expect("connected"));
+    let request = format!(
+        "GET /live HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    client.write_all(request.as_bytes()).expect("sent");
+    let mut service = shop.stage.accept();
+    let mut head = vec![0; 4096];
+    let count = service.read(&mut head).expect("read");
+    let head = String::from_utf8_lossy(&head[..count]).into_owned();
+    assert!(head.contains("\r\nUpgrade: websocket\r\n"), "{head}");
+    assert!(head.contains("\r\nConnection: Upgrade\r\n"), "{head}");
+    let answer = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+    service.write_all(answer.as_bytes()).expect("sent");
+    drop(service);
+    let mut got = String::new();
+    client.read_to_string(&mut got).expect("an answer");
+    assert_eq!(got, answer);
+}
