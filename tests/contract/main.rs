@@ -17,3 +17,4 @@ mod other_agents;
 mod other_planes;
 mod refusals;
 mod services;
+mod sockets;

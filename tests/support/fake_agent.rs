@@ -17,7 +17,7 @@ use tungstenite::{HandshakeError, Message, WebSocket};
 use super::house::House;
 use super::wait::LIMIT;
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// TLS as rustls alone makes it.
 fn session(ca_pem: &[u8]) -> ClientConnection {
@@ -33,6 +33,16 @@ fn session(ca_pem: &[u8]) -> ClientConnection {
     ClientConnection::new(Arc::new(config), name).expect("a session")
 }
 
+/// A connection to the plane, of another TLS than ours.
+pub(crate) fn dial_tls(house: &House) -> Tls {
+    let session = session(house.plane.ca_pem().as_bytes());
+    let stream = TcpStream::connect(house.address()).expect("connected");
+    stream.set_nodelay(true).expect("set");
+    stream.set_read_timeout(Some(LIMIT)).expect("set");
+    stream.set_write_timeout(Some(LIMIT)).expect("set");
+    StreamOwned::new(session, stream)
+}
+
 pub(crate) struct FakeAgent {
     socket: WebSocket<Tls>,
     kept: VecDeque<Value>,
@@ -42,16 +52,11 @@ pub(crate) struct FakeAgent {
 impl FakeAgent {
     /// Dials an endpoint; the status of the refusal otherwise.
     pub(crate) fn dial(house: &House, path: &str, token: &str) -> Result<Self, u16> {
-        let session = session(house.plane.ca_pem().as_bytes());
-        let stream = TcpStream::connect(house.address()).expect("connected");
-        stream.set_nodelay(true).expect("set");
-        stream.set_read_timeout(Some(LIMIT)).expect("set");
-        stream.set_write_timeout(Some(LIMIT)).expect("set");
         let url = format!("wss://{}{path}", house.address());
         let mut request = url.into_client_request().expect("a request");
         let bearer = format!("Bearer {token}").parse().expect("a value");
         request.headers_mut().insert("Authorization", bearer);
-        match tungstenite::client(request, StreamOwned::new(session, stream)) {
+        match tungstenite::client(request, dial_tls(house)) {
             Ok((socket, _)) => Ok(Self {
                 socket,
                 kept: VecDeque::new(),
