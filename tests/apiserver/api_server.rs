@@ -36,6 +36,7 @@ pub(crate) struct Facts {
     pub(crate) nobody_token: String,
     pub(crate) audit_log: PathBuf,
     pub(crate) kubelet_log: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The program that is kubectl, too.
     pub(crate) kube: PathBuf,
 }
@@ -144,6 +145,31 @@ impl ApiServer {
         let made = self.as_admin().post("/api/v1/namespaces", &body);
         assert_eq!(made.status, 201, "{}", made.text());
         name.to_owned()
+    }
+
+    /// A new pod, with the containers `app` and `sidecar`, that runs on the node. It
+    /// gets the namespace's `default` ServiceAccount made before.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) {
+        let admin = self.as_admin();
+        let base = format!("/api/v1/namespaces/{namespace}");
+        let account = serde_json::json!({"metadata": {"name": "default"}});
+        let account = admin.post(&format!("{base}/serviceaccounts"), &account);
+        assert!([201, 409].contains(&account.status), "{}", account.text());
+        let container =
+            |name| serde_json::json!({"name": name, "image": "example.test/box:1", "stdin": true});
+        // Else kubectl says which one it took.
+        let annotations = serde_json::json!({"kubectl.kubernetes.io/default-container": "app"});
+        let pod = serde_json::json!({
+            "metadata": {"name": name, "annotations": annotations},
+            "spec": {"nodeName": "node-1", "containers": [container("app"), container("sidecar")]},
+        });
+        let made = admin.post(&format!("{base}/pods"), &pod);
+        assert_eq!(made.status, 201, "{}", made.text());
+        let status = serde_json::json!({"status": {"phase": "Running"}}).to_string();
+        let path = format!("{base}/pods/{name}/status");
+        let merge = [("Content-Type", "application/merge-patch+json")];
+        let runs = admin.ask("PATCH", &path, &merge, status.into_bytes());
+        assert_eq!(runs.status, 200, "{}", runs.text());
     }
 
     /// A new ServiceAccount, with these rights in the whole cluster.

@@ -1,7 +1,7 @@
 //! A plane and an agent, in this process, connected over TLS on loopback.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,9 +128,21 @@ impl House {
 
     /// A kubectl that takes the plane for an API server.
     pub(crate) fn kubectl(&self, kube: &Path) -> Kubectl {
-        let server = format!("{}/clusters/{CLUSTER}", self.plane.url());
-        let ca = self.plane.certificate_path();
-        Kubectl::at(kube, &server, ca, &self.user_token)
+        Kubectl::at(kube, &self.server(), &self.ca(), &self.token())
+    }
+
+    /// What a client takes for the URL of an API server.
+    pub(crate) fn server(&self) -> String {
+        format!("{}/clusters/{CLUSTER}", self.plane.url())
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.plane.certificate_path().to_owned()
+    }
+
+    /// A user's token.
+    pub(crate) fn token(&self) -> String {
+        self.user_token.clone()
     }
 
     /// What the plane knows of the cluster.

@@ -2,12 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::process::Process;
+use crate::terminal::Terminal;
 
 pub(crate) struct Kubectl {
     kube: PathBuf,
@@ -46,8 +48,29 @@ impl Kubectl {
         }
     }
 
-    fn command(&self, line: &[impl AsRef<OsStr>]) -> Command {
-        let mut command = Command::new(&self.kube);
+    /// Its commands are for this namespace, where they don't name one.
+    pub(crate) fn within(self, namespace: &str) -> Self {
+        let text = std::fs::read_to_string(&self.kubeconfig).expect("written by us");
+        let text = text.replace(
+            "user: me}}",
+            &format!("user: me, namespace: {namespace}}}}}"),
+        );
+        std::fs::write(&self.kubeconfig, text).expect("written");
+        self
+    }
+
+    pub(crate) fn command(&self, line: &[impl AsRef<OsStr>]) -> Command {
+        self.prepare(Command::new(&self.kube), line)
+    }
+
+    /// In a terminal that it is told the size of.
+    pub(crate) fn on_terminal(&self, line: &[&str], columns: u16, rows: u16) -> Terminal {
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(&self.kube);
+        Terminal::start(self.prepare(command, line), columns, rows)
+    }
+
+    fn prepare(&self, mut command: Command, line: &[impl AsRef<OsStr>]) -> Command {
         command
             .arg("kubectl")
             .args(line)
@@ -60,12 +83,13 @@ impl Kubectl {
 
     /// Runs to its end.
     pub(crate) fn run(&self, line: &[&str]) -> Ended {
-        let output = self.command(line).output().expect("kubectl runs");
-        Ended {
-            good: output.status.success(),
-            out: String::from_utf8(output.stdout).expect("text"),
-            err: String::from_utf8(output.stderr).expect("text"),
-        }
+        Ended::of(&mut self.command(line))
+    }
+
+    /// Runs to its end, with this as its standard input.
+    pub(crate) fn run_with(&self, input: &Path, line: &[&str]) -> Ended {
+        let input = File::open(input).expect("a file");
+        Ended::of(self.command(line).stdin(input))
     }
 
     /// Runs to its good end; what it printed.
@@ -98,10 +122,29 @@ impl Kubectl {
     pub(crate) fn start(&self, line: &[&str]) -> Process {
         Process::start(&mut self.command(line))
     }
+
+    /// Runs on, and listens to what [`Process::say`] says.
+    pub(crate) fn start_listening(&self, line: &[&str]) -> Process {
+        Process::start(self.command(line).stdin(Stdio::piped()))
+    }
 }
 
 pub(crate) struct Ended {
     pub(crate) good: bool,
+    pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
+}
+
+impl Ended {
+    /// Runs it to its end.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output().expect("kubectl runs");
+        Self {
+            good: output.status.success(),
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("text"),
+            err: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
 }

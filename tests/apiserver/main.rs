@@ -11,11 +11,16 @@
 
 mod age;
 mod api_server;
+mod channels;
+mod copying;
 mod end_to_end;
+mod exec;
 mod forms;
+mod forwarding;
 mod house;
 mod http;
 mod identity;
+mod installed;
 mod kubeconfigs;
 mod kubectl;
 mod outage;
@@ -23,7 +28,10 @@ mod own_calls;
 mod process;
 mod reading;
 mod rotation;
+mod streams;
+mod terminal;
 mod watching;
+mod way;
 mod writing;
 
 use std::time::{Duration, Instant};

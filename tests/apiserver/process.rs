@@ -1,6 +1,6 @@
 //! A program that runs while a test looks at what it prints.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -15,9 +15,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Its standard input is as the command says.
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -61,6 +61,21 @@ impl Process {
     #[track_caller]
     pub(crate) fn line_with(&mut self, part: &str) -> String {
         self.line(|line| line.contains(part))
+    }
+
+    /// A line to its standard input, which is a pipe.
+    pub(crate) fn say(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("piped");
+        writeln!(input, "{line}").expect("it listens");
+    }
+
+    /// In bytes, the most that it ever had in memory.
+    pub(crate) fn most_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.expect("a size").parse::<u64>().expect("a number") * 1024
     }
 
     pub(crate) fn signal(&self, name: &str) {

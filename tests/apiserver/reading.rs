@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::api_server::{ApiServer, shared};
 use crate::house::{House, Plan};
 use crate::http::{Answer, Http};
+use crate::kubectl::Ended;
 
 fn house() -> (&'static ApiServer, House) {
     let api = shared();
@@ -65,16 +66,22 @@ fn other_commands_of_kubectl() {
 
 #[test]
 #[ignore = "needs a real API server: tests/run cluster"]
-fn what_is_not_built_yet_is_said_to_kubectl() {
+fn a_kubectl_that_speaks_only_spdy_is_told_so() {
     let (api, house) = house();
     let kubectl = house.kubectl(&api.facts.kube);
-    for line in [
-        &["exec", "web", "--", "true"][..],
-        &["attach", "web"],
-        &["port-forward", "web", "8080:80"],
+    for (line, switch) in [
+        (
+            &["exec", "web", "--", "true"][..],
+            "KUBECTL_REMOTE_COMMAND_WEBSOCKETS",
+        ),
+        (
+            &["port-forward", "web", ":80"],
+            "KUBECTL_PORT_FORWARD_WEBSOCKETS",
+        ),
     ] {
-        let complaint = kubectl.fails(line);
-        assert!(complaint.contains("not built"), "{line:?}: {complaint}");
+        let ended = Ended::of(kubectl.command(line).env(switch, "false"));
+        let told = !ended.good && ended.err.contains("SPDY isn't passed on");
+        assert!(told, "{line:?}: {}", ended.err);
     }
 }
 

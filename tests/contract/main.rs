@@ -18,3 +18,4 @@ mod other_planes;
 mod refusals;
 mod services;
 mod sockets;
+mod streams;

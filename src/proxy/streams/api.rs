@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::channels::Dialect;
-use super::kind::{Deliver, Failure, Kind, send};
+use super::kind::{CUT, Deliver, Failure, Kind, send};
 use super::opening::MAX_MESSAGE;
 use super::plan::StreamPlan;
 use super::stream::Stream;
@@ -211,13 +211,11 @@ impl Deliver for ToApi {
         }
     }
 
-    /// A raw stream's close without a code is the failure of the other leg.
+    /// A raw stream's close without a code says that the client's connection was cut. So is
+    /// the leg: behind a close frame the API server doesn't notice the connection's end,
+    /// and a command that says nothing would run on.
     fn close_code(&self) -> (u16, &'static str) {
-        if self.raw {
-            (1011, "the client's connection was cut")
-        } else {
-            (1000, "")
-        }
+        if self.raw { (CUT, "") } else { (1000, "") }
     }
 }
 

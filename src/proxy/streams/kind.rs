@@ -82,9 +82,12 @@ pub(in crate::proxy) trait Deliver: Send {
         None
     }
 
-    /// What the leg is closed with, where the peer's close says nothing.
+    /// What the leg is closed with, where the peer's close says nothing; [`CUT`].
     fn close_code(&self) -> (u16, &'static str);
 }
+
+/// The code that stands for no close frame at all (RFC 6455 §7.4.1).
+pub(in crate::proxy) const CUT: u16 = 1006;
 
 /// Messages of one data kind: what all kinds do in the end.
 pub(super) fn send(to: &Writer, kind: DataKind, mut frame: Frame) -> std::io::Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::QUEUE;
-use super::kind::{Deliver, Failure, Kind};
+use super::kind::{CUT, Deliver, Failure, Kind};
 use super::stream::{CLOSE_LIMIT, Next, Stream, TOO_LATE};
 use crate::http::client::CallError;
 use crate::link::Message;
@@ -306,7 +306,11 @@ fn write(stream: &Arc<Stream>, to: &Writer, how: &dyn Deliver) {
                     Some(said) => (said.code, &*said.reason),
                     None => how.close_code(),
                 };
-                to.close(code, reason, CLOSE_LIMIT);
+                if code == CUT {
+                    to.cut();
+                } else {
+                    to.close(code, reason, CLOSE_LIMIT);
+                }
                 return;
             }
             Next::Over => return,

@@ -230,6 +230,7 @@ fn what_breaks_the_protocol_is_refused_with_its_code() {
         far.read_exact(&mut close).expect("a close frame");
         assert_eq!(close[0], 0x88);
         assert_eq!(close[2..], code.to_be_bytes());
+        drop(far);
         assert!(matches!(leg.end(), End::Refused(_)));
     }
 }

@@ -70,6 +70,11 @@ impl Writer {
         }
     }
 
+    /// Ends the leg without a close frame, as when its process dies.
+    pub fn cut(&self) {
+        let _ = self.0.socket.shutdown(Shutdown::Both);
+    }
+
     fn frame(&self, opcode: Opcode, payload: &mut [u8]) -> io::Result<()> {
         let written = self.0.writing.lock().frame(opcode, payload);
         self.0.attend();
