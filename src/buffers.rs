@@ -7,9 +7,10 @@
 //! large ones come from the allocator and go there.
 
 use std::ops::{Deref, DerefMut};
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use crate::resident;
 
 /// Bytes with room for more; what it is made of may be used again later.
 #[derive(Debug, Default)]
@@ -56,8 +57,14 @@ impl Drop for Buffer {
             let mut bytes = std::mem::take(&mut self.0);
             bytes.clear();
             // What doesn't find room is freed here, not under the lock.
-            let refused = POOL.lock().put(class, bytes);
+            let mut pool = POOL.lock();
+            let first = pool.bytes() == 0;
+            let refused = pool.put(class, bytes);
+            drop(pool);
             drop(refused);
+            if first {
+                resident::left_behind(capacity);
+            }
         }
     }
 }
@@ -69,32 +76,22 @@ pub(crate) fn little() -> Buffer {
     waiting.unwrap_or_else(|| Buffer(Vec::with_capacity(LITTLE)))
 }
 
-/// Frees the buffers that nobody has needed since the last call. To be called now and
-/// then, while there are [`idle`] ones.
-pub(crate) fn sweep() {
-    let freed = POOL.lock().unneeded(Instant::now());
-    drop(freed);
-}
-
-/// [`sweep`]s, if that was a while ago: for those who see time pass anyway, of whom
-/// there may be many.
-pub(crate) fn tidy(now: Instant) {
+/// Frees the buffers that nobody has needed since the last call. False: none are left.
+pub(crate) fn sweep() -> bool {
     let mut pool = POOL.lock();
-    if pool.is_due(now) {
-        let freed = pool.unneeded(now);
-        drop(pool);
-        drop(freed);
+    let freed = pool.unneeded();
+    let left = pool.bytes() > 0;
+    drop(pool);
+    let bytes = freed.iter().map(Vec::capacity).sum();
+    drop(freed);
+    if bytes > 0 {
+        resident::left_behind(bytes);
     }
-}
-
-/// Bytes of buffers that wait to be used again.
-pub(crate) fn idle() -> usize {
-    POOL.lock().bytes()
+    left
 }
 
 struct Pool {
     idle: [Idle; CLASSES.len()],
-    swept: Option<Instant>,
 }
 
 /// Buffers of one size that wait.
@@ -109,7 +106,6 @@ impl Pool {
     const fn new() -> Self {
         Self {
             idle: [const { Idle::NONE }; CLASSES.len()],
-            swept: None,
         }
     }
 
@@ -129,14 +125,7 @@ impl Pool {
         None
     }
 
-    /// There is something to be swept, and the last time was long ago.
-    fn is_due(&self, now: Instant) -> bool {
-        let since = |swept| now.saturating_duration_since(swept);
-        self.bytes() > 0 && self.swept.is_none_or(|swept| since(swept) >= SWEEP)
-    }
-
-    fn unneeded(&mut self, now: Instant) -> Vec<Vec<u8>> {
-        self.swept = Some(now);
+    fn unneeded(&mut self) -> Vec<Vec<u8>> {
         let mut unneeded = Vec::new();
         for idle in &mut self.idle {
             unneeded.extend(idle.buffers.drain(..idle.fewest));
@@ -171,11 +160,12 @@ impl Idle {
 
 /// The sizes, in bytes: a full Data frame, 32 KiB with what goes around it, 32 KiB as
 /// base64 in a message; and [`LITTLE`], which is asked for by name.
-const CLASSES: [usize; 4] = [FRAME, 36 * 1024, 48 * 1024, LITTLE];
+pub(crate) const CLASSES: [usize; 4] = [FRAME, 36 * 1024, 48 * 1024, LITTLE];
 const LITTLE_CLASS: usize = 3;
 
-/// What a small Data frame takes, at most.
-pub(crate) const LITTLE: usize = 4 * 1024;
+/// What a small Data frame takes, at most: a page, and a size that nobody else asks for
+/// (`allocator.rs`).
+pub(crate) const LITTLE: usize = 4 * 1024 - 8;
 
 /// What fills two TLS records, with room for the largest header of a WebSocket frame
 /// instead of one of 8 bytes. A buffer of this size has no room for more, so that a
@@ -189,9 +179,6 @@ const WORTH_IT: usize = 12 * 1024;
 /// lane. If it were less, each of as many threads would in turn get new ones from its
 /// own part of the allocator, which keeps what it once had.
 const KEPT: usize = 8 << 20;
-
-/// How long what nobody needs is kept.
-const SWEEP: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -229,21 +216,16 @@ mod tests {
         for _ in 0..5 {
             pool.put(0, Vec::with_capacity(CLASSES[0]));
         }
-        let start = Instant::now();
-        assert!(pool.is_due(start));
         // Just come in: the fewest were none.
-        assert_eq!(pool.unneeded(start).len(), 0);
-        assert!(!pool.is_due(start + SWEEP / 2));
+        assert_eq!(pool.unneeded().len(), 0);
         let used = [pool.take(0), pool.take(0)];
         for buffer in used.into_iter().flatten() {
             let bytes = std::mem::take(&mut { buffer }.0);
             pool.put(0, bytes);
         }
-        assert!(pool.is_due(start + SWEEP));
-        assert_eq!(pool.unneeded(start + SWEEP).len(), 3);
-        assert_eq!(pool.unneeded(start + 2 * SWEEP).len(), 2);
+        assert_eq!(pool.unneeded().len(), 3);
+        assert_eq!(pool.unneeded().len(), 2);
         assert_eq!(pool.bytes(), 0);
-        assert!(!pool.is_due(start + 9 * SWEEP), "there is nothing");
     }
 
     #[test]

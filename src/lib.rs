@@ -32,6 +32,8 @@
 //! texts).
 
 pub mod agent;
+#[cfg(target_env = "musl")]
+pub mod allocator;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -1,9 +1,95 @@
 //! What stays resident while nothing happens.
+//!
+//! A thread looks after it ([`left_behind`]), which is there only while there is
+//! something to be given back: buffers that nobody needed for a quarter of a second, and
+//! when they are gone what the allocator and the code have taken meanwhile.
 
 use std::ffi::c_void;
 use std::ptr::addr_of;
+use std::sync::Weak;
+use std::thread;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::mm::{Advice, madvise};
+
+use crate::buffers;
+use crate::threads::{self, Stack};
+
+/// Keeps what may be used again.
+pub(crate) trait Store: Send + Sync {
+    /// Frees what nobody has needed since the last time. False: nothing is left.
+    fn sweep(&self) -> bool;
+}
+
+/// This one is swept too, as long as it lives.
+pub(crate) fn look_after(store: Weak<dyn Store>) {
+    let mut keeper = KEEPER.lock();
+    keeper.stores.retain(|store| store.strong_count() > 0);
+    keeper.stores.push(store);
+}
+
+/// So many bytes, about, may be given back soon: to be told when something is put into
+/// a store that was empty, and when memory was freed of which much may be left.
+pub(crate) fn left_behind(bytes: usize) {
+    let mut keeper = KEEPER.lock();
+    keeper.left += bytes;
+    if std::mem::replace(&mut keeper.runs, true) {
+        return;
+    }
+    drop(keeper);
+    if threads::spawn("memory", Stack::Work, keep).is_err() {
+        KEEPER.lock().runs = false;
+    }
+}
+
+/// Until there was nothing to be done for a whole period.
+fn keep() {
+    let mut all = 0;
+    loop {
+        thread::sleep(PERIOD);
+        let (left, stores) = {
+            let mut keeper = KEEPER.lock();
+            (std::mem::take(&mut keeper.left), keeper.stores.clone())
+        };
+        all += left;
+        // Each of them, whatever the others say.
+        let mut kept = buffers::sweep();
+        for store in stores.iter().filter_map(Weak::upgrade) {
+            kept |= store.sweep();
+        }
+        if kept || left > 0 {
+            continue;
+        }
+        if all >= WORTH_IT {
+            all = 0;
+            give_back();
+        }
+        let mut keeper = KEEPER.lock();
+        if keeper.left == 0 {
+            keeper.runs = false;
+            return;
+        }
+    }
+}
+
+static KEEPER: Mutex<Keeper> = Mutex::new(Keeper {
+    stores: Vec::new(),
+    left: 0,
+    runs: false,
+});
+
+struct Keeper {
+    stores: Vec<Weak<dyn Store>>,
+    left: usize,
+    runs: bool,
+}
+
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// Bytes for which the allocator is asked for what it keeps, and code unmapped, which
+/// then has to be mapped again.
+const WORTH_IT: usize = 1 << 20;
 
 /// Gives back what a burst or the start has left behind: free memory of this thread
 /// (mimalloc by itself keeps it for whoever may want it next), and the pages of code

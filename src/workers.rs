@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::resident;
 use crate::telemetry::RateLimit;
 use crate::threads::{self, Stack};
 
@@ -141,8 +142,13 @@ struct Counted(Arc<Shared>);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.state.lock().threads -= 1;
+        // Of what it did in its time much may lie with the allocator.
+        resident::left_behind(THREAD);
     }
 }
+
+/// What a thread's work has allocated and freed, by a rough guess.
+const THREAD: usize = 16 * 1024;
 
 impl Shared {
     fn work(&self, me: &Arc<Parked>) {

@@ -68,7 +68,7 @@ impl Tunnelling {
             .with_keepalive(tcp.keepalive.then_some(tcp.keepalive_period));
         let targets = Arc::new(targets);
         let audit = Arc::new(Audit::start(&config.tunnels.audit)?);
-        let memory = Memory::new(config.tunnels.memory_limit);
+        let memory = Memory::new(config.tunnels.memory_limit).looked_after();
         let json = config.tunnels.enabled.then(|| {
             JsonTunnels::new(
                 json::Settings::from_config(config),

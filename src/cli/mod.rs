@@ -27,7 +27,9 @@ use failure::Failure;
 /// Everything that the binary does.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
     let line: Vec<OsString> = line.into_iter().collect();
-    match catch_unwind(AssertUnwindSafe(|| dispatch(&line))) {
+    let ended = catch_unwind(AssertUnwindSafe(|| dispatch(&line)));
+    telemetry::flush();
+    let code = match ended {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(failure)) => {
             failure.report();
@@ -35,7 +37,9 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         // The panic hook has logged it.
         Err(_) => ExitCode::from(2),
-    }
+    };
+    telemetry::flush();
+    code
 }
 
 fn dispatch(line: &[OsString]) -> Result<(), Failure> {

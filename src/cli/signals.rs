@@ -25,10 +25,10 @@ pub(super) fn install(stop: Cancel) -> io::Result<()> {
                 signal => {
                     if !stop.cancel(Reason::Shutdown) {
                         // The user has asked twice: whatever hangs, hangs.
+                        telemetry::flush();
                         std::process::exit(128 + signal);
                     }
-                    // After, not before: a log that blocks must not delay the end. Where
-                    // the end is quick this line may not make it.
+                    // Where the end is quick this line may not make it.
                     info!(signal; "shutting down");
                 }
             }

@@ -11,7 +11,6 @@ use parking_lot::MutexGuard;
 
 use super::Settings;
 use super::shared::Shared;
-use crate::buffers;
 
 /// Watches the link until reader and writer have ended.
 pub(super) fn run(shared: &Shared) {
@@ -40,8 +39,6 @@ pub(super) fn run(shared: &Shared) {
         }
         if tick.ping {
             shared.outbox.ping();
-            // Not under the lock, here and below: what it frees takes its time.
-            MutexGuard::unlocked(&mut life, || buffers::tidy(now));
             continue;
         }
         if second <= now
@@ -51,7 +48,6 @@ pub(super) fn run(shared: &Shared) {
             MutexGuard::unlocked(&mut life, || {
                 carrier.tick(now);
                 drop(carrier);
-                buffers::tidy(now);
             });
             continue;
         }

@@ -12,9 +12,6 @@ mod fill;
 
 use std::mem;
 use std::sync::Arc;
-use std::thread;
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 pub(super) use batch::{Batch, Jobs, Step};
 pub(super) use fill::GATHER_MESSAGES;
@@ -26,6 +23,7 @@ use super::slots::Slot;
 use super::speaker::Speaker;
 use super::wait::{Wait, Waited};
 use crate::net::Cancel;
+use crate::sync::{Condvar, Mutex, MutexGuard, park};
 use crate::websocket::frame::CloseFrame;
 use batch::Pong;
 use fill::fill;
@@ -139,7 +137,7 @@ impl Outbox {
                 continue;
             }
             debug_assert!(registered.is_ok(), "or there is a reason");
-            thread::park();
+            park();
         }
     }
 

@@ -1,7 +1,6 @@
 //! Where a sender waits.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::{self, Thread};
+use crate::sync::{AtomicU8, Ordering, Thread, current};
 
 /// Where a sender waits until its message has room or is taken by the writer. Its
 /// thread sleeps until this is settled.
@@ -23,7 +22,7 @@ impl Wait {
     pub(super) fn here() -> Self {
         Self {
             outcome: AtomicU8::new(WAITING),
-            sender: thread::current(),
+            sender: current(),
         }
     }
 

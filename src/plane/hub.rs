@@ -86,7 +86,7 @@ impl Hub {
             registry,
             budget: Budget::new(MEMORY_LIMIT),
             quota: TokenQuota::new(REQUESTS_PER_TOKEN),
-            tunnel_memory: Memory::new(tunnels::MEMORY_LIMIT),
+            tunnel_memory: Memory::new(tunnels::MEMORY_LIMIT).looked_after(),
             table: Mutex::default(),
             left: Condvar::new(),
         }

@@ -30,24 +30,17 @@
 //! `InFlight` is dropped → `proxy_cancel`. What else ends an exchange stands at
 //! `Exchange`.
 //!
-//! A WebSocket of a client (`kubectl exec`, `attach`, `port-forward`, `cp`) takes the same
-//! way with other stations:
-//!
-//! ```text
-//!  client ─► FrontDoor ─► websocket::forward                              front/websocket.rs
-//!                               │  LiveStream, StreamSender:
-//!                               │  proxy_websocket_start                  live_stream.rs
-//!                            agent ─► AgentReceiver ─► Stream             stream.rs
-//!  client ◄─ 101 ◄─ proxy_websocket_started ◄─────────────┘
-//!         ══ leg::carry, two threads ══════════════════════════ agent     front/leg.rs
-//! ```
+//! A WebSocket of a client (`kubectl exec`) takes the same way with other stations:
+//! `websocket::forward`, `LiveStream` and `Stream`, `leg::carry` (pictures in
+//! front/websocket.rs and front/leg.rs).
 //!
 //! Around that path: `agent` runs an agent's connection from its upgrade to its end
 //! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
 //! `agent_event`s); `flow` counts the credit of one request, `budget` the memory of
 //! all, `token_quota` the requests of one user; the `hub` knows who is connected, the
-//! `registry` keeps clusters and tokens on disk, `api` is for agents without a WebSocket, `admin` lets the command line reach
-//! hub and registry while the plane runs. What flows over tunnels has its own picture, in `expose`.
+//! `registry` keeps clusters and tokens on disk, `api` is for agents without a
+//! WebSocket, `admin` lets the command line reach hub and registry while the plane runs.
+//! What flows over tunnels has its own picture, in `expose`.
 
 mod admin;
 mod agent;
@@ -208,6 +201,7 @@ impl Plane {
         let settings = expose::Settings {
             http: config.http,
             udp_idle: UDP_IDLE,
+            udp_pause: UDP_PAUSE,
             retry: FIRST_RETRY,
         };
         let exposer = Exposer::start(hub.clone(), settings);
@@ -417,6 +411,9 @@ const WRITE_LIMIT: Duration = Duration::from_mins(5);
 /// A UDP client without a datagram for this long is forgotten: as long as an agent
 /// waits for one.
 const UDP_IDLE: Duration = Duration::from_mins(5);
+
+/// Before a UDP client's second stream, when nothing came of the first.
+const UDP_PAUSE: Duration = Duration::from_millis(250);
 
 /// What couldn't be opened at the start: somebody else has the address for a moment,
 /// perhaps this plane's predecessor.

@@ -19,7 +19,6 @@ use super::streams::Opening;
 use super::ticket::{Ticket, too_late};
 use super::timer::{Alarm, Timer};
 use super::{Outlet, Settings, Upstreams};
-use crate::buffers;
 use crate::http::Client;
 use crate::net::{Cancel, Deadline, Reason};
 use crate::resident;
@@ -332,7 +331,7 @@ impl Executor {
 
     fn has_idle(&self) -> bool {
         let upstreams = self.upstreams.as_ref().map_or(0, Upstreams::idle);
-        upstreams + self.compressors.idle() + buffers::idle() > 0
+        upstreams + self.compressors.idle() > 0
             || self
                 .services()
                 .is_some_and(|beside| !beside.pools.is_empty())
@@ -341,7 +340,6 @@ impl Executor {
     fn sweep_now(&self) {
         *self.sweep.lock() = None;
         self.compressors.sweep();
-        buffers::sweep();
         if let Some(upstreams) = &self.upstreams {
             for client in upstreams.clients() {
                 client.sweep();

@@ -20,7 +20,7 @@
 //!    to it that there is exactly one end, also when the thread panics; none only when
 //!    the peer cancelled before anything was sent, or is gone.
 //!
-//! Proxied WebSockets have a room of their own in [`streams`]; they share places, threads
+//! Proxied WebSockets have a room of their own in `streams`; they share places, threads
 //! and limits with requests.
 //!
 //! What is known of a request, its limits of time among it, is its `ticket`. Ending it

@@ -1,4 +1,5 @@
-//! What the agent says about itself: log lines, without secrets, one write each.
+//! What the agent says about itself: log lines, without secrets, one write each, by a
+//! thread that does nothing else ([`sink`]). Who logs never waits for the log.
 //!
 //! Fields are `time`, `level`, `msg`, `component` and whatever key-value pairs a
 //! record has (config-and-state.md §13). The component is the room: the module
@@ -12,6 +13,7 @@ mod redact;
 mod sink;
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use log::LevelFilter;
 use parking_lot::Mutex;
@@ -40,13 +42,6 @@ pub fn start(config: &Config) -> Result<(), LogError> {
         format,
         output,
     } = &config.logging;
-    let sink = sink::Sink::open(output).map_err(|cause| LogError::Open {
-        path: match output {
-            LogOutput::File(path) => path.clone(),
-            _ => "-".into(),
-        },
-        cause,
-    })?;
     let terminal = match output {
         LogOutput::Stdout => io::stdout().is_terminal(),
         LogOutput::Stderr => io::stderr().is_terminal(),
@@ -57,6 +52,17 @@ pub fn start(config: &Config) -> Result<(), LogError> {
     } else {
         LogFormat::Json
     });
+    let missing = match format {
+        LogFormat::Text => |count| missing(LogFormat::Text, count),
+        LogFormat::Json => |count| missing(LogFormat::Json, count),
+    };
+    let sink = sink::Sink::open(output, missing).map_err(|cause| LogError::Open {
+        path: match output {
+            LogOutput::File(path) => path.clone(),
+            _ => "-".into(),
+        },
+        cause,
+    })?;
     let started = env_logger::Builder::new()
         .filter_level(others(*level))
         .filter_module("pipeops_agent", *level)
@@ -68,18 +74,43 @@ pub fn start(config: &Config) -> Result<(), LogError> {
         .write_style(env_logger::WriteStyle::Never)
         .try_init();
     if started.is_ok() {
-        *SINK.lock() = Some(sink);
+        *SINK.lock() = Some(sink.clone());
         panic::install();
+        if let Err(error) = sink.start_writer() {
+            log::warn!("whoever logs has to write: {error}");
+        }
     }
     Ok(())
 }
 
+/// Waits until what was logged is written, a second at most: before the process ends,
+/// and when a thread has panicked.
+pub fn flush() {
+    let sink = SINK.lock().clone();
+    if let Some(sink) = sink {
+        sink.flush(LAST_LINES);
+    }
+}
+
+fn missing(format: LogFormat, count: u64) -> String {
+    let kvs = [("component", "telemetry")];
+    line::line(
+        format,
+        &log::Record::builder()
+            .level(log::Level::Warn)
+            .args(format_args!(
+                "{count} lines of the log are missing here: it takes them too slowly"
+            ))
+            .key_values(&kvs)
+            .build(),
+        jiff::Timestamp::now(),
+    )
+}
+
 /// Opens the log file anew, if there is one (SIGHUP after rotation).
 pub fn reopen() -> io::Result<()> {
-    match &*SINK.lock() {
-        Some(sink) => sink.reopen(),
-        None => Ok(()),
-    }
+    let sink = SINK.lock().clone();
+    sink.map_or(Ok(()), |sink| sink.reopen())
 }
 
 /// One record in JSON for a process that ends before logging began
@@ -133,6 +164,9 @@ fn others(level: LevelFilter) -> LevelFilter {
         level => level.min(LevelFilter::Warn),
     }
 }
+
+/// How long the end of the process, or of a thread, waits for a log.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 static SINK: Mutex<Option<sink::Sink>> = Mutex::new(None);
 

@@ -30,4 +30,6 @@ fn report(info: &PanicHookInfo<'_>) {
         backtrace = Backtrace::force_capture().to_string().as_str();
         "{message}"
     );
+    // Another one while this one unwinds would end the process.
+    super::flush();
 }

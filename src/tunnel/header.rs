@@ -12,8 +12,7 @@ use super::Protocol;
 use crate::config::is_label;
 
 /// What a stream asks for, as it was sent: whether the names can be names depends
-/// on where they lead, see [`service_name`](Self::service_name) and
-/// [`route_name`](Self::route_name).
+/// on where they lead: [`Names::of_service`], [`Names::of_route`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub protocol: Protocol,

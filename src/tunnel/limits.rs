@@ -1,22 +1,46 @@
 //! How many streams this machine can carry (decisions.md §6.6 "Limit of streams").
-//! Each takes two threads and a descriptor.
+//! Each takes a descriptor and three threads: two that copy, and the one that opened it
+//! waits a few seconds for another to open.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 
-/// The limit of streams: `wanted` (`tunnels.max_streams`), or less where the machine
+use crate::config::Tunnels;
+
+/// The limit of streams: `tunnels.max_streams`, or less where the machine
 /// grants less, which is said in one line. Raises the limit of open files to what
 /// may be had. For the start of the process.
-pub fn grant(wanted: usize) -> usize {
-    let mut bounds = threads(Path::new("/"));
-    bounds.extend(files());
+pub fn grant(tunnels: &Tunnels) -> usize {
+    let wanted = tunnels.max_streams;
+    let beside = Beside::of(tunnels);
+    let mut bounds = threads(Path::new("/"), &beside);
+    bounds.extend(files(&beside));
     let (streams, why) = lower(wanted, &bounds);
     if let Some(why) = why {
         log::warn!("tunnels.max_streams is lowered from {wanted} to {streams}: {why}");
     }
     streams
+}
+
+/// What tunnels in JSON messages may take at most.
+#[derive(Clone, Copy, Debug, Default)]
+struct Beside {
+    threads: u64,
+    files: u64,
+}
+
+impl Beside {
+    fn of(tunnels: &Tunnels) -> Self {
+        let (tcp, udp) = (tunnels.tcp.max_connections, tunnels.udp.max_sessions);
+        Self {
+            // One that writes, one that reads; of UDP one that does both.
+            threads: (2 * tcp + udp) as u64,
+            files: (tcp + udp) as u64,
+        }
+    }
 }
 
 /// Something of which there is only so much.
@@ -31,18 +55,25 @@ struct Bound {
 }
 
 impl Bound {
-    fn threads(what: &'static str, max: u64, used: u64) -> Self {
+    fn threads(what: &'static str, max: u64, used: u64, beside: &Beside) -> Self {
+        let left = max.saturating_sub(used);
         Self {
             what,
-            left: max.saturating_sub(used),
-            reserve: 128,
-            per_stream: 2,
+            left,
+            reserve: 128 + share(left, beside.threads),
+            per_stream: 3,
         }
     }
 
     fn streams(&self) -> u64 {
         self.left.saturating_sub(self.reserve) / self.per_stream
     }
+}
+
+/// A gateway has its tunnels in one form or the other, hardly in both: where there is
+/// little, those in JSON get a quarter.
+fn share(left: u64, beside: u64) -> u64 {
+    beside.min(left / 4)
 }
 
 /// The limit, and what lowered it.
@@ -59,14 +90,15 @@ fn lower(wanted: usize, bounds: &[Bound]) -> (usize, Option<String>) {
 }
 
 /// What bounds the threads. What can't be read bounds nothing.
-fn threads(root: &Path) -> Vec<Bound> {
+fn threads(root: &Path, beside: &Beside) -> Vec<Bound> {
     let mut bounds = Vec::new();
+    let mut add = |what, max, used| bounds.push(Bound::threads(what, max, used, beside));
     if let Some(max) = number(&root.join("proc/sys/kernel/threads-max")) {
         let used = fs::read_to_string(root.join("proc/loadavg"))
             .ok()
             .and_then(|text| all_threads(&text))
             .unwrap_or(0);
-        bounds.push(Bound::threads("kernel.threads-max", max, used));
+        add("kernel.threads-max", max, used);
     }
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     for folder in pids_folders(&groups) {
@@ -74,10 +106,42 @@ fn threads(root: &Path) -> Vec<Bound> {
         // "max" is no number, and no bound.
         if let Some(max) = number(&folder.join("pids.max")) {
             let used = number(&folder.join("pids.current")).unwrap_or(0);
-            bounds.push(Bound::threads("pids.max of the cgroup", max, used));
+            add("pids.max of the cgroup", max, used);
         }
     }
+    // It doesn't bind root.
+    let user = getuid();
+    if let Some(max) = getrlimit(Resource::Nproc).current
+        && !user.is_root()
+    {
+        let used = threads_of(user.as_raw(), &root.join("proc"));
+        add("the limit of processes of this user", max, used);
+    }
     bounds
+}
+
+/// Threads of a user, as far as we may see them.
+fn threads_of(user: u32, proc: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(proc) else {
+        return 0;
+    };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            let name = entry.file_name();
+            name.as_encoded_bytes()
+                .first()
+                .is_some_and(u8::is_ascii_digit)
+        })
+        .filter(|entry| entry.metadata().is_ok_and(|found| found.uid() == user))
+        .filter_map(|entry| {
+            let status = fs::read_to_string(entry.path().join("status")).ok()?;
+            let count = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Threads:"))?;
+            count.trim().parse::<u64>().ok()
+        })
+        .sum()
 }
 
 /// All threads of the machine: `0.1 0.2 0.3 1/432 17` has 432.
@@ -125,13 +189,14 @@ fn number(path: &Path) -> Option<u64> {
 }
 
 /// Raises the soft limit of open files to the hard one; what there is then.
-fn files() -> Option<Bound> {
+fn files(beside: &Beside) -> Option<Bound> {
     let limit = raise_files();
     let used = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let left = limit.current?.saturating_sub(used as u64);
     Some(Bound {
         what: "the limit of open files",
-        left: limit.current?.saturating_sub(used as u64),
-        reserve: 256,
+        left,
+        reserve: 256 + share(left, beside.files),
         per_stream: 1,
     })
 }
@@ -156,6 +221,7 @@ pub(crate) fn raise_files() -> Rlimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     fn write(root: &Path, path: &str, text: &str) {
         let path = root.join(path);
@@ -163,9 +229,14 @@ mod tests {
         fs::write(path, text).expect("written");
     }
 
+    const ALONE: Beside = Beside {
+        threads: 0,
+        files: 0,
+    };
+
     #[test]
     fn tt12_the_tightest_bound_lowers_the_limit() {
-        let wide = Bound::threads("threads", 100_000, 500);
+        let wide = Bound::threads("threads", 100_000, 500, &ALONE);
         let files = Bound {
             what: "files",
             left: 1_000,
@@ -176,15 +247,52 @@ mod tests {
         assert_eq!(lower(4096, std::slice::from_ref(&wide)), (4096, None));
         let (streams, why) = lower(4096, &[wide, files]);
         assert_eq!((streams, why.as_deref()), (744, Some("files leaves 1000")));
-        let narrow = Bound::threads("threads", 100, 90);
+        let narrow = Bound::threads("threads", 100, 90, &ALONE);
         assert_eq!(lower(4096, &[narrow]).0, 1);
+    }
+
+    #[test]
+    fn threads_that_wait_and_those_of_tunnels_in_json_are_counted() {
+        let streams = |max, threads| {
+            let beside = Beside { threads, files: 0 };
+            Bound::threads("threads", max, 100, &beside).streams()
+        };
+        assert_eq!(streams(100 + 128 + 3 * 1000, 0), 1000);
+        assert_eq!(streams(100 + 128 + 3 * 1000 + 300, 300), 1000);
+        // A quarter of what there is.
+        assert_eq!(streams(100 + 4000, 3000), (4000 - 128 - 1000) / 3);
+        let mut tunnels = Config::defaults().tunnels;
+        tunnels.tcp.max_connections = 70;
+        tunnels.udp.max_sessions = 7;
+        let beside = Beside::of(&tunnels);
+        assert_eq!((beside.threads, beside.files), (147, 77));
+    }
+
+    #[test]
+    fn threads_of_a_user_are_found() {
+        let root = tempfile::tempdir().expect("folder");
+        let root = root.path();
+        let user = fs::metadata(root).expect("found").uid();
+        write(root, "1/status", "Name:\ta\nThreads:\t4\n");
+        write(root, "20/status", "Name:\tb\nThreads:\t3\n");
+        write(root, "21/status", "gone");
+        write(root, "self/status", "Threads:\t4\n");
+        assert_eq!(threads_of(user, root), 7);
+        assert_eq!(threads_of(user + 1, root), 0);
+        assert_eq!(threads_of(user, &root.join("missing")), 0);
     }
 
     #[test]
     fn bounds_of_threads_are_read_where_they_are() {
         let root = tempfile::tempdir().expect("folder");
         let root = root.path();
-        assert_eq!(threads(root), []);
+        let found = |root| {
+            let mut bounds = threads(root, &ALONE);
+            // Of whoever runs this.
+            bounds.retain(|bound| !bound.what.contains("user"));
+            bounds
+        };
+        assert_eq!(found(root), []);
         write(root, "proc/sys/kernel/threads-max", "1000\n");
         write(root, "proc/loadavg", "0.00 0.01 0.05 1/400 4711\n");
         write(root, "proc/self/cgroup", "0::/kubepods/pod7/c1\n");
@@ -192,10 +300,10 @@ mod tests {
         write(root, "sys/fs/cgroup/kubepods/pod7/pids.max", "500\n");
         write(root, "sys/fs/cgroup/kubepods/pod7/pids.current", "20\n");
         assert_eq!(
-            threads(root),
+            found(root),
             [
-                Bound::threads("kernel.threads-max", 1000, 400),
-                Bound::threads("pids.max of the cgroup", 500, 20),
+                Bound::threads("kernel.threads-max", 1000, 400, &ALONE),
+                Bound::threads("pids.max of the cgroup", 500, 20, &ALONE),
             ]
         );
     }
@@ -218,7 +326,9 @@ mod tests {
 
     #[test]
     fn this_machine_grants_something() {
-        let streams = grant(4);
+        let mut tunnels = Config::defaults().tunnels;
+        tunnels.max_streams = 4;
+        let streams = grant(&tunnels);
         assert!((1..=4).contains(&streams));
         let limit = getrlimit(Resource::Nofile);
         assert_eq!(limit.current, limit.maximum);

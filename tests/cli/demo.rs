@@ -79,6 +79,7 @@ fn demo_once_shows_the_sample_and_never_a_cluster_that_was_not_named() {
         ("yamux_bytes_total{direction=\"in\"}", 256.0),
         ("yamux_bytes_total{direction=\"out\"}", 256.0),
         ("udp_tunnel_packets_total{direction=\"sent\"}", 1.0),
+        ("udp_tunnel_sessions_total", 1.0),
         ("threads", 1.0),
     ] {
         let name = format!("pipeops_agent_{series} ");

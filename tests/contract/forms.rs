@@ -274,8 +274,8 @@ fn t15_a_request_that_cannot_be_understood_is_answered_in_its_form() {
             json!({"path": "/api/x", "headers": {"Authorization": ["a", "b"]}}),
         ),
         (
-            "an upgrade",
-            json!({"path": "/api/x", "is_websocket": true}),
+            "an upgrade to nowhere",
+            json!({"path": "/shop", "is_websocket": true}),
         ),
         (
             "a Service that is none",

@@ -83,7 +83,7 @@ fn tokens_open_what_they_were_made_for() {
 }
 
 #[test]
-fn an_upgrade_is_refused_until_it_is_built() {
+fn an_upgrade_without_its_handshake_is_refused() {
     let upstream = yes();
     let house = House::new();
     let _agent = house.agent("edge", upstream.credentials());
@@ -91,7 +91,7 @@ fn an_upgrade_is_refused_until_it_is_built() {
     let mut raw = front.raw();
     let path = "/api/v1/namespaces/default/pods/web/exec?command=sh";
     raw.send(front.head("GET", path, "Connection: Upgrade\r\nUpgrade: websocket\r\n"));
-    assert_eq!(raw.head().status, 501);
+    assert_eq!(raw.head().status, 426);
 }
 
 #[test]

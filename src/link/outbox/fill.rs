@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
-
 use super::State;
 use crate::link::lanes::Party;
 use crate::link::message::{HEADROOM, Kind, Message};
 use crate::link::speaker::Speaker;
+use crate::sync::MutexGuard;
 
 /// Takes what one write call may carry. The lock is free while speakers are asked.
 pub(super) fn fill(state: &mut MutexGuard<'_, State>, messages: &mut Vec<Message>) {

@@ -1,6 +1,7 @@
 mod speaking;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;

@@ -76,6 +76,8 @@ pub(super) enum NoStream {
     Full,
     #[error("it is not exposed any more")]
     Closed,
+    #[error("the streams before came to nothing; it has to wait for the next")]
+    Failing,
 }
 
 impl Entrance {

@@ -184,8 +184,7 @@ impl Exposer {
                 *address = socket.local_addr()?;
                 let name = format!("udp-{}", address.port());
                 let entrance = self.entrance(exposure);
-                let idle = self.settings.udp_idle;
-                let thread = udp::listen(&entrance, socket, name, idle)?;
+                let thread = udp::listen(&entrance, socket, name, self.settings)?;
                 (entrance, Some(thread))
             }
             Entry::Http(_) => {
@@ -320,8 +319,8 @@ impl Exposer {
     }
 
     /// Connections whose request isn't read yet.
-    pub(super) fn waiting_hosts(&self) -> usize {
-        self.hosts.waiting()
+    pub(super) fn silent_clients(&self) -> usize {
+        self.hosts.silent()
     }
 }
 

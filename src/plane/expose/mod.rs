@@ -12,6 +12,7 @@
 //! while the agent is away is reset at once (HTTP: 503); one whose agent goes is
 //! reset then.
 
+mod backoff;
 mod entrance;
 mod exposer;
 mod exposure;
@@ -89,6 +90,9 @@ pub(crate) struct Settings {
     pub(crate) http: SocketAddr,
     /// A UDP client without a datagram for this long is forgotten.
     pub(crate) udp_idle: Duration,
+    /// What a UDP client waits for its next stream when the agent has ended the last one
+    /// and nothing had come of it; doubles while that goes on ([`backoff`]).
+    pub(crate) udp_pause: Duration,
     /// Before a listener that couldn't be opened at the start is tried again; doubles
     /// up to [`LAST_RETRY`](exposer::LAST_RETRY).
     pub(crate) retry: Duration,

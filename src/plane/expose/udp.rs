@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,14 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recvfrom};
 use socket2::Socket;
 
-use super::entrance::{Client, Entrance};
-use super::pause;
+use super::backoff::Backoff;
+use super::entrance::{Client, Entrance, NoStream};
+use super::{Settings, pause};
 use crate::telemetry::RateLimit;
 use crate::threads::{self, Stack};
 use crate::tunnel::session::{Payload, SendError, Stream};
 use crate::tunnel::streams::{Account, Activity};
-use crate::yamux::{Datagram, Input};
+use crate::yamux::{Cut, Datagram, Input};
 
 /// One listener's clients.
 struct Shared {
@@ -28,6 +30,7 @@ struct Shared {
     /// whoever still waits for one.
     answers: RwLock<Option<UdpSocket>>,
     clients: Mutex<HashMap<SocketAddr, Arc<Peer>>>,
+    backoff: Mutex<Backoff>,
     idle: Duration,
 }
 
@@ -36,15 +39,29 @@ struct Peer {
     stream: Stream,
     activity: Activity,
     client: Client,
+    /// A datagram came back.
+    answered: AtomicBool,
 }
 
-/// Listens until the exposure ends. A client without a datagram for `idle` is
-/// forgotten.
+impl Peer {
+    /// The agent has ended it, and nothing had come of it: its target is denied, can't
+    /// be reached, or there is no place for more streams.
+    fn has_failed(&self) -> bool {
+        let ended = match self.stream.cut() {
+            Some(cut) => cut == Cut::ByPeer,
+            None => !self.activity.is_idle(),
+        };
+        ended && !self.answered.load(Ordering::Relaxed)
+    }
+}
+
+/// Listens until the exposure ends. A client without a datagram for
+/// [`udp_idle`](Settings::udp_idle) is forgotten.
 pub(super) fn listen(
     entrance: &Arc<Entrance>,
     socket: UdpSocket,
     name: String,
-    idle: Duration,
+    settings: Settings,
 ) -> io::Result<JoinHandle<Option<()>>> {
     static FAILED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
     let held = Arc::new(Socket::from(socket.try_clone()?));
@@ -52,7 +69,8 @@ pub(super) fn listen(
         entrance: entrance.clone(),
         answers: RwLock::new(Some(socket.try_clone()?)),
         clients: Mutex::default(),
-        idle,
+        backoff: Mutex::new(Backoff::new(settings.udp_pause)),
+        idle: settings.udp_idle,
     });
     threads::spawn(name, Stack::Work, move || {
         // Ends the waiting for datagrams.
@@ -107,6 +125,10 @@ impl Shared {
     }
 
     fn begin(self: &Arc<Self>, address: SocketAddr) -> Option<Arc<Peer>> {
+        if !self.backoff.lock().allows(address, Instant::now()) {
+            self.entrance.refuse(&NoStream::Failing);
+            return None;
+        }
         let mut client = self.entrance.enter().ok()?;
         // The listener waits for nobody.
         let stream = match self.entrance.open(address, Instant::now()) {
@@ -121,6 +143,7 @@ impl Shared {
             stream,
             activity: Activity::new(Some(self.idle)),
             client,
+            answered: AtomicBool::new(false),
         });
         self.clients.lock().insert(address, peer.clone());
         let (shared, answered) = (self.clone(), peer.clone());
@@ -151,6 +174,9 @@ impl Shared {
             match stream.read_datagram(MAX_DATAGRAM, &mut buf, activity.until()) {
                 Ok(Input::Some(Datagram::Whole(_))) => {
                     activity.touch();
+                    if !peer.answered.swap(true, Ordering::Relaxed) {
+                        self.backoff.lock().succeed(address);
+                    }
                     let answers = self.answers.read();
                     let Some(socket) = &*answers else { return };
                     // A client that can't be reached may be back for the next.
@@ -166,12 +192,17 @@ impl Shared {
     }
 
     fn forget(&self, address: SocketAddr, peer: &Arc<Peer>) {
+        let failed = peer.has_failed();
         peer.stream.finish();
         peer.stream.discard();
         let mut clients = self.clients.lock();
         let same = |known: &Arc<Peer>| Arc::ptr_eq(known, peer);
         if clients.get(&address).is_some_and(same) {
             let gone = clients.remove(&address);
+            // Whoever finds it gone finds this.
+            if failed {
+                self.backoff.lock().fail(address, Instant::now());
+            }
             drop(clients);
             drop(gone);
         }

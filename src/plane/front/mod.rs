@@ -1,5 +1,5 @@
-//! The front door: any HTTP client in, `proxy_request`s out; and the plane's other
-//! HTTP paths. One listener for people, agents and gateways.
+//! The front door: any HTTP client in, `proxy_request`s and WebSocket streams out; and
+//! the plane's other HTTP paths. One listener for people, agents and gateways.
 
 pub(crate) mod fields;
 mod leg;

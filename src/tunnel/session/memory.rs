@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use crate::buffers;
-use crate::resident;
+use crate::resident::{self, Store};
 use crate::sync::Mutex;
 use crate::yamux::{Budget, CHUNK, Pool, SMALL_CHUNK};
 
@@ -26,6 +24,14 @@ impl Memory {
         }
     }
 
+    /// What lies in it unused is given back from now on.
+    #[must_use]
+    pub fn looked_after(self) -> Self {
+        let shelf = Arc::downgrade(&self.shelf);
+        resident::look_after(shelf);
+        self
+    }
+
     /// The cap, and what of it is taken now.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
@@ -42,8 +48,8 @@ impl Memory {
 }
 
 /// A pool of limited size, which gives back what it doesn't need: all of it when
-/// there is no session any more, and otherwise, every few seconds, what lay there
-/// the whole time.
+/// there is no session any more, and otherwise, now and then, what lay there the whole
+/// time ([`Memory::looked_after`]).
 pub struct Shelf {
     /// Bytes that may lie here.
     limit: usize,
@@ -54,7 +60,6 @@ struct Places {
     large: Pile,
     small: Pile,
     sessions: usize,
-    tidied: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -88,7 +93,6 @@ impl Shelf {
                 large: Pile::default(),
                 small: Pile::default(),
                 sessions: 0,
-                tidied: None,
             }),
         }
     }
@@ -97,27 +101,21 @@ impl Shelf {
     pub fn kept(&self) -> usize {
         self.places.lock().kept()
     }
+}
 
-    /// Time has passed. Also tidies the process's buffers for what goes out, which
-    /// nobody else looks after while there are only streams; and when a burst is over,
-    /// what the allocator has kept of it goes back to the system.
-    pub(super) fn tidy(&self, now: Instant) {
+impl Store for Shelf {
+    fn sweep(&self) -> bool {
         let mut places = self.places.lock();
-        let tidied = *places.tidied.get_or_insert(now);
-        if now.saturating_duration_since(tidied) < TIDY {
-            return;
-        }
-        places.tidied = Some(now);
         let unused = (places.large.tidy(), places.small.tidy());
-        let kept = places.kept();
-        // The allocator has its own locks.
+        let left = places.kept() > 0;
         drop(places);
-        let burst = kept == 0 && !(unused.0.is_empty() && unused.1.is_empty());
+        let bytes = (unused.0.iter().chain(&unused.1)).map(Vec::capacity).sum();
+        // The allocator has its own locks.
         drop(unused);
-        buffers::sweep();
-        if burst {
-            resident::give_back();
+        if bytes > 0 {
+            resident::left_behind(bytes);
         }
+        left
     }
 }
 
@@ -149,7 +147,12 @@ impl Pool for Shelf {
         buffer.clear();
         let mut places = self.places.lock();
         if places.sessions > 0 && places.kept() + size <= self.limit {
+            let first = places.kept() == 0;
             places.pile(size).buffers.push(buffer);
+            drop(places);
+            if first {
+                resident::left_behind(size);
+            }
             return;
         }
         drop(places);
@@ -194,6 +197,3 @@ impl Drop for Tenant {
 
 /// More isn't kept, however large the cap is: as much as sixteen windows hold.
 const MAX_KEPT: usize = 4 * 1024 * 1024;
-
-/// How long a buffer may lie unused.
-const TIDY: Duration = Duration::from_secs(5);

@@ -55,7 +55,8 @@ pub(super) struct Shared {
     table: Mutex<Table>,
     /// A stream was answered or has gone, or the session is over.
     changed: Condvar,
-    tenant: Tenant,
+    /// Where its buffers lie while it lives.
+    _tenant: Tenant,
 }
 
 struct Table {
@@ -83,7 +84,7 @@ impl Shared {
                 why: None,
             }),
             changed: Condvar::new(),
-            tenant,
+            _tenant: tenant,
         })
     }
 
@@ -186,7 +187,6 @@ impl Shared {
             return;
         }
         self.relieve(&entries, now);
-        self.tenant.shelf().tidy(now);
     }
 
     pub(super) fn figures(&self) -> Figures {

@@ -167,6 +167,13 @@ impl Stream {
         }
     }
 
+    /// Bytes that wait for their turn on the link, and a number that is another one when
+    /// some have moved: had their turn, or were taken by the peer.
+    pub fn sending(&self) -> (usize, u32) {
+        self.entry()
+            .with(|stream| (stream.queued(), stream.moves()))
+    }
+
     // Its end.
 
     /// We send no more: FIN follows what is queued. A second time it does nothing.

@@ -88,7 +88,7 @@ impl Settings {
     pub fn from_config(config: &Config) -> Self {
         let tunnels = &config.tunnels;
         Self {
-            max_streams: limits::grant(tunnels.max_streams),
+            max_streams: limits::grant(tunnels),
             dial_failure: tunnels.dial_failure,
             proxy_protocol: tunnels.proxy_protocol.clone(),
             tcp_idle: tunnels.inactivity_timeout,
@@ -227,13 +227,38 @@ impl Acceptor for StreamAcceptor {
             return;
         };
         metrics::YAMUX_ACCEPTED.increment();
-        let connection = self.connection;
-        let opening = move || {
-            let record = Record::new(place, connection.number, stream.id());
-            opening::open(record, connection, stream);
+        let mut opening = Opening {
+            connection: self.connection,
+            accepted: Some((place, stream)),
         };
+        let task = Box::new(move || opening.run());
         // Without a thread the stream goes with its task, which is its RST.
-        let _ = streams.openers.run(Box::new(opening));
+        let _ = streams.openers.run(task);
+    }
+}
+
+/// A stream on its way to its thread.
+struct Opening {
+    connection: Connection,
+    /// Until it has one.
+    accepted: Option<(Place, Stream)>,
+}
+
+impl Opening {
+    fn run(&mut self) {
+        if let Some((place, stream)) = self.accepted.take() {
+            let record = Record::new(place, self.connection.number, stream.id());
+            opening::open(record, self.connection, stream);
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some((place, stream)) = self.accepted.take() {
+            let record = Record::new(place, self.connection.number, stream.id());
+            account::Account::failed(&record, "no thread can be had".into());
+        }
     }
 }
 

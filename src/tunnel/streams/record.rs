@@ -26,7 +26,8 @@ pub(super) struct Record {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     end: Mutex<End>,
-    _active: Entered,
+    /// Where it is counted as open.
+    active: Vec<Entered>,
     place: Place,
 }
 
@@ -60,7 +61,7 @@ impl Record {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             end: Mutex::default(),
-            _active: metrics::YAMUX_ACTIVE.enter(),
+            active: vec![metrics::YAMUX_ACTIVE.enter()],
             place,
         }
     }
@@ -86,6 +87,10 @@ impl Record {
     }
 
     pub(super) fn connected(&mut self, connected: &Connected) {
+        if self.is_udp() {
+            metrics::UDP_SESSIONS.increment();
+            self.active.push(metrics::UDP_ACTIVE.enter());
+        }
         self.note(|line| line.address = connected.address);
         self.allowed(&connected.verdict);
     }

@@ -1,7 +1,7 @@
 //! TCP (and Unix sockets): bytes both ways, each half with its own end.
 
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,6 +21,10 @@ pub(super) struct Tcp {
     refused: Mutex<Option<Errno>>,
     /// The target has ended well, and the stream was told.
     answered: AtomicBool,
+    /// What had moved when it was last asked ([`Stream::sending`]).
+    ///
+    /// [`Stream::sending`]: crate::tunnel::session::Stream::sending
+    moves: AtomicU32,
 }
 
 impl Tcp {
@@ -40,6 +44,7 @@ impl Tcp {
         Self {
             refused: Mutex::new(refused),
             answered: AtomicBool::new(false),
+            moves: AtomicU32::new(0),
         }
     }
 }
@@ -165,11 +170,19 @@ impl Flow<Tcp> {
     }
 
     fn end_if_idle(&self) -> bool {
-        let idle = self.activity.is_idle();
-        if idle {
-            self.reset("idle");
+        if !self.activity.is_idle() {
+            return false;
         }
-        idle
+        // What the target said long ago may still be on its way, over a bad link. When it
+        // moved last isn't known: so nothing has for twice as long, at most.
+        let (queued, moves) = self.stream.sending();
+        let before = self.kind.moves.swap(moves, Ordering::Relaxed);
+        if queued > 0 || moves != before {
+            self.activity.touch();
+            return false;
+        }
+        self.reset("idle");
+        true
     }
 
     /// Both ends have finished, the session may be gone: nobody else would ever end

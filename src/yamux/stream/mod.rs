@@ -143,6 +143,12 @@ impl<P> Stream<P> {
         self.outbound.queued()
     }
 
+    /// Another number when something of what was queued has moved since: it had its
+    /// turn, or the peer has taken it and granted window.
+    pub fn moves(&self) -> u32 {
+        self.outbound.moves()
+    }
+
     /// The session is over. A stream that came to its end before stays readable.
     pub fn lose(&mut self) {
         if self.cut.is_none() && self.is_closed() {

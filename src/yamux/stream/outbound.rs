@@ -13,6 +13,8 @@ pub(super) struct Outbound<P> {
     slots: VecDeque<(P, u32)>,
     /// Payload bytes in the slots.
     queued: usize,
+    /// How often something moved: a payload was taken, or the peer has granted window.
+    moves: u32,
 }
 
 impl<P> Outbound<P> {
@@ -22,11 +24,13 @@ impl<P> Outbound<P> {
             // Now: the thread that sends is to allocate nothing.
             slots: VecDeque::with_capacity(SLOTS),
             queued: 0,
+            moves: 0,
         }
     }
 
     /// A window update of the peer.
     pub(super) fn grant(&mut self, id: u32, delta: u32) -> Result<(), Fatal> {
+        self.moves = self.moves.wrapping_add(1);
         let window = self.window.checked_add(delta);
         self.window = window.ok_or(Fatal::WindowOverflow(id))?;
         Ok(())
@@ -60,6 +64,7 @@ impl<P> Outbound<P> {
     pub(super) fn pop(&mut self) -> Option<(P, u32)> {
         let (payload, len) = self.slots.pop_front()?;
         self.queued -= len as usize;
+        self.moves = self.moves.wrapping_add(1);
         Some((payload, len))
     }
 
@@ -70,6 +75,10 @@ impl<P> Outbound<P> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    pub(super) fn moves(&self) -> u32 {
+        self.moves
     }
 
     /// Payload bytes that wait.

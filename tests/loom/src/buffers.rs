@@ -9,5 +9,3 @@ pub const LITTLE: usize = 4 * 1024;
 pub fn little() -> Buffer {
     Vec::with_capacity(LITTLE)
 }
-
-pub fn sweep() {}

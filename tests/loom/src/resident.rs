@@ -1,3 +1,11 @@
 //! Memory is given back to nobody here.
 
-pub fn give_back() {}
+use std::sync::Weak;
+
+pub trait Store: Send + Sync {
+    fn sweep(&self) -> bool;
+}
+
+pub fn look_after(_store: Weak<dyn Store>) {}
+
+pub fn left_behind(_bytes: usize) {}

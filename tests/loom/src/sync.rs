@@ -3,7 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
-pub use loom::sync::atomic::{AtomicBool, Ordering};
+pub use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+pub use loom::thread::{Thread, current, park};
 
 #[derive(Debug)]
 pub struct Mutex<T>(loom::sync::Mutex<T>);
@@ -14,24 +15,39 @@ impl<T> Mutex<T> {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard(Some(self.0.lock().expect("nobody panics")))
+        MutexGuard {
+            held: Some(self.0.lock().expect("nobody panics")),
+            of: &self.0,
+        }
     }
 }
 
 /// Empty only while its thread waits.
-pub struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+pub struct MutexGuard<'a, T> {
+    held: Option<loom::sync::MutexGuard<'a, T>>,
+    of: &'a loom::sync::Mutex<T>,
+}
+
+impl<T> MutexGuard<'_, T> {
+    pub fn unlocked<R>(guard: &mut Self, f: impl FnOnce() -> R) -> R {
+        guard.held = None;
+        let result = f();
+        guard.held = Some(guard.of.lock().expect("nobody panics"));
+        result
+    }
+}
 
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("held")
+        self.held.as_ref().expect("held")
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("held")
+        self.held.as_mut().expect("held")
     }
 }
 
@@ -45,13 +61,17 @@ impl Condvar {
     }
 
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        let held = guard.0.take().expect("held");
-        guard.0 = Some(self.0.wait(held).expect("nobody panics"));
+        let held = guard.held.take().expect("held");
+        guard.held = Some(self.0.wait(held).expect("nobody panics"));
     }
 
     /// There is no time here: whoever isn't woken waits for ever, and loom says so.
     pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _until: Instant) {
         self.wait(guard);
+    }
+
+    pub fn notify_one(&self) {
+        self.0.notify_one();
     }
 
     pub fn notify_all(&self) {

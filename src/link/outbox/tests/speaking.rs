@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc;
+use std::thread;
 
 use parking_lot::MutexGuard as Guard;
 

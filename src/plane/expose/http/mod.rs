@@ -11,9 +11,10 @@ mod request;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use socket2::Socket;
 
 use super::entrance::{Crew, Entrance, MAX_CLIENTS, turn_away};
 use super::tcp::Arrived;
@@ -24,9 +25,12 @@ use request::Refused;
 pub(super) struct Hosts {
     crew: Arc<Crew>,
     routes: Mutex<BTreeMap<String, Arc<Entrance>>>,
-    /// Connections whose request isn't read yet: which exposure they are for isn't
-    /// known, so they have a limit of their own.
+    /// Connections that have no Service yet.
     waiting: AtomicUsize,
+    /// Those of them whose request isn't read: which exposure they are for isn't
+    /// known, so they have a limit of their own. The oldest comes first.
+    silent: Mutex<BTreeMap<u64, Arc<Socket>>>,
+    next: AtomicU64,
 }
 
 impl Hosts {
@@ -35,6 +39,8 @@ impl Hosts {
             crew,
             routes: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            silent: Mutex::default(),
+            next: AtomicU64::new(0),
         })
     }
 
@@ -49,31 +55,49 @@ impl Hosts {
         routes.is_empty()
     }
 
-    /// A client of the listener, which `ends` ends.
+    /// A client of the listener, which `ends` ends. While [`MAX_SILENT`] ask nothing,
+    /// the one that has done so for longest makes room: it costs nothing to connect, so
+    /// whoever asks at once must not have to wait for them.
     pub(super) fn take(self: &Arc<Self>, (socket, address): Arrived, ends: &Cancel) {
         let place = Waiting(self.clone());
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= 2 * MAX_CLIENTS {
             return turn_away(&socket);
         }
+        let silent = self.enter(&socket);
         let (given, ends) = (socket.clone(), ends.clone());
-        let task = Box::new(move || place.0.lead((given, address), &ends));
+        let task = Box::new(move || place.0.lead((given, address), silent, &ends));
         if self.crew.openers.run(task).is_err() {
             turn_away(&socket);
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+    fn enter(self: &Arc<Self>, socket: &Arc<Socket>) -> Silent {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut silent = self.silent.lock();
+        let oldest = (silent.len() >= MAX_SILENT).then(|| silent.pop_first());
+        silent.insert(number, socket.clone());
+        drop(silent);
+        if let Some((_, oldest)) = oldest.flatten() {
+            // Its reader sees it.
+            turn_away(&oldest);
+        }
+        Silent(self.clone(), number)
     }
 
-    fn lead(&self, (socket, address): Arrived, ends: &Cancel) {
+    /// Clients whose request isn't read.
+    #[cfg(test)]
+    pub(super) fn silent(&self) -> usize {
+        self.silent.lock().len()
+    }
+
+    fn lead(&self, (socket, address): Arrived, silent: Silent, ends: &Cancel) {
         let read = {
             let Ok(_guard) = ends.on_aborted(socket.clone()) else {
                 return turn_away(&socket);
             };
             request::read(&socket, address)
         };
+        drop(silent);
         let refused = match read {
             None => return,
             Some(Err(refused)) => refused,
@@ -96,6 +120,15 @@ impl Hosts {
     }
 }
 
+/// A connection among those that ask nothing.
+struct Silent(Arc<Hosts>, u64);
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.0.silent.lock().remove(&self.1);
+    }
+}
+
 /// A connection that is counted among those that wait.
 struct Waiting(Arc<Hosts>);
 
@@ -104,3 +137,6 @@ impl Drop for Waiting {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+/// Clients that ask nothing, at a time. Each is a thread: fewer do for tests.
+pub(super) const MAX_SILENT: usize = if cfg!(test) { 64 } else { MAX_CLIENTS };

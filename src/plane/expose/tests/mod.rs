@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stage::{LONG, Stage, any_port, exposure, wait_until};
+use stage::{LONG, Stage, any_port, exposure, settings, wait_until};
 
 use super::entrance::{MAX_CLIENTS, NoStream};
 use super::{Entry, Exposer, State};

@@ -1,6 +1,7 @@
 //! Listeners that open, close, and can't open.
 
 use super::*;
+use crate::plane::expose::http::MAX_SILENT;
 
 fn host(name: &str) -> Entry {
     Entry::parse("http", name).expect("a host")
@@ -132,7 +133,7 @@ fn the_http_listener_closes_with_its_last_host() {
         // One that takes its time to ask isn't waited for.
         let mut slow = connect(http);
         slow.write_all(b"GET / HTTP/1.1\r\nHost").expect("sent");
-        wait_until("it is being read", || stage.exposer.waiting_hosts() == 1);
+        wait_until("it is being read", || stage.exposer.silent_clients() == 1);
         assert!(matches!(stage.exposer.unexpose(&hosts[1]), Ok(Some(_))));
         assert_reset(slow);
     }
@@ -148,12 +149,32 @@ fn a_request_that_takes_too_long_to_come_holds_nobody_else_up() {
     stage.expose(host("a.test"));
     let slow: Vec<TcpStream> = (0..50).map(|_| connect(http)).collect();
     wait_until("they are waited for", || {
-        stage.exposer.waiting_hosts() == 50
+        stage.exposer.silent_clients() == 50
     });
     assert!(ask(http, "a.test").starts_with("HTTP/1.1 503 "));
     // Each has ten seconds of its own; nobody waits for that here.
     drop(slow);
-    wait_until("they are gone", || stage.exposer.waiting_hosts() == 0);
+    wait_until("they are gone", || stage.exposer.silent_clients() == 0);
+}
+
+/// They used to be turned away until one of 1,024 had been silent for ten seconds.
+#[test]
+fn clients_that_ask_nothing_keep_nobody_out() {
+    let mut stage = Stage::new();
+    let http = free();
+    stage.settings.http = http;
+    let stage = stage.again();
+    stage.expose(host("a.test"));
+    let oldest = connect(http);
+    wait_until("it is waited for", || stage.exposer.silent_clients() == 1);
+    let silent: Vec<TcpStream> = (1..MAX_SILENT).map(|_| connect(http)).collect();
+    wait_until("all are waited for", || {
+        stage.exposer.silent_clients() == MAX_SILENT
+    });
+    assert!(ask(http, "a.test").starts_with("HTTP/1.1 503 "));
+    assert_reset(oldest);
+    drop(silent);
+    wait_until("they are gone", || stage.exposer.silent_clients() == 0);
 }
 
 #[test]

@@ -45,6 +45,15 @@ pub(super) fn any_port() -> SocketAddr {
     (Ipv4Addr::new(127, high | 128, low, last), 0).into()
 }
 
+pub(super) fn settings() -> Settings {
+    Settings {
+        http: any_port(),
+        udp_idle: LONG,
+        udp_pause: LONG,
+        retry: Duration::from_millis(1),
+    }
+}
+
 pub(super) struct Stage {
     pub(super) exposer: Arc<Exposer>,
     pub(super) hub: Arc<Hub>,
@@ -55,11 +64,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new() -> Self {
-        Self::with(Settings {
-            http: any_port(),
-            udp_idle: LONG,
-            retry: Duration::from_millis(1),
-        })
+        Self::with(settings())
     }
 
     pub(super) fn with(settings: Settings) -> Self {

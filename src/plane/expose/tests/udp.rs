@@ -4,7 +4,8 @@ use std::net::UdpSocket;
 
 use super::*;
 use crate::plane::expose::Settings;
-use crate::yamux::{Datagram, Header};
+use crate::tunnel::session::Payload;
+use crate::yamux::{Datagram, Header, Reset};
 
 fn client(of: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(any_port()).expect("bound");
@@ -15,9 +16,8 @@ fn client(of: SocketAddr) -> UdpSocket {
 
 fn impatient() -> Stage {
     Stage::with(Settings {
-        http: any_port(),
         udp_idle: Duration::from_millis(500),
-        retry: LONG,
+        ..settings()
     })
 }
 
@@ -118,4 +118,76 @@ fn while_the_agent_is_away_datagrams_are_dropped_and_then_led_again() {
     client.send(b"2").expect("sent");
     let _another = agent.accept();
     assert_eq!(stage.view().total, 2);
+}
+
+/// Denied, say: that used to cost a stream for every datagram.
+#[test]
+fn a_client_whose_stream_comes_to_nothing_waits_for_the_next() {
+    for fin in [false, true] {
+        let stage = Stage::new();
+        let agent = stage.agent();
+        let address = stage.udp();
+        let (denied, other) = (client(address), client(address));
+        denied.send(b"1").expect("sent");
+        let (stream, _) = agent.accept();
+        if fin {
+            stream.finish();
+        } else {
+            stream.reset(Reset::AtOnce);
+        }
+        wait_until("it is forgotten", || stage.view().clients == 0);
+        for refused in 1..=10 {
+            denied.send(b"2").expect("sent");
+            wait_until("it waits", || stage.view().refused == refused);
+        }
+        assert!(agent.has_none());
+        other.send(b"3").expect("sent");
+        agent.accept();
+    }
+}
+
+#[test]
+fn a_client_whose_target_is_back_is_led_again() {
+    let stage = Stage::with(Settings {
+        udp_pause: Duration::from_millis(1),
+        ..settings()
+    });
+    let agent = stage.agent();
+    let client = client(stage.udp());
+    for round in 1..=5 {
+        wait_until("it has a stream", || {
+            client.send(b"?").expect("sent");
+            stage.view().total == round
+        });
+        let (stream, _) = agent.accept();
+        stream.reset(Reset::AtOnce);
+        wait_until("it is forgotten", || stage.view().clients == 0);
+    }
+}
+
+/// What has answered may end as it likes: the next datagram has its stream at once. So
+/// has that of a client whose agent was away.
+#[test]
+fn a_stream_that_answered_or_was_lost_costs_no_pause() {
+    let stage = Stage::new();
+    let mut agent = stage.agent();
+    let client = client(stage.udp());
+    for lost in [false, true, false] {
+        client.send(b"?").expect("sent");
+        let (stream, _) = agent.accept();
+        // Were the agent lost before, it would open another one.
+        let read = stream.read_datagram(64, &mut Vec::new(), Some(soon()));
+        assert!(matches!(read, Ok(Input::Some(Datagram::Whole(1)))));
+        if lost {
+            drop(agent);
+            agent = stage.agent();
+        } else {
+            let sent = stream.send(Payload::from(&b"!"[..]), Some(soon()));
+            sent.expect("sent");
+            assert_eq!(client.recv(&mut [0; 4]).expect("an answer"), 1);
+            stream.reset(Reset::AtOnce);
+        }
+        wait_until("it is forgotten", || stage.view().clients == 0);
+    }
+    assert_eq!(stage.view().refused, 0);
 }

@@ -210,6 +210,26 @@ fn a_stream_on_which_something_moves_is_not_idle() {
     stage.end();
 }
 
+/// It used to be reset, with what the target had said long ago.
+#[test]
+fn a_stream_whose_bytes_wait_for_a_slow_link_is_not_idle() {
+    let mut settings = settings();
+    settings.tcp_idle = Some(Duration::from_millis(300));
+    let (stage, listener) = with(settings);
+    stage.hold_agent(true);
+    let client = stage.open();
+    let (mut target, _) = listener.accept().expect("accepted");
+    let piece = vec![7; 200_000];
+    target.write_all(&piece).expect("taken");
+    wait_until("it waits", || stage.agent.figures().queued > 0);
+    std::thread::sleep(Duration::from_millis(900));
+    stage.hold_agent(false);
+    assert_eq!(client.read(piece.len()), piece);
+    client.assert_reset();
+    assert_eq!(stage.audit()[0]["end"], "idle");
+    stage.end();
+}
+
 /// Both ends have finished, and the target doesn't take the last bytes: nobody else
 /// would end that, not even the loss of the session.
 #[test]

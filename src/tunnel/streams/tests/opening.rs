@@ -12,8 +12,11 @@ use super::stage::*;
 use crate::config::{DialFailure, ProxyProtocol};
 use crate::net::testing::listen;
 use crate::telemetry::metrics;
+use crate::threads;
 use crate::tunnel::Protocol;
 use crate::tunnel::header::{Header, Version};
+use crate::tunnel::session::Acceptor;
+use crate::tunnel::streams::Connection;
 use crate::yamux::{Flags, Reset};
 
 fn stage(change: impl FnOnce(&mut Plan)) -> (Stage, TcpListener) {
@@ -328,5 +331,25 @@ fn tt19_bytes_are_counted_while_they_move() {
     });
     assert!(metrics::YAMUX_ACCEPTED.value() > accepted);
     assert!(metrics::YAMUX_ACTIVE.value() >= 1);
+    stage.end();
+}
+
+#[test]
+fn a_stream_that_finds_no_thread_is_reset_and_has_its_line() {
+    let (stage, _listener) = stage(|_| {});
+    let mut acceptor = stage.streams.acceptor(Connection {
+        number: 7,
+        newest: Version::One,
+        dial_timeout: LONG,
+    });
+    let stream = stage.open_silent().0;
+    let id = format!("7/{}", stream.id());
+    threads::testing::refuse(1);
+    acceptor.accept(stream);
+    let lines = stage.audit();
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["id"], id);
+    assert_eq!(lines[0]["verdict"], "invalid");
+    assert_eq!(lines[0]["end"], "no thread can be had");
     stage.end();
 }
