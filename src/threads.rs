@@ -6,11 +6,15 @@
 //! the body owns (a request answers with an error, a link ends its connection);
 //! this module logs it, counts it and lets those guards run.
 
+mod prompt;
+
 use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::{fmt, io};
+
+pub(crate) use prompt::prompt;
 
 /// How much stack a thread gets. Stacks are mapped, not resident: a page counts
 /// only once it has been touched.
@@ -81,6 +85,7 @@ where
     builder
         .spawn(move || {
             let _live = Live::enter();
+            prompt::usual();
             if let Some(told) = told {
                 // It is for people only.
                 let _ = rustix::thread::set_name(&told);

@@ -59,6 +59,7 @@ impl Agent {
         let thread = threads::spawn("agent", Stack::Work, move || {
             // Whoever waits is told, also after a panic.
             let _ended = ending.end_on_drop();
+            threads::prompt();
             conductor.run()
         })?;
         Ok(Self {

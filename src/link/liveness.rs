@@ -11,11 +11,13 @@ use parking_lot::MutexGuard;
 
 use super::Settings;
 use super::shared::Shared;
+use crate::threads;
 
 /// Watches the link until reader and writer have ended.
 pub(super) fn run(shared: &Shared) {
     let mut liveness = Liveness::new(&shared.settings, Instant::now());
     let mut second = Instant::now();
+    threads::prompt();
     let mut life = shared.life.lock();
     while life.running > 1 {
         if shared.is_cut() {

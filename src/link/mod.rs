@@ -42,7 +42,7 @@ pub use message::{HEADROOM, Kind, Message};
 pub use slots::Slot;
 pub use speaker::{Carrier, Speaker};
 
-use crate::net::{Cancel, Halves, Reason};
+use crate::net::{Cancel, Halves, Reason, bound_backlog};
 use crate::telemetry::metrics;
 use crate::threads::{self, SpawnError, Stack};
 use outbox::Untaken;
@@ -277,6 +277,7 @@ fn set_up(halves: &Halves, settings: &Settings) -> io::Result<()> {
     let socket = &halves.socket;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    bound_backlog(socket);
     if socket.tcp_user_timeout()?.is_none() {
         // Accepted, not dialled: the dialer has set its own.
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;

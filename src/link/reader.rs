@@ -4,6 +4,7 @@
 use super::shared::Shared;
 use super::{EndedBy, Receiver};
 use crate::net::ReadHalf;
+use crate::threads;
 use crate::websocket::frame::{Event, FrameReader, Listener};
 
 /// Reads until the stream ends; what arrives once the link is closing is read and
@@ -12,6 +13,7 @@ pub(super) fn run(shared: &Shared, mut read: ReadHalf, receiver: impl Receiver) 
     let mut frames = FrameReader::new(shared.settings.role, shared.settings.max_message);
     let mut receiver = Some(receiver);
     let mut refused = false;
+    threads::prompt();
     loop {
         let bytes = match read.fill() {
             Ok([]) => return shared.input_ended(None),

@@ -56,6 +56,7 @@ pub(crate) fn serve(
     mut halves: Halves,
 ) -> Result<(), SpawnError> {
     threads::spawn(format!("agent-{cluster}"), Stack::Work, move || {
+        threads::prompt();
         halves.set_deadline(Some(Deadline::after(UPGRADE_LIMIT)));
         if let Err(error) = upgrade::accept(&headers, &mut halves.write) {
             log::info!(cluster = cluster.as_str(); "an agent's upgrade failed: {error}");

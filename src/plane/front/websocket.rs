@@ -40,9 +40,10 @@ pub(super) fn forward(
     responder: Responder,
 ) {
     let refuse = |responder: Responder, refused: Refused| {
+        // Before the client knows: its second try may be faster than this thread.
+        refusals.keep(asked(request, target), refused.clone(), Instant::now());
         // A client that is gone hears nothing.
         let _ = responder.respond(refused.status, &refused.headers, &refused.body);
-        refusals.keep(asked(request, target), refused, Instant::now());
     };
     let opened = check(request, &body).and_then(|accept| Ok((accept, open(hub, request)?)));
     let (accept, (live, headers)) = match opened {
