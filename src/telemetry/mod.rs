@@ -1,5 +1,5 @@
 //! What the agent says about itself: log lines, without secrets, one write each, by a
-//! thread that does nothing else ([`sink`]). Who logs never waits for the log.
+//! thread that does nothing else (`sink`). Who logs never waits for the log.
 //!
 //! Fields are `time`, `level`, `msg`, `component` and whatever key-value pairs a
 //! record has (config-and-state.md §13). The component is the room: the module

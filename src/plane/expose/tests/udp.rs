@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use super::*;
 use crate::plane::expose::Settings;
-use crate::tunnel::session::Payload;
+use crate::tunnel::session::{Payload, Stream};
 use crate::yamux::{Datagram, Header, Reset};
 
 fn client(of: SocketAddr) -> UdpSocket {
@@ -120,6 +120,13 @@ fn while_the_agent_is_away_datagrams_are_dropped_and_then_led_again() {
     assert_eq!(stage.view().total, 2);
 }
 
+/// The one byte that it was opened for. Were it to end before that has come, there would
+/// be another stream for it.
+fn take_datagram(stream: &Stream) {
+    let read = stream.read_datagram(64, &mut Vec::new(), Some(soon()));
+    assert!(matches!(read, Ok(Input::Some(Datagram::Whole(1)))));
+}
+
 /// Denied, say: that used to cost a stream for every datagram.
 #[test]
 fn a_client_whose_stream_comes_to_nothing_waits_for_the_next() {
@@ -130,6 +137,7 @@ fn a_client_whose_stream_comes_to_nothing_waits_for_the_next() {
         let (denied, other) = (client(address), client(address));
         denied.send(b"1").expect("sent");
         let (stream, _) = agent.accept();
+        take_datagram(&stream);
         if fin {
             stream.finish();
         } else {
@@ -157,11 +165,12 @@ fn a_client_whose_target_is_back_is_led_again() {
     for round in 1..=5 {
         wait_until("it has a stream", || {
             client.send(b"?").expect("sent");
-            stage.view().total == round
+            stage.view().total >= round
         });
         let (stream, _) = agent.accept();
+        take_datagram(&stream);
+        // Those of its datagrams that wait at the listener may have the next one.
         stream.reset(Reset::AtOnce);
-        wait_until("it is forgotten", || stage.view().clients == 0);
     }
 }
 
@@ -175,9 +184,7 @@ fn a_stream_that_answered_or_was_lost_costs_no_pause() {
     for lost in [false, true, false] {
         client.send(b"?").expect("sent");
         let (stream, _) = agent.accept();
-        // Were the agent lost before, it would open another one.
-        let read = stream.read_datagram(64, &mut Vec::new(), Some(soon()));
-        assert!(matches!(read, Ok(Input::Some(Datagram::Whole(1)))));
+        take_datagram(&stream);
         if lost {
             drop(agent);
             agent = stage.agent();
