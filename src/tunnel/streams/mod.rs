@@ -37,8 +37,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+pub(crate) use account::Account;
 #[cfg(feature = "plane")]
-pub(crate) use joined::{Account, Activity, join};
+pub(crate) use joined::{Activity, join};
 use record::Record;
 
 use super::audit::Audit;
