@@ -37,6 +37,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+#[cfg(not(feature = "plane"))]
+use account::Account;
 #[cfg(feature = "plane")]
 pub(crate) use joined::{Account, Activity, join};
 use record::Record;
@@ -257,7 +259,7 @@ impl Drop for Opening {
     fn drop(&mut self) {
         if let Some((place, stream)) = self.accepted.take() {
             let record = Record::new(place, self.connection.number, stream.id());
-            account::Account::failed(&record, "no thread can be had".into());
+            record.failed("no thread can be had".into());
         }
     }
 }
