@@ -70,7 +70,7 @@ impl Connection {
 
     /// A request or a stream lives under this id.
     pub(super) fn is_taken(&self, id: &str) -> bool {
-        self.live(id).is_some() || self.streams.find(id).is_some()
+        self.live(id).is_some() || self.streams.find(id).is_some_and(|stream| stream.is_live())
     }
 
     /// The request under this id, whatever its state.

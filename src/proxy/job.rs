@@ -178,11 +178,7 @@ impl Job {
         upstream: &ServiceUpstream,
         body: Body,
     ) -> Result<Response, JobError> {
-        let authorization = self.plan.headers.get("Authorization");
-        if authorization.is_some_and(|value| beside.services.is_own_credential(value)) {
-            log::debug!("the agent's own token is not shown to a Service");
-            self.plan.headers.remove("Authorization");
-        }
+        beside.take_own_credential(&mut self.plan.headers);
         let client = beside.pools.client(&upstream.service, upstream.https)?;
         let cancel = self.ticket.cancel.clone();
         Ok(self.send(&client, body, &cancel)?)

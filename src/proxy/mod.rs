@@ -65,6 +65,7 @@ use crate::config::Secret;
 use crate::http::Client;
 use crate::link::{Message, SendError};
 use crate::net::Cancel;
+use crate::websocket::Keepalive;
 
 /// The way back to the peer, for the requests of one connection. In production
 /// `control::outlet::ConnectionOutlet`.
@@ -145,6 +146,8 @@ pub struct Settings {
     pub stall: Duration,
     /// The dial and the upgrade of a WebSocket together.
     pub handshake: Duration,
+    /// How a Service at the other end of a WebSocket is asked for signs of life.
+    pub keepalive: Keepalive,
     /// How long a thread without work is kept.
     pub worker_idle: Duration,
 }
@@ -161,6 +164,11 @@ impl Default for Settings {
             first_byte: Duration::from_mins(2),
             stall: Duration::from_mins(5),
             handshake: Duration::from_secs(30),
+            keepalive: Keepalive {
+                every: Duration::from_secs(30),
+                silence: Duration::from_secs(90),
+                misses: 3,
+            },
             worker_idle: Duration::from_secs(10),
         }
     }

@@ -96,14 +96,11 @@ impl Plan {
         if request.path.is_empty() && request.service.name.is_none() {
             return Err(PlanError::Unreadable("path"));
         }
-        let (mut headers, identity) = headers(&request.headers, false)?;
-        if is_https(request) {
-            headers.set("X-Forwarded-Proto", "https");
-        }
+        let (headers, identity) = service_headers(request)?;
         let target = service_target(&request.path, &request.query)?;
         let plan = Self::of(request, target, headers, identity)?;
         Ok(Self {
-            host: host(&request.headers)?,
+            host: host(&request.headers, "Host")?,
             // What makes a watch of a call to the API server means nothing elsewhere.
             live: false,
             ..plan
@@ -185,8 +182,19 @@ pub(super) fn check(request: &ProxyRequest<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// What a Service gets of a caller's fields.
+pub(super) fn service_headers(
+    request: &ProxyRequest<'_>,
+) -> Result<(Headers, Identity), PlanError> {
+    let (mut headers, identity) = headers(&request.headers, false)?;
+    if is_https(request) {
+        headers.set("X-Forwarded-Proto", "https");
+    }
+    Ok((headers, identity))
+}
+
 /// The query goes as it is: sorted or completed, a signed one would be another (T34).
-fn service_target(path: &str, query: &str) -> Result<String, PlanError> {
+pub(super) fn service_target(path: &str, query: &str) -> Result<String, PlanError> {
     let is_fine = path.is_empty() || path.starts_with('/');
     if !is_fine || path.contains("..") || path.contains("://") {
         return Err(PlanError::Path);
@@ -206,9 +214,9 @@ fn service_target(path: &str, query: &str) -> Result<String, PlanError> {
     Ok(target)
 }
 
-/// The peer's `Host`, which must be one and a host, with or without a port.
-fn host(given: &Headers) -> Result<Option<String>, PlanError> {
-    let mut hosts = given.get_all("Host").map(trim_blanks);
+/// The peer's `Host`, or another such field, which must be one and a host, with or without a port.
+pub(super) fn host(given: &Headers, field: &str) -> Result<Option<String>, PlanError> {
+    let mut hosts = given.get_all(field).map(trim_blanks);
     let Some(host) = hosts.next() else {
         return Ok(None);
     };

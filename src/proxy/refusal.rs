@@ -21,7 +21,9 @@ pub(super) enum Refusal {
     #[error("{0}")]
     Target(#[from] TargetError),
     #[error("service request failed: {0}")]
-    Unreached(#[from] Unreached),
+    Unreached(#[source] Unreached),
+    #[error("{SERVICE_STREAM_FAILED}: {0}")]
+    StreamUnreached(#[source] Unreached),
     #[error("failed to create Kubernetes request: {0}")]
     Kubernetes(#[source] PlanError),
     #[error("{0}")]
@@ -38,7 +40,7 @@ pub(super) enum Refusal {
     OverBudget(#[from] OverBudget),
     #[error("{0}")]
     Thread(#[from] SpawnError),
-    /// Of an upgrade to the API server.
+    /// Of an upgrade.
     #[error("{0}")]
     Stream(String),
 }
@@ -53,7 +55,8 @@ impl Refusal {
         beside: Option<&Beside>,
     ) {
         let verdict = match self {
-            Self::Unreached(Unreached::Denied(verdict)) => Some(verdict.clone()),
+            Self::Unreached(Unreached::Denied(verdict))
+            | Self::StreamUnreached(Unreached::Denied(verdict)) => Some(verdict.clone()),
             _ => None,
         };
         let line = audit::Line {
@@ -89,3 +92,7 @@ fn said(request: &ProxyRequest<'_>) -> String {
 }
 
 const MAX_SAID: usize = 63;
+
+/// What the text of a stream to a Service that can't be opened begins with
+/// (control-channel.md §8.7).
+pub(super) const SERVICE_STREAM_FAILED: &str = "failed to connect to service WebSocket";

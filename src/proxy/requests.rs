@@ -178,6 +178,9 @@ impl Requests {
     /// `proxy_cancel`.
     pub fn cancel(&mut self, id: &str) {
         let Some(ticket) = self.connection.find(id) else {
+            if let Some(stream) = self.connection.streams.find(id) {
+                stream.cancel_request();
+            }
             return;
         };
         ticket.cancel.cancel(Reason::Cancelled);
@@ -303,7 +306,7 @@ impl Requests {
             PlanError::Path | PlanError::Query => Refusal::ServicePlace(error),
             error => Refusal::Service(error),
         })?;
-        let service = beside.services.admit(&target)?;
+        let service = beside.services.admit(&target).map_err(Refusal::Unreached)?;
         let https = service.https().unwrap_or_else(|| is_https(request));
         Ok((Upstream::Service(ServiceUpstream { service, https }), plan))
     }

@@ -9,6 +9,7 @@ use socket2::Socket;
 
 use super::pools::Pools;
 use super::target::{RouteTable, Target};
+use crate::http::Headers;
 use crate::net::{Cancel, Deadline};
 
 /// Everything that is reached but the API server.
@@ -63,6 +64,16 @@ impl Beside {
 
     pub(super) fn routes(&self) -> &dyn RouteTable {
         &*self.routes
+    }
+
+    /// No Service sees a credential of the agent's own, whoever put it there. May read
+    /// files.
+    pub(super) fn take_own_credential(&self, headers: &mut Headers) {
+        let authorization = headers.get("Authorization");
+        if authorization.is_some_and(|value| self.services.is_own_credential(value)) {
+            log::debug!("the agent's own token is not shown to a Service");
+            headers.remove("Authorization");
+        }
     }
 }
 

@@ -77,19 +77,21 @@ impl Upstream {
     pub(super) fn crowd(&self) -> Option<Arc<str>> {
         match self {
             Self::Api => None,
-            Self::Service(upstream) => {
-                let scheme = if upstream.https { "https" } else { "http" };
-                Some(format!("{scheme} {}", upstream.service.key()).into())
-            }
+            Self::Service(upstream) => Some(upstream.crowd()),
         }
+    }
+}
+
+impl ServiceUpstream {
+    pub(super) fn crowd(&self) -> Arc<str> {
+        let scheme = if self.https { "https" } else { "http" };
+        format!("{scheme} {}", self.service.key()).into()
     }
 }
 
 /// Why there is no target. The texts are those of control-channel.md §8.7.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
-    #[error("WebSocket upgrades to Services are not supported by this agent version yet")]
-    Upgrade,
     /// An upgrade that is neither for the Kubernetes API nor for a Service.
     #[error("missing service routing information for WebSocket")]
     Nowhere,

@@ -2,6 +2,8 @@
 //! that isn't ours, in the fields that the wire has for them (control-channel.md §8.3,
 //! §8.5; config-and-state.md §12.2).
 
+mod websockets;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -140,7 +142,8 @@ fn an_origin_that_is_not_configured_or_not_allowed_is_not_called() {
     );
     let upgrade = json!({"path": "/", "headers": {"Host": "shop.test"}, "is_websocket": true});
     let refused = refusal(&mut conn, &upgrade);
-    assert!(refused.contains("not supported"), "{refused}");
+    let start = "failed to connect to service WebSocket: the agent's policy denies it: ";
+    assert!(refused.starts_with(start), "{refused}");
 }
 
 #[test]

@@ -186,7 +186,8 @@ impl Kind for ApiStream {
         })
     }
 
-    fn closed(&self, id: &str, said: Option<&CloseText<'_>>, _full: bool) -> Vec<Message> {
+    fn closed(&self, stream: &Stream, said: Option<&CloseText<'_>>) -> Vec<Message> {
+        let id = &*stream.id;
         vec![Message::text(320 + 2 * id.len(), |buf| {
             if self.raw {
                 raw_stream_close(buf, id, said);

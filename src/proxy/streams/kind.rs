@@ -25,6 +25,11 @@ pub(in crate::proxy) trait Kind: Send {
         None
     }
 
+    /// Whether it is still the request that has started it: `proxy_cancel` ends it.
+    fn is_request(&self) -> bool {
+        false
+    }
+
     /// How long the dial and the upgrade may take together.
     fn handshake(&self) -> Duration;
 
@@ -63,14 +68,19 @@ pub(in crate::proxy) trait Kind: Send {
     /// A message of the peer, for the leg.
     fn deliver(&self) -> Box<dyn Deliver>;
 
-    /// The stream's end, once it was open. `said`: what the leg's close frame said;
-    /// `full`: its queue was. The last message comes last.
-    fn closed(&self, id: &str, said: Option<&CloseText<'_>>, full: bool) -> Vec<Message>;
+    /// The stream's end, once it was open. `said`: what the leg's close frame said. The
+    /// last message comes last.
+    fn closed(&self, stream: &Stream, said: Option<&CloseText<'_>>) -> Vec<Message>;
 }
 
 /// How messages of the peer reach the leg; for the other thread.
 pub(in crate::proxy) trait Deliver: Send {
     fn deliver(&self, frame: Frame, to: &Writer) -> std::io::Result<()>;
+
+    /// A message by which the peer closes the stream: what it says.
+    fn close_of(&self, _frame: &Frame) -> Option<CloseText<'static>> {
+        None
+    }
 
     /// What the leg is closed with, where the peer's close says nothing; [`CUT`].
     fn close_code(&self) -> (u16, &'static str);

@@ -16,15 +16,15 @@
 //!
 //! File by file: `stream` is what both threads and the reader share of one; `opening`
 //! runs it; `kind` is what kinds of streams differ in. `api` is the kind to the API
-//! server, translated by `channels` or raw, checked by `plan`. Streams to Services (§9.2)
-//! are to be another kind beside it: made in `Requests::upgrade`, with the same
-//! [`Streams`], [`Stream`] and [`Opening`].
+//! server, translated by `channels` or raw; `service` that to Services and origins (§9.2),
+//! which a request starts. `plan` checks both, `start` makes them.
 
 mod api;
 mod channels;
 mod kind;
 mod opening;
 mod plan;
+mod service;
 mod start;
 mod stream;
 

@@ -164,9 +164,9 @@ impl Opening {
     /// The end of a stream that was open.
     fn close(&mut self, said: Option<&CloseText<'_>>) {
         self.ended = true;
+        self.stream.set_over();
         if !self.stream.is_silent() {
-            let full = self.stream.is_full();
-            for message in self.kind.closed(&self.stream.id, said, full) {
+            for message in self.kind.closed(&self.stream, said) {
                 self.stream.send_last(message);
             }
         }
@@ -205,6 +205,7 @@ impl Opening {
             Failure::Upgrade(UpgradeError::Refused(answer)) => Some(&**answer),
             _ => None,
         };
+        stream.set_over();
         if !stream.is_silent() {
             self.kind.failed(&stream, &text, answer);
         }
@@ -282,6 +283,10 @@ fn write(stream: &Arc<Stream>, to: &Writer, how: &dyn Deliver) {
     loop {
         match stream.next() {
             Next::Frame(frame) => {
+                if let Some(said) = how.close_of(&frame) {
+                    stream.close(Some(said));
+                    continue;
+                }
                 let (payload, memory) = (frame.payload().len(), frame.memory());
                 if how.deliver(frame, to).is_err() {
                     // The reader finds out what happened, and what came before it.

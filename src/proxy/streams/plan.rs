@@ -2,7 +2,10 @@
 //! subprotocols (control-channel.md §9.1, T36; decisions.md §6.2). Pure.
 
 use crate::http::{Headers, MAX_FIELDS, MAX_HEAD};
-use crate::proxy::plan::{Identity, PlanError, headers, target};
+use crate::proxy::plan::{
+    Identity, PlanError, headers, host, service_headers, service_target, target,
+};
+use crate::wire::ProxyRequest;
 
 /// What a peer asks for, unchecked.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +60,11 @@ impl StreamPlan {
         let subresource = asked.path.rsplit('/').next().unwrap_or_default();
         let (mut headers, identity) = headers(asked.headers, lend)?;
         headers.retain(|name, _| !is_handshake(name));
-        let subprotocols = subprotocols(asked, subresource)?;
+        let speaks_channels = matches!(subresource, "exec" | "attach" | "portforward");
+        let mut subprotocols = subprotocols(asked.protocol, asked.headers)?;
+        if subprotocols.is_empty() && speaks_channels && !asked.raw {
+            subprotocols = DEFAULT_SUBPROTOCOLS.map(str::to_owned).to_vec();
+        }
         Ok(Self {
             target: target(base, asked.path, asked.query)?,
             headers,
@@ -69,11 +76,51 @@ impl StreamPlan {
 
     /// Bytes of memory that it takes, about.
     pub(super) fn size(&self) -> usize {
-        const FIELD: usize = 2 * size_of::<String>();
-        let fields = self.headers.iter().map(|(n, v)| FIELD + n.len() + v.len());
-        let offered = self.subprotocols.iter().map(|name| FIELD + name.len());
-        self.target.len() + fields.sum::<usize>() + offered.sum::<usize>()
+        size_of_all(&self.target, &self.headers, &self.subprotocols)
     }
+}
+
+/// An upgrade that is asked of a Service, checked and encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServicePlan {
+    /// Origin form.
+    pub(super) target: String,
+    /// What `Host` says, where the peer says so.
+    pub(super) host: Option<String>,
+    pub(super) headers: Headers,
+    /// To be offered, in order.
+    pub(super) subprotocols: Vec<String>,
+}
+
+impl ServicePlan {
+    /// Of a request that has been looked at ([`check`]).
+    pub(super) fn of(request: &ProxyRequest<'_>) -> Result<Self, StreamPlanError> {
+        let (mut headers, _) = service_headers(request)?;
+        headers.retain(|name, _| !is_handshake(name));
+        let given = &request.headers;
+        let host = match host(given, "Host")? {
+            Some(host) => Some(host),
+            None => host(given, "X-Forwarded-Host")?,
+        };
+        Ok(Self {
+            target: service_target(&request.path, &request.query)?,
+            host,
+            headers,
+            subprotocols: subprotocols("", given)?,
+        })
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub(super) fn size(&self) -> usize {
+        size_of_all(&self.target, &self.headers, &self.subprotocols)
+    }
+}
+
+fn size_of_all(target: &str, headers: &Headers, subprotocols: &[String]) -> usize {
+    const FIELD: usize = 2 * size_of::<String>();
+    let fields = headers.iter().map(|(n, v)| FIELD + n.len() + v.len());
+    let offered = subprotocols.iter().map(|name| FIELD + name.len());
+    target.len() + fields.sum::<usize>() + offered.sum::<usize>()
 }
 
 /// A path of the Kubernetes API that means one thing to everybody: what the original
@@ -94,10 +141,11 @@ fn is_handshake(name: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case("sec-websocket-"))
 }
 
-fn subprotocols(asked: &Asked<'_>, subresource: &str) -> Result<Vec<String>, StreamPlanError> {
+/// All that are named, by `protocol` (a list with commas) and by the fields.
+fn subprotocols(protocol: &str, headers: &Headers) -> Result<Vec<String>, StreamPlanError> {
     let mut offered: Vec<String> = Vec::new();
-    let named = asked.protocol.split(',').map(str::trim);
-    for name in named.chain(asked.headers.list("Sec-WebSocket-Protocol")) {
+    let named = protocol.split(',').map(str::trim);
+    for name in named.chain(headers.list("Sec-WebSocket-Protocol")) {
         if name.is_empty() || offered.iter().any(|other| other == name) {
             continue;
         }
@@ -107,10 +155,6 @@ fn subprotocols(asked: &Asked<'_>, subresource: &str) -> Result<Vec<String>, Str
             return Err(StreamPlanError::Subprotocol);
         }
         offered.push(name.to_owned());
-    }
-    let speaks_channels = matches!(subresource, "exec" | "attach" | "portforward");
-    if offered.is_empty() && speaks_channels && !asked.raw {
-        offered = DEFAULT_SUBPROTOCOLS.map(str::to_owned).to_vec();
     }
     Ok(offered)
 }

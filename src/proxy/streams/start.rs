@@ -7,14 +7,15 @@ use super::api::ApiStream;
 use super::channels::Dialect;
 use super::kind::Kind;
 use super::opening::Opening;
-use super::plan::{Asked, StreamPlan, StreamPlanError};
+use super::plan::{Asked, ServicePlan, StreamPlan, StreamPlanError};
+use super::service::ServiceStream;
 use super::stream::Stream;
 use crate::net::Reason;
 use crate::proxy::connection::Form;
 use crate::proxy::memory::OverBudget;
-use crate::proxy::plan::{PlanError, check};
+use crate::proxy::plan::{PlanError, check, is_https};
 use crate::proxy::refusal::Refusal;
-use crate::proxy::target::TargetError;
+use crate::proxy::target::{ServiceUpstream, Target, TargetError};
 use crate::proxy::times::{Timeout, Times};
 use crate::proxy::{Requests, audit};
 use crate::wire::ProxyRequest;
@@ -89,28 +90,68 @@ impl Requests {
         request: &ProxyRequest<'_>,
     ) -> Result<(), Refusal> {
         check(request).map_err(Refusal::Kubernetes)?;
-        match self.target(request)? {
-            None if is_api_path(&request.path) => {
-                let now = jiff::Timestamp::now();
-                let times = Times::of(request, true, now, LONGEST);
-                let timeout = match times.timeout {
-                    Some(Timeout::ToHeader(limit) | Timeout::ToEnd(limit)) => Some(limit),
-                    None => None,
-                };
-                let asked = Asked {
-                    path: &request.path,
-                    query: &request.query,
-                    headers: &request.headers,
-                    protocol: "",
-                    raw: false,
-                };
-                let total = times.total.unwrap_or(LONGEST);
-                self.start_api_stream(id, &asked, Some(form), timeout, Some(total))
-                    .map_err(|error| Refusal::Stream(error.to_string()))
-            }
-            None => Err(Refusal::Target(TargetError::Nowhere)),
-            Some(_) => Err(Refusal::Target(TargetError::Upgrade)),
+        let now = jiff::Timestamp::now();
+        let times = Times::of(request, true, now, LONGEST);
+        let timeout = match times.timeout {
+            Some(Timeout::ToHeader(limit) | Timeout::ToEnd(limit)) => Some(limit),
+            None => None,
+        };
+        let total = times.total.unwrap_or(LONGEST);
+        let mut target = self.target(request)?;
+        if target.is_none() && !is_api_path(&request.path) {
+            let beside = self.executor.services();
+            let controller = beside.and_then(|beside| beside.routes().controller());
+            let controller = controller.ok_or(Refusal::Target(TargetError::Nowhere))?;
+            target = Some(Target::Service(controller));
         }
+        if let Some(target) = target {
+            return self.start_service_stream(id, form, request, &target, timeout, total);
+        }
+        let asked = Asked {
+            path: &request.path,
+            query: &request.query,
+            headers: &request.headers,
+            protocol: "",
+            raw: false,
+        };
+        self.start_api_stream(id, &asked, Some(form), timeout, Some(total))
+            .map_err(|error| Refusal::Stream(error.to_string()))
+    }
+
+    fn start_service_stream(
+        &mut self,
+        id: &Arc<str>,
+        form: Form,
+        request: &ProxyRequest<'_>,
+        target: &Target,
+        timeout: Option<Duration>,
+        total: Duration,
+    ) -> Result<(), Refusal> {
+        let executor = self.executor.clone();
+        let beside = executor.services().ok_or(Refusal::NoServices)?;
+        let plan = ServicePlan::of(request).map_err(|error| match error {
+            StreamPlanError::Plan(error @ (PlanError::Path | PlanError::Query)) => {
+                Refusal::ServicePlace(error)
+            }
+            StreamPlanError::Plan(error) => Refusal::Service(error),
+            error => Refusal::Stream(error.to_string()),
+        })?;
+        let service = beside.services.admit(target);
+        let service = service.map_err(Refusal::StreamUnreached)?;
+        let https = service.https().unwrap_or_else(|| is_https(request));
+        let settings = &executor.settings;
+        let size = plan.size();
+        let upstream = ServiceUpstream { service, https };
+        let kind = ServiceStream {
+            plan,
+            crowd: upstream.crowd(),
+            upstream,
+            form,
+            handshake: timeout.map_or(settings.handshake, |given| given.min(settings.handshake)),
+            keepalive: settings.keepalive,
+        };
+        self.run_stream(id, Box::new(kind), size, Some(total))?;
+        Ok(())
     }
 
     /// `request`: it was started by one, which wants its answer in that form.
@@ -149,10 +190,16 @@ impl Requests {
     ) -> Result<(), OverBudget> {
         let executor = self.executor.clone();
         let room = executor.budget.reserve(id.len() + size)?;
-        let stream = Stream::new(id.clone(), &executor, &self.connection, self.flow)?;
+        let stream = Stream::new(
+            id.clone(),
+            &executor,
+            &self.connection,
+            self.flow,
+            kind.is_request(),
+        )?;
         // Silently: a close would be taken for the new one's (decisions.md §6.7).
         if let Some(before) = self.connection.streams.enter(&stream) {
-            before.silence(Reason::Cancelled);
+            before.replace();
         }
         if let Some(total) = total {
             stream.limit(total, Reason::Deadline);

@@ -28,6 +28,7 @@ pub(in crate::proxy) struct Stream {
     /// connection is lost.
     pub(in crate::proxy) silence: Cancel,
     pub(in crate::proxy) received: Instant,
+    is_request: bool,
     executor: Weak<Executor>,
     state: Mutex<State>,
     changed: Condvar,
@@ -98,8 +99,10 @@ impl Stream {
         executor: &Arc<Executor>,
         connection: &Arc<Connection>,
         flow: bool,
+        is_request: bool,
     ) -> Result<Arc<Self>, OverBudget> {
         Ok(Arc::new(Self {
+            is_request,
             id,
             serial: executor.next_serial(),
             connection: connection.clone(),
@@ -185,6 +188,13 @@ impl Stream {
         }
     }
 
+    /// `proxy_cancel`, where it means the stream.
+    pub(in crate::proxy) fn cancel_request(&self) {
+        if self.is_request {
+            self.close(None);
+        }
+    }
+
     /// Ends it with an error that isn't its target's.
     pub(super) fn fail(&self, why: &str) {
         self.state
@@ -194,8 +204,18 @@ impl Stream {
         self.end(Reason::Failed, why);
     }
 
-    /// Another stream has its id, or its connection is gone: it ends, and nothing is
-    /// said of it.
+    /// Another stream has its id. One that the peer has closed before comes to its end in
+    /// good order, but nothing more is said of it.
+    pub(super) fn replace(&self) {
+        if self.is_live() {
+            self.silence(Reason::Cancelled);
+        } else {
+            self.silence.cancel(Reason::Cancelled);
+        }
+    }
+
+    /// Its connection is gone, or another stream has its id: it ends, and nothing is said
+    /// of it.
     pub(in crate::proxy) fn silence(&self, reason: Reason) {
         self.silence.cancel(reason);
         self.end(reason, "");
@@ -338,6 +358,13 @@ impl Stream {
 
     pub(super) fn is_silent(&self) -> bool {
         self.silence.reason().is_some()
+    }
+
+    /// False when its id may be used again: the peer has closed it, or only its last
+    /// messages are left to be sent.
+    pub(in crate::proxy) fn is_live(&self) -> bool {
+        let state = self.state.lock();
+        state.closed.is_none() && state.phase != Phase::Over
     }
 
     pub(super) fn is_closed(&self) -> bool {

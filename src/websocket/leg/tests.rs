@@ -88,6 +88,51 @@ fn messages_pass_both_ways_in_both_roles() {
     }
 }
 
+/// Messages of several threads, pings of the clock, and pongs for the peer's.
+#[test]
+fn t27_what_is_written_at_once_never_mixes() {
+    const EACH: usize = 200;
+    let limits = Limits {
+        keepalive: Some(Keepalive {
+            every: Duration::from_millis(1),
+            silence: LONG,
+            misses: 3,
+        }),
+        ..LIMITS
+    };
+    let (leg, mut far) = against(Role::Client, limits);
+    thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let writer = &leg.writer;
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    let mut payload = vec![thread; 100 * (number + 1)];
+                    writer.send(Kind::Binary, &mut payload).expect("sent");
+                    writer.ping(&mut [thread; 10]).expect("sent");
+                }
+            });
+        }
+        let mut lengths = [0; 4];
+        while lengths.iter().any(|length| *length < 100 * EACH) {
+            far.send(Message::Ping(vec![9; 100].into())).expect("sent");
+            match far.read().expect("frames") {
+                Message::Binary(payload) => {
+                    let thread = payload[0];
+                    assert!(payload.iter().all(|byte| *byte == thread));
+                    let length = &mut lengths[usize::from(thread)];
+                    *length += 100;
+                    assert_eq!(payload.len(), *length, "in order");
+                }
+                Message::Ping(payload) => {
+                    assert!(payload.windows(2).all(|pair| pair[0] == pair[1]));
+                }
+                Message::Pong(payload) => assert_eq!(&payload[..], [9; 100]),
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
 #[test]
 fn messages_pass_over_tls() {
     let (near, far) = tls_pair(&rustls::version::TLS13);

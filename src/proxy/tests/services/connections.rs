@@ -117,6 +117,28 @@ fn t13_what_speaks_no_tls_is_remembered_for_a_while() {
     house.expect_rest();
 }
 
+/// Most servers read to the end of a line before they say that it is none, and a
+/// ClientHello has one by chance only.
+#[test]
+fn t13_every_server_without_tls_says_so() {
+    let limits = ConnectionLimits {
+        handshake_limit: 10 * FAR,
+        dial_limit: 10 * FAR,
+        ..ConnectionLimits::default()
+    };
+    let (mut house, town) = house_within(Settings::default(), limits);
+    let server = serve(false);
+    for port in 1000..1030 {
+        let name = format!("web.shop:{port}");
+        town.addresses.lock().insert(name, server.address());
+        let mut payload = to_web(json!({"path": "/", "scheme": "https"}));
+        payload["service_port"] = port.into();
+        house.request("r", payload);
+        assert_eq!(status(&house, "r"), 200);
+    }
+    house.expect_rest();
+}
+
 /// Otherwise whoever can answer in its place would get requests in clear text.
 #[test]
 fn t13_who_has_spoken_tls_is_never_called_without() {
@@ -158,6 +180,7 @@ fn tls_that_is_configured_is_not_left_out() {
 fn t13_a_handshake_that_nobody_answers_is_given_up() {
     let limits = ConnectionLimits {
         handshake_limit: Duration::from_millis(20),
+        dial_limit: 10 * FAR,
         ..ConnectionLimits::default()
     };
     let (mut house, town) = house_within(Settings::default(), limits);

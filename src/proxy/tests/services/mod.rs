@@ -16,27 +16,27 @@ use crate::http::testing::Peer;
 
 /// Knows what a test tells it.
 #[derive(Default)]
-struct Town {
-    addresses: Mutex<HashMap<String, SocketAddr>>,
+pub(super) struct Town {
+    pub(super) addresses: Mutex<HashMap<String, SocketAddr>>,
     /// By name, and by address.
-    denies: [AtomicBool; 2],
-    dials: AtomicUsize,
+    pub(super) denies: [AtomicBool; 2],
+    pub(super) dials: AtomicUsize,
     /// Everything is only another name.
     aliases: AtomicBool,
     /// What rules that run dry say.
     dry_run: Mutex<Option<String>>,
     /// What `https()` says.
     configured: Mutex<Option<bool>>,
-    noted: Mutex<Vec<Noted>>,
+    pub(super) noted: Mutex<Vec<Noted>>,
 }
 
 /// What was noted of a call.
 #[derive(Debug, PartialEq, Eq)]
-struct Noted {
-    target: String,
-    denied: bool,
-    dry_run: Option<String>,
-    end: String,
+pub(super) struct Noted {
+    pub(super) target: String,
+    pub(super) denied: bool,
+    pub(super) dry_run: Option<String>,
+    pub(super) end: String,
 }
 
 /// A Service of the town.
@@ -125,11 +125,14 @@ fn denied(reason: &str) -> Unreached {
 }
 
 /// An executor whose `web.shop:80` is the house's upstream.
-fn house_with(settings: Settings) -> (House, Arc<Town>) {
+pub(super) fn house_with(settings: Settings) -> (House, Arc<Town>) {
     house_within(settings, ConnectionLimits::default())
 }
 
-fn house_within(settings: Settings, connections: ConnectionLimits) -> (House, Arc<Town>) {
+pub(super) fn house_within(
+    settings: Settings,
+    connections: ConnectionLimits,
+) -> (House, Arc<Town>) {
     let house = House::with(settings);
     let town = Arc::<Town>::default();
     let addresses = [("web.shop:80".to_owned(), house.upstream.address)];
@@ -145,19 +148,19 @@ fn house_within(settings: Settings, connections: ConnectionLimits) -> (House, Ar
     (house, town)
 }
 
-fn house() -> (House, Arc<Town>) {
+pub(super) fn house() -> (House, Arc<Town>) {
     house_with(Settings::default())
 }
 
 /// A request for `web.shop:80`.
-fn to_web(mut payload: Value) -> Value {
+pub(super) fn to_web(mut payload: Value) -> Value {
     payload["service_name"] = "web".into();
     payload["namespace"] = "shop".into();
     payload["service_port"] = 80.into();
     payload
 }
 
-fn streamed(payload: Value) -> Value {
+pub(super) fn streamed(payload: Value) -> Value {
     let mut payload = to_web(payload);
     payload["supports_response_streaming"] = true.into();
     payload

@@ -105,7 +105,7 @@ fn a_service_that_hangs_takes_only_its_own_places() {
 /// Its time runs while it waits.
 #[test]
 fn who_waits_for_a_crowded_service_is_given_up_in_time() {
-    let (mut house, _) = house_with(Settings {
+    let (mut house, town) = house_with(Settings {
         places: PlaceLimits {
             crowd: Crowd {
                 short: 1,
@@ -124,6 +124,7 @@ fn who_waits_for_a_crowded_service_is_given_up_in_time() {
         house.expect_error("b"),
         "service request failed: context deadline exceeded"
     );
+    assert_eq!(town.dials.load(Ordering::SeqCst), 1);
     peer.answer("200 OK", "");
     assert_eq!(status(&house, "a"), 200);
     house.expect_rest();

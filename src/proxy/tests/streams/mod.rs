@@ -2,6 +2,7 @@
 
 mod ending;
 mod limits;
+mod services;
 mod starting;
 
 use std::net::TcpStream;
