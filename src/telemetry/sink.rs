@@ -291,8 +291,8 @@ mod tests {
                 assert_eq!(line.len(), 1024);
                 lines += 1;
             } else {
-                let count = line.split(' ').next().and_then(|count| count.parse().ok());
-                lost += count.unwrap_or_else(|| panic!("{line}"));
+                let count = line.split(' ').next().map(str::parse::<u64>);
+                lost += count.expect("a word").expect("a number");
             }
         }
         assert_eq!(lines + lost, sent);
