@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
-pub(crate) use super::account::Account;
+use super::account::Account;
 pub(crate) use super::flow::Activity;
 use super::flow::{Flow, copy};
 use super::tcp::{self, Tcp};

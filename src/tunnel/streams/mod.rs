@@ -37,10 +37,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-#[cfg(not(feature = "plane"))]
-use account::Account;
+pub(crate) use account::Account;
 #[cfg(feature = "plane")]
-pub(crate) use joined::{Account, Activity, join};
+pub(crate) use joined::{Activity, join};
 use record::Record;
 
 use super::audit::Audit;
