@@ -258,7 +258,7 @@ impl Drop for Opening {
     fn drop(&mut self) {
         if let Some((place, stream)) = self.accepted.take() {
             let record = Record::new(place, self.connection.number, stream.id());
-            Account::failed(&record, "no thread can be had".into());
+            record.failed("no thread can be had".into());
         }
     }
 }
