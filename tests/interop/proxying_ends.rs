@@ -138,7 +138,6 @@ fn t15_requests_that_cannot_be_parsed_or_done_are_answered() {
                 "service",
                 json!({"service_name": "web", "namespace": "default", "service_port": 80}),
             ),
-            ("upgrade", json!({"isWebSocket": true})),
         ] {
             let id = format!("{name}-{streamed}");
             let mut more = more;
