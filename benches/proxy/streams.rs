@@ -136,13 +136,14 @@ impl Streams {
         })
     }
 
-    /// Ends the streams; nothing is said to that.
+    /// Ends the streams. An agent may answer that, or not.
     pub(crate) fn close(&self) -> Result<(), String> {
-        let state = self.0.0.lock();
+        let mut state = self.0.0.lock();
         for number in 0..state.streams.len() {
             let id = state.id(number);
             state.send(&id, |buf| stream::proxy_websocket_close(buf, &id))?;
         }
+        state.streams.clear();
         Ok(())
     }
 
