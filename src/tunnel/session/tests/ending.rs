@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::channel;
 
-use super::wire::{Pair, start};
+use super::pair::{Pair, start};
 use super::*;
 use crate::tunnel::session::Payload;
 use crate::yamux::{Cut, Fatal, INITIAL_WINDOW, Input, OpenError, Reset};
