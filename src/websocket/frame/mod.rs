@@ -7,6 +7,8 @@
 mod close;
 #[cfg(test)]
 mod differential;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod header;
 mod mask;
 mod reader;
