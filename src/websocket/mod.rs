@@ -11,7 +11,7 @@ mod keys;
 mod leg;
 pub mod upgrade;
 
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub use frame::fuzz::frames as fuzz_frames;
 pub(crate) use keys::Keys;
 pub use leg::{Data, End, Keepalive, Kind, Limits, Reader, Writer, open};

@@ -86,7 +86,7 @@ pub(super) fn ours(
 
 /// Any bytes, in both roles, are the same messages or the same refusal however they are
 /// cut, and whoever takes pieces.
-#[cfg_attr(not(fuzzing), allow(unreachable_pub))] // the fuzz target is another crate
+#[cfg_attr(not(feature = "fuzzing"), allow(unreachable_pub))] // the fuzz target is another crate
 pub fn frames(data: &[u8]) {
     let Some((&seed, stream)) = data.split_first() else {
         return;

@@ -7,7 +7,7 @@
 mod close;
 #[cfg(test)]
 mod differential;
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzz;
 mod header;
 mod mask;
