@@ -54,6 +54,10 @@ impl Kind for ApiStream {
         (Asked::stream(target, *identity, headers), moved)
     }
 
+    fn is_request(&self) -> bool {
+        self.request.is_some()
+    }
+
     fn handshake(&self) -> Duration {
         self.handshake
     }
@@ -73,6 +77,7 @@ impl Kind for ApiStream {
         let Some(form) = self.request.take() else {
             return Ok(());
         };
+        stream.set_answered().map_err(SendError::Cancelled)?;
         let id = &*stream.id;
         stream.send(Message::text(160 + id.len(), |buf| match form {
             Form::Streamed => from_agent::proxy_response_end(buf, id),

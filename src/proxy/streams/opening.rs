@@ -118,7 +118,7 @@ impl Opening {
         let socket = upgraded.halves.socket.clone();
         let _guard = cancel.on_socket(socket).map_err(cancelled)?;
         // Before the peer hears of it: what he says then and his close belong to the leg.
-        stream.set_open();
+        stream.set_open().map_err(cancelled)?;
         self.kind.opened(&stream, &upgraded)?;
         upgraded.halves.set_deadline(None);
         let limits = self.kind.limits();
@@ -284,7 +284,7 @@ fn write(stream: &Arc<Stream>, to: &Writer, how: &dyn Deliver) {
         match stream.next() {
             Next::Frame(frame) => {
                 if let Some(said) = how.close_of(&frame) {
-                    stream.close(Some(said));
+                    stream.close_as(said);
                     continue;
                 }
                 let (payload, memory) = (frame.payload().len(), frame.memory());

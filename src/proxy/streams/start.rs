@@ -147,6 +147,7 @@ impl Requests {
             crowd: upstream.crowd(),
             upstream,
             form,
+            begun: false,
             handshake: timeout.map_or(settings.handshake, |given| given.min(settings.handshake)),
             keepalive: settings.keepalive,
         };

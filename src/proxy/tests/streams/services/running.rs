@@ -105,9 +105,30 @@ fn t22_a_close_of_the_peer_ends_the_service_with_its_code() {
         assert_eq!(leg.expect_close(), (want.0, want.1.to_owned()));
         house.expect_rest();
     }
-    // As a request is cancelled.
-    let mut leg = house.open_app("c");
-    house.requests().cancel("c");
+}
+
+/// The close came before the message with its code had been reached, and took its place.
+#[test]
+fn t22_the_code_of_the_peer_counts_also_with_the_close_behind_it() {
+    let (mut house, _) = house();
+    for _ in 0..50 {
+        let mut leg = house.open_app("a");
+        house.data("a", 8, b"\x0f\xa2bye");
+        house.close("a");
+        assert_eq!(leg.expect_close(), (4002, "bye".to_owned()));
+        house.expect_rest();
+    }
+}
+
+/// It ended the stream: the peer has a close for that.
+#[test]
+fn t18_cancelling_a_request_that_has_become_a_stream_means_nothing() {
+    let (mut house, _) = house();
+    let mut leg = house.open_app("a");
+    house.requests().cancel("a");
+    house.data("a", 1, b"on");
+    assert_eq!(leg.read(), Said::text("on"));
+    house.close("a");
     assert_eq!(leg.expect_close().0, 1000);
     house.expect_rest();
 }

@@ -147,6 +147,50 @@ fn a_stream_that_cannot_be_opened_fails_in_the_form_of_its_request() {
     house.expect_rest();
 }
 
+/// The end of the answer found no room in time; a second head followed the first.
+#[test]
+fn an_answer_that_has_begun_has_one_head_and_one_end() {
+    let (mut house, _) = house();
+    let streamed = json!({"supports_response_streaming": true});
+    for close in [false, true] {
+        house.peer.set_room(Some(1));
+        house.request("a", upgrading(streamed.clone()));
+        let _leg = upgrade(house.upstream.accept(), None);
+        assert_eq!(house.expect("proxy_response_header", "a")["status"], 101);
+        house.peer.wait_until(|state| state.waiting == 1);
+        if close {
+            house.close("a");
+        }
+        house.executor.timer.ring_all();
+        house.peer.set_room(None);
+        let text = house.expect_abort("a");
+        let why = if close {
+            "closed by the peer"
+        } else {
+            "context deadline exceeded"
+        };
+        assert!(text.ends_with(why), "{text}");
+        house.expect_rest();
+    }
+}
+
+/// While it waits for its place or for the Service.
+#[test]
+fn t18_cancelling_an_upgrade_ends_it_and_nothing_more_is_said() {
+    let (mut house, _) = house();
+    for payload in [
+        upgrading(json!({})),
+        upgrading(json!({"supports_response_streaming": true})),
+    ] {
+        house.request("a", payload);
+        let mut peer = house.upstream.accept();
+        peer.head();
+        house.requests().cancel("a");
+        peer.wait_for_end();
+        house.expect_rest();
+    }
+}
+
 #[test]
 fn a_service_that_answers_halfway_or_not_at_all_is_given_up() {
     let (mut house, _) = house();
