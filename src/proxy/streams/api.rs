@@ -41,17 +41,15 @@ pub(super) struct ApiStream {
 
 impl Kind for ApiStream {
     fn account(&self) -> (Asked<'_>, Moved) {
-        let StreamPlan {
-            target,
-            identity,
-            headers,
-            ..
-        } = &self.plan;
         let moved = Moved {
             target: "kubernetes".to_owned(),
             ..Moved::default()
         };
-        (Asked::stream(target, *identity, headers), moved)
+        let plan = &self.plan;
+        (
+            Asked::stream(&plan.target, plan.who(), &plan.headers),
+            moved,
+        )
     }
 
     fn is_request(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::Executor;
-use crate::proxy::audit::{Asked, Moved};
+use crate::proxy::audit::{Asked, Moved, who};
 use crate::proxy::connection::{Form, send_failure};
 use crate::proxy::plan::{Identity, answer_headers};
 use crate::proxy::refusal::SERVICE_STREAM_FAILED;
@@ -52,7 +52,8 @@ impl Kind for ServiceStream {
             verdict: Some(service.verdict()),
             ..Moved::default()
         };
-        (Asked::stream(target, Identity::Caller, headers), moved)
+        let who = who(Identity::Caller, headers);
+        (Asked::stream(target, who, headers), moved)
     }
 
     fn crowd(&self) -> Option<&Arc<str>> {
