@@ -188,6 +188,22 @@ fn t36_a_start_to_a_bad_path_is_refused_under_the_envelopes_id_and_without_a_clo
     house.expect_rest();
 }
 
+/// The late answer was taken for something of the stream's.
+#[test]
+fn a_stream_under_the_id_of_a_waiting_answer_cancels_that() {
+    let mut house = House::new();
+    house.get("s", "/api/old");
+    let mut old = house.upstream.accept();
+    old.request();
+    house.reconnect();
+    house.start("s", EXEC);
+    old.wait_for_end();
+    let mut leg = upgrade(house.upstream.accept(), Some(V4));
+    leg.say(Said::Close(None));
+    house.expect_close("s");
+    house.expect_rest();
+}
+
 #[test]
 fn a_refusal_of_the_api_server_reaches_the_peer() {
     const ANSWER: &str = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\n\
