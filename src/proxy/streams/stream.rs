@@ -392,19 +392,21 @@ impl Stream {
     /// where the close itself came meanwhile.
     pub(super) fn close_as(&self, said: CloseText<'static>) {
         let mut state = self.state.lock();
-        match &mut state.closed {
-            Some(farewell) => {
-                farewell.0.get_or_insert(said);
-            }
-            None => {
-                drop(state);
-                self.close(Some(said));
-            }
+        if let Some(farewell) = &mut state.closed {
+            farewell.0.get_or_insert(said);
+        } else {
+            drop(state);
+            self.close(Some(said));
         }
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.state.lock().closed.is_some()
+    }
+
+    /// The peer hasn't heard of a leg.
+    pub(super) fn is_opening(&self) -> bool {
+        self.state.lock().phase == Phase::Opening
     }
 
     /// Its queue was full.

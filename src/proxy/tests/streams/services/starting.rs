@@ -121,6 +121,8 @@ fn a_stream_that_cannot_be_opened_fails_in_the_form_of_its_request() {
         peer.head();
         peer.send("HTTP/1.1 403 Forbidden\r\nX-Why: no\r\nContent-Length: 4\r\n\r\nlogs");
     };
+    // So that it is noted what the audit says.
+    *town.dry_run.lock() = Some("denied by rule 1".to_owned());
     house.request("b", upgrading(json!({})));
     refuse(&house);
     let text = house.expect_error("b");
@@ -128,6 +130,10 @@ fn a_stream_that_cannot_be_opened_fails_in_the_form_of_its_request() {
         text,
         "failed to connect to service WebSocket: logs (status: 403)"
     );
+    house.expect_rest();
+    let noted = std::mem::take(&mut *town.noted.lock());
+    assert_eq!(noted[0].end, "the target refused the upgrade");
+    *town.dry_run.lock() = None;
     let streamed = json!({"supports_response_streaming": true});
     house.request("s", upgrading(streamed.clone()));
     refuse(&house);
@@ -189,6 +195,16 @@ fn t18_cancelling_an_upgrade_ends_it_and_nothing_more_is_said() {
         peer.wait_for_end();
         house.expect_rest();
     }
+}
+
+/// It got a close that meant nothing, and no answer.
+#[test]
+fn a_panic_is_an_answer_too() {
+    let (mut house, _) = house();
+    house.request("a", upgrading(json!({"service_name": "panics"})));
+    let text = house.expect_error("a");
+    assert!(text.ends_with("internal error of the agent"), "{text}");
+    house.expect_rest();
 }
 
 #[test]
