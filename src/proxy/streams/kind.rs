@@ -9,6 +9,7 @@ use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::Executor;
 use crate::proxy::audit::{Asked, Moved};
+use crate::proxy::memory::OverBudget;
 use crate::proxy::services::Unreached;
 use crate::websocket::upgrade::{Answer, UpgradeError, Upgraded};
 use crate::websocket::{Data, Kind as DataKind, Limits, Writer};
@@ -107,6 +108,8 @@ pub(in crate::proxy) enum Failure {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Send(#[from] SendError),
+    #[error("{0}")]
+    OverBudget(#[from] OverBudget),
     #[error("agent busy: no thread can be started")]
     NoThread,
 }
