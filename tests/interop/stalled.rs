@@ -239,7 +239,8 @@ fn x13_beside_a_gateway_that_reads_no_more_queues_are_bounded_and_the_agent_come
 #[test]
 #[ignore = "needs the Go gateway: tests/run interop"]
 fn x8_a_pong_comes_at_once_beside_ten_streams_and_a_large_answer() {
-    let act = Act::new(json!({}));
+    // The link is what holds the streams up, and not their windows.
+    let act = Act::new(json!({"window": 16 << 20}));
     act.stage.gateway.streams(
         "down",
         json!({"count": 10, "bulk": true}),
