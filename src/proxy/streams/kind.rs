@@ -25,7 +25,8 @@ pub(in crate::proxy) trait Kind: Send {
         None
     }
 
-    /// Whether it is still the request that has started it: `proxy_cancel` ends it.
+    /// Whether it is the request that has started it, until it is open: `proxy_cancel`
+    /// ends it then.
     fn is_request(&self) -> bool {
         false
     }

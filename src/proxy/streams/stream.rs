@@ -188,9 +188,10 @@ impl Stream {
         }
     }
 
-    /// `proxy_cancel`, where it means the stream.
+    /// `proxy_cancel`: as long as it is the request that it began as. Once the upgrade
+    /// was answered, the peer has a close for it (T18).
     pub(in crate::proxy) fn cancel_request(&self) {
-        if self.is_request {
+        if self.is_request && self.state.lock().phase == Phase::Opening {
             self.close(None);
         }
     }

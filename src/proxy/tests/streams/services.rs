@@ -208,10 +208,24 @@ fn t22_a_close_of_the_peer_ends_the_service_with_its_code() {
         assert_eq!(leg.expect_close(), (want.0, want.1.to_owned()));
         house.expect_rest();
     }
-    // As a request is cancelled.
+}
+
+/// A cancellation is of the request; a stream has a close.
+#[test]
+fn t18_a_cancellation_ends_the_dial_but_no_stream_that_is_open() {
+    let (mut house, _) = house();
+    house.request("c", upgrading(json!({})));
+    let mut peer = house.upstream.accept();
+    peer.head();
+    house.requests().cancel("c");
+    peer.wait_for_end();
+    house.expect_rest();
     let mut leg = house.open_app("c");
     house.requests().cancel("c");
-    assert_eq!(leg.expect_close().0, 1000);
+    house.data("c", 1, b"on");
+    assert_eq!(leg.read(), Said::text("on"));
+    house.close("c");
+    leg.expect_close();
     house.expect_rest();
 }
 
