@@ -154,7 +154,9 @@ func (s *sockets) read(name string, end *far, echo bool) (all heard) {
 	}
 	end.ws.SetPingHandler(func(payload string) error {
 		tell(websocket.PingMessage, []byte(payload))
-		return end.ws.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(writeLimit))
+		// One that has gone may still have said more.
+		_ = end.ws.WriteControl(websocket.PongMessage, []byte(payload), time.Now().Add(writeLimit))
+		return nil
 	})
 	end.ws.SetPongHandler(func(payload string) error {
 		tell(websocket.PongMessage, []byte(payload))
