@@ -226,8 +226,11 @@ pub(crate) fn framed(kind: u8, bytes: &[u8]) -> String {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    let sum = Sha256::digest(bytes);
-    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+    let sum: Vec<String> = Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    sum.concat()
 }
 
 fn merge(payload: &mut Value, more: Value) {
