@@ -41,17 +41,19 @@ pub(super) struct ApiStream {
 
 impl Kind for ApiStream {
     fn account(&self) -> (Asked<'_>, Moved) {
-        let StreamPlan {
-            target,
-            identity,
-            headers,
-            ..
-        } = &self.plan;
         let moved = Moved {
             target: "kubernetes".to_owned(),
             ..Moved::default()
         };
-        (Asked::stream(target, *identity, headers), moved)
+        let plan = &self.plan;
+        (
+            Asked::stream(&plan.target, plan.who(), &plan.headers),
+            moved,
+        )
+    }
+
+    fn is_request(&self) -> bool {
+        self.request.is_some()
     }
 
     fn handshake(&self) -> Duration {
@@ -73,6 +75,7 @@ impl Kind for ApiStream {
         let Some(form) = self.request.take() else {
             return Ok(());
         };
+        stream.set_answered().map_err(SendError::Cancelled)?;
         let id = &*stream.id;
         stream.send(Message::text(160 + id.len(), |buf| match form {
             Form::Streamed => from_agent::proxy_response_end(buf, id),

@@ -25,11 +25,8 @@ pub(in crate::proxy) trait Kind: Send {
         None
     }
 
-    /// Whether it is the request that has started it, until it is open: `proxy_cancel`
-    /// ends it then.
-    fn is_request(&self) -> bool {
-        false
-    }
+    /// Whether a request has started it, which is still to be answered.
+    fn is_request(&self) -> bool;
 
     /// How long the dial and the upgrade may take together.
     fn handshake(&self) -> Duration;

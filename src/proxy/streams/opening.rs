@@ -118,7 +118,7 @@ impl Opening {
         let socket = upgraded.halves.socket.clone();
         let _guard = cancel.on_socket(socket).map_err(cancelled)?;
         // Before the peer hears of it: what he says then and his close belong to the leg.
-        stream.set_open();
+        stream.set_open().map_err(cancelled)?;
         self.kind.opened(&stream, &upgraded)?;
         upgraded.halves.set_deadline(None);
         let limits = self.kind.limits();
@@ -173,7 +173,8 @@ impl Opening {
         self.stream.retire();
     }
 
-    /// The end of one that never was. Returns status and text for the audit.
+    /// The end of one that never was. Returns status and text for the audit, which has
+    /// nothing of the target's own words.
     fn fail(&mut self, failure: &Failure) -> (u16, String) {
         self.ended = true;
         self.denied = matches!(
@@ -210,7 +211,10 @@ impl Opening {
             self.kind.failed(&stream, &text, answer);
         }
         stream.retire();
-        (answer.map_or(0, |answer| answer.status), text)
+        match answer {
+            Some(answer) => (answer.status, "the target refused the upgrade".to_owned()),
+            None => (0, text),
+        }
     }
 }
 
@@ -235,8 +239,14 @@ impl Applicant for Opening {
 impl Drop for Opening {
     /// After a panic.
     fn drop(&mut self) {
-        if !self.ended {
-            self.stream.fail("internal error of the agent");
+        if self.ended {
+            return;
+        }
+        let text = "internal error of the agent";
+        self.stream.fail(text);
+        if self.stream.is_opening() {
+            self.fail(&Failure::Io(std::io::Error::other(text)));
+        } else {
             self.close(None);
         }
     }
@@ -284,7 +294,7 @@ fn write(stream: &Arc<Stream>, to: &Writer, how: &dyn Deliver) {
         match stream.next() {
             Next::Frame(frame) => {
                 if let Some(said) = how.close_of(&frame) {
-                    stream.close(Some(said));
+                    stream.close_as(said);
                     continue;
                 }
                 let (payload, memory) = (frame.payload().len(), frame.memory());

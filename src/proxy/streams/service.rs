@@ -13,7 +13,7 @@ use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::Executor;
-use crate::proxy::audit::{Asked, Moved};
+use crate::proxy::audit::{Asked, Moved, who};
 use crate::proxy::connection::{Form, send_failure};
 use crate::proxy::plan::{Identity, answer_headers};
 use crate::proxy::refusal::SERVICE_STREAM_FAILED;
@@ -33,6 +33,8 @@ pub(super) struct ServiceStream {
     pub(super) crowd: Arc<str>,
     /// How the request wants its answer.
     pub(super) form: Form,
+    /// The head of a form S answer is on its way.
+    pub(super) begun: bool,
     /// For the dial and the upgrade together.
     pub(super) handshake: Duration,
     /// Whether the Service is asked for signs of life.
@@ -50,7 +52,8 @@ impl Kind for ServiceStream {
             verdict: Some(service.verdict()),
             ..Moved::default()
         };
-        (Asked::stream(target, Identity::Caller, headers), moved)
+        let who = who(Identity::Caller, headers);
+        (Asked::stream(target, who, headers), moved)
     }
 
     fn crowd(&self) -> Option<&Arc<str>> {
@@ -108,6 +111,7 @@ impl Kind for ServiceStream {
             Form::Buffered => stream.send(whole(id, 101, &headers)),
             Form::Streamed => {
                 stream.send(head(id, 101, &headers))?;
+                self.begun = true;
                 stream.send(Message::text(128 + id.len(), |buf| {
                     from_agent::proxy_response_end(buf, id);
                 }))
@@ -116,11 +120,14 @@ impl Kind for ServiceStream {
     }
 
     fn failed(&mut self, stream: &Stream, text: &str, answer: Option<&Answer>) {
-        if text.is_empty() {
-            return; // whoever has closed it waits for nothing
-        }
+        let text = match text {
+            // An answer that has begun has an end.
+            "" if self.begun => "closed by the peer",
+            "" => return, // whoever has closed it waits for nothing
+            text => text,
+        };
         let text = format!("{SERVICE_STREAM_FAILED}: {text}");
-        if self.form == Form::Streamed {
+        if self.form == Form::Streamed && !self.begun {
             let status = answer.map_or(502, |answer| answer.status);
             let headers = answer.map(|answer| answer_headers(&answer.headers));
             stream.send_last(head(&stream.id, status, &headers.unwrap_or_default()));
