@@ -70,6 +70,7 @@ type stream struct {
 	app         bool // data only after the 101, with message_type
 	established bool
 	full        bool // the agent said backpressure: only its close may follow
+	failed      bool // it could not be started
 	closed      bool // the agent said so
 	closedByUs  bool
 	closeOwed   bool // we closed it, and that has an echo: JSON tunnels (tunnels.md T26), K8s streams (§9.1)
@@ -77,7 +78,7 @@ type stream struct {
 
 // live: its id can't be used for anything else.
 func (st *stream) live() bool {
-	return st != nil && st.established && !st.closed && !st.closedByUs
+	return st != nil && st.established && !st.failed && !st.closed && !st.closedByUs
 }
 
 // ledger is one connection's book: what was asked, and so what the agent may

@@ -101,7 +101,8 @@ func isUpgrade(p map[string]any) bool {
 func (l *ledger) receivedAnswer(e envelope) (*outcome, error) {
 	r := l.requests[e.id]
 	if st := l.streams[e.id]; r == nil && st != nil && e.kind == "proxy_error" {
-		return nil, nil // a stream that could not be started; its close follows
+		st.failed = true // its close may follow
+		return nil, nil
 	}
 	if r == nil {
 		key := carriedKey{l.role, e.id}

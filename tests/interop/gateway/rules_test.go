@@ -292,6 +292,8 @@ func TestOrder(t *testing.T) {
 			"< " + data, "! " + appData + " # app streams", "< " + closed, "! " + data + " # has closed"}},
 		"K8s stream, closed by us": {script: []string{"> " + say("ws_start", "s", `{"stream_id":"s","path":"/api/v1/x"}`),
 			"> " + say("ws_close", "-", `{"request_id":"s"}`), "? close of \"s\"", "< " + data, "< " + closed, "! " + closed + " # has closed"}},
+		"K8s stream that failed": {script: []string{"> " + say("ws_start", "s", `{"stream_id":"s","path":"/x"}`),
+			"< " + say("proxy_error", "s", `{"error":"x","request_id":"s"}`), "> " + say("ws_close", "s", `{}`), "? ", "< " + closed}},
 		"K8s stream, full": {script: []string{"> " + say("ws_start", "s", `{"stream_id":"s","path":"/api/v1/x"}`),
 			"! " + full + " # no app stream"}},
 		"a stream's id for a request": {script: []string{"> " + say("ws_start", "r", `{"stream_id":"r","path":"/api/v1/x"}`),
@@ -314,7 +316,7 @@ func TestOrder(t *testing.T) {
 			for _, line := range c.script {
 				text, problem, _ := strings.Cut(line[2:], " # ")
 				if line[0] == '?' {
-					if owed := strings.Join(l.owed(), "; "); !strings.HasPrefix(owed, text) {
+					if owed := strings.Join(l.owed(), "; "); !strings.HasPrefix(owed, text) || (owed != "") != (text != "") {
 						t.Errorf("owed is %q, not %q", owed, text)
 					}
 					continue
