@@ -157,19 +157,17 @@ pub(super) const DAEMON: &[Key] = &[
     Key::new(
         "daemon.enabled",
         Kind::Bool(|c, v| c.daemon.enabled = v),
-        "Serve local origins of a plain machine instead of a cluster",
+        "A plain machine, also where there is a kubeconfig: its origins are served, no cluster (docs/targets.md)",
     )
     .env(&["PIPEOPS_DAEMON_ENABLED"])
     .flag("daemon")
-    .default("false")
-    .not_yet(),
+    .default("false"),
     Key::new(
         "daemon.origin_mode",
         Kind::Text(|c, v| c.daemon.enabled |= v.eq_ignore_ascii_case("host")),
         "host means daemon.enabled",
     )
-    .env(&["PIPEOPS_ORIGIN_MODE"])
-    .not_yet(),
+    .env(&["PIPEOPS_ORIGIN_MODE"]),
     Key::new(
         "daemon.default_origin",
         Kind::Parsed {
