@@ -216,16 +216,9 @@ pub struct StreamAcceptor {
 
 impl Acceptor for StreamAcceptor {
     fn accept(&mut self, stream: Stream) {
-        static REFUSED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
         let streams = &self.streams;
         let Some(place) = streams.enter() else {
-            if let Some(skipped) = REFUSED.pass() {
-                log::warn!(
-                    limit = streams.settings.max_streams, skipped;
-                    "a stream is refused: tunnels.max_streams are open"
-                );
-            }
-            return;
+            return self.refused();
         };
         metrics::YAMUX_ACCEPTED.increment();
         let mut opening = Opening {
@@ -235,6 +228,18 @@ impl Acceptor for StreamAcceptor {
         let task = Box::new(move || opening.run());
         // Without a thread the stream goes with its task, which is its RST.
         let _ = streams.openers.run(task);
+    }
+
+    /// A line of the audit for each would be a way to fill the disk: they are counted.
+    fn refused(&mut self) {
+        static REFUSED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+        metrics::YAMUX_REFUSED.increment();
+        if let Some(skipped) = REFUSED.pass() {
+            log::warn!(
+                limit = self.streams.settings.max_streams, skipped;
+                "a stream is refused: tunnels.max_streams are open"
+            );
+        }
     }
 }
 
@@ -257,6 +262,7 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         if let Some((place, stream)) = self.accepted.take() {
+            metrics::YAMUX_REFUSED.increment();
             let record = Record::new(place, self.connection.number, stream.id());
             record.failed("no thread can be had".into());
         }
