@@ -269,7 +269,7 @@ pub struct Tunnels {
     pub half_close_timeout: Duration,
     /// What streams may live on for when the agent ends.
     pub drain_timeout: Duration,
-    /// `None`: never for TCP, 5 minutes for UDP.
+    /// `None`: never for TCP, 5 minutes for UDP. Zero: never.
     pub inactivity_timeout: Option<Duration>,
     pub dial_failure: DialFailure,
     pub policy_file: Option<PathBuf>,

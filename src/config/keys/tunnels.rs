@@ -29,9 +29,9 @@ pub(super) const TUNNELS: &[Key] = &[
         "tunnel.inactivity_timeout",
         Kind::Duration {
             min: Duration::ZERO,
-            set: |c, v| c.tunnels.inactivity_timeout = (!v.is_zero()).then_some(v),
+            set: |c, v| c.tunnels.inactivity_timeout = Some(v),
         },
-        "Close a stream that is idle for this long (0: never)",
+        "Close a stream, TCP or UDP, that is idle for this long (0: never)",
     )
     .default_note("TCP never, UDP 5m"),
     Key::new(

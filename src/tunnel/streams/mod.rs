@@ -65,8 +65,8 @@ pub struct Settings {
     /// A TCP stream on which nothing moved for this long is reset. `None`: never,
     /// because databases idle.
     pub tcp_idle: Option<Duration>,
-    /// A UDP stream without a datagram for this long is finished.
-    pub udp_idle: Duration,
+    /// A UDP stream without a datagram for this long is finished. `None`: never.
+    pub udp_idle: Option<Duration>,
     times: Times,
 }
 
@@ -88,12 +88,13 @@ impl Settings {
     /// ([`limits::grant`]).
     pub fn from_config(config: &Config) -> Self {
         let tunnels = &config.tunnels;
+        let limit = |idle: Duration| (!idle.is_zero()).then_some(idle);
         Self {
             max_streams: limits::grant(tunnels),
             dial_failure: tunnels.dial_failure,
             proxy_protocol: tunnels.proxy_protocol.clone(),
-            tcp_idle: tunnels.inactivity_timeout,
-            udp_idle: tunnels.inactivity_timeout.unwrap_or(UDP_IDLE),
+            tcp_idle: tunnels.inactivity_timeout.and_then(limit),
+            udp_idle: limit(tunnels.inactivity_timeout.unwrap_or(UDP_IDLE)),
             ..Self::default()
         }
     }
@@ -106,7 +107,7 @@ impl Default for Settings {
             dial_failure: DialFailure::Reset,
             proxy_protocol: BTreeMap::new(),
             tcp_idle: None,
-            udp_idle: UDP_IDLE,
+            udp_idle: Some(UDP_IDLE),
             times: Times {
                 header: HEADER_LIMIT,
                 linger: Duration::from_secs(2),

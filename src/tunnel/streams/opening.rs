@@ -132,7 +132,7 @@ fn start(
         Protocol::Udp => {
             let udp = Udp::new(prefix, settings);
             let record = Box::new(record);
-            let flow = Flow::new(stream, socket, record, Some(settings.udp_idle), udp);
+            let flow = Flow::new(stream, socket, record, settings.udp_idle, udp);
             copy(&streams.copiers, flow, [udp::to_target, udp::from_target]);
         }
     }
