@@ -274,8 +274,8 @@ pub struct Tunnels {
     pub dial_failure: DialFailure,
     pub policy_file: Option<PathBuf>,
     pub audit: Audit,
-    /// By `service.namespace`, `service.namespace:port` or a route's name, in lower
-    /// case.
+    /// By `service.namespace`, `service.namespace:port` or the name of a route or
+    /// forward, in lower case.
     pub proxy_protocol: BTreeMap<String, ProxyProtocol>,
     pub forwards: Vec<Forward>,
     /// JSON tunnels go to 127.0.0.1 even where they name a Service (tunnels.md T23).

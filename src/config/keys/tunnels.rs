@@ -134,7 +134,7 @@ pub(super) const TUNNELS: &[Key] = &[
     Key::new(
         "tunnels.proxy_protocol",
         Kind::Map(proxy_protocol),
-        "Targets that are told the client's address: service.namespace[:port] (or a route's name) to v1 or v2",
+        "Targets that are told the client's address: service.namespace[:port] (or the name of a route or forward) to v1 or v2",
     ),
     Key::new(
         "tunnels.routing.force_tunnel_mode",
