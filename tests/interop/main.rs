@@ -27,6 +27,7 @@ mod refusals;
 mod registering;
 mod resuming;
 mod scripts;
+mod session_ends;
 mod socket_stage;
 mod sockets;
 mod sockets_ends;

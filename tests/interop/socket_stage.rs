@@ -5,7 +5,7 @@ use std::io::Write;
 
 use base64_simd::STANDARD as BASE64;
 use pipeops_agent::agent::{self, Agent, Parts};
-use pipeops_agent::config::{Config, Kubernetes, Origin};
+use pipeops_agent::config::{Config, Origin};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -52,13 +52,10 @@ impl Sockets {
 
     pub(crate) fn cluster() -> Self {
         let (stage, [port, _]) = stage();
-        let config = stage.config();
         let kubeconfig = kubeconfig(port);
-        let kubernetes = Kubernetes {
-            kubeconfig: Some(kubeconfig.path().to_owned()),
-            ..config.kubernetes.clone()
-        };
-        let found = agent::find_cluster(&kubernetes).expect("a kubeconfig");
+        let mut config = stage.config();
+        config.kubernetes.kubeconfig = Some(kubeconfig.path().to_owned());
+        let found = agent::find_cluster(&config).expect("a kubeconfig");
         let mut parts = stage.parts(&config);
         (parts.proxy, parts.facts) = agent::reach(found, &config).expect("a cluster");
         parts.registrant.has_cluster = true;
