@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ArgMatches;
+use log::LevelFilter;
 
 use crate::demo;
 use crate::plane::GatewayUrl;
@@ -69,6 +70,13 @@ fn run(matches: &ArgMatches) -> Result<RunArgs, String> {
         http: *matches.get_one("http").expect("the argument has a default"),
         tls: file("tls-cert").zip(file("tls-key")),
         names: many(matches, "tls-name"),
+        log_level: match one(matches, "log-level").as_deref() {
+            Some("error") => LevelFilter::Error,
+            Some("warning") => LevelFilter::Warn,
+            Some("debug") => LevelFilter::Debug,
+            Some("trace") => LevelFilter::Trace,
+            _ => LevelFilter::Info,
+        },
         gateway: match one(matches, "gateway-url").as_deref() {
             None => GatewayUrl::SameHost,
             Some("none") => GatewayUrl::Stay,

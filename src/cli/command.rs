@@ -175,6 +175,14 @@ fn plane() -> Command {
                     .value_name("url")
                     .help("Where agents go once registered; by default /ws of the same host, none: they stay"),
             )
+            .arg(
+                Arg::new("log-level")
+                    .long("log-level")
+                    .value_name("level")
+                    .default_value("info")
+                    .value_parser(["error", "warning", "info", "debug", "trace"])
+                    .help("What it logs, on standard error"),
+            )
     };
     let create = Command::new("create")
         .about("Make a token and print it, once")

@@ -8,7 +8,11 @@ use clap::ArgMatches;
 use super::failure::Failure;
 use crate::agent;
 use crate::config::Config;
+#[cfg(feature = "plane")]
+use crate::config::{LogOutput, Logging};
 use crate::net::Cancel;
+#[cfg(feature = "plane")]
+use crate::telemetry;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -28,6 +32,15 @@ pub(super) fn demo(matches: &ArgMatches, stop: &Cancel) -> Result<(), Failure> {
 #[cfg(feature = "plane")]
 pub(super) fn plane(matches: &ArgMatches, stop: &Cancel) -> Result<(), Failure> {
     let command = super::args::plane(matches).map_err(Failure::Usage)?;
+    if let crate::plane::cli::Command::Run(args) = &command {
+        // Its standard output is for the person who starts it.
+        let logging = Logging {
+            level: args.log_level,
+            output: LogOutput::Stderr,
+            ..Logging::default()
+        };
+        telemetry::start_logging(&logging).map_err(|error| Failure::Command(error.into()))?;
+    }
     crate::plane::cli::run(&command, stop).map_err(|error| Failure::Command(error.into()))
 }
 

@@ -1,8 +1,11 @@
 //! Header fields in the order in which they came.
 
+use std::fmt;
+
 /// A list of header fields. Names are compared without regard to case; a field
-/// that came several times is there several times, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// that came several times is there several times, in order. `Debug` shows no
+/// credentials.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
@@ -70,6 +73,18 @@ impl Headers {
     }
 }
 
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.iter().map(|(name, value)| {
+            let is_secret = SECRET
+                .iter()
+                .any(|secret| secret.eq_ignore_ascii_case(name));
+            (name, if is_secret { "…" } else { value })
+        });
+        f.debug_map().entries(shown).finish()
+    }
+}
+
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(iter: I) -> Self {
         Self(
@@ -119,6 +134,16 @@ pub fn trim_blanks(value: &str) -> &str {
     value.trim_matches([' ', '\t'])
 }
 
+/// Fields whose values let somebody in. A subprotocol may be a token of the Kubernetes
+/// API (`base64url.bearer.authorization.k8s.io.…`).
+const SECRET: [&str; 5] = [
+    "Authorization",
+    "Proxy-Authorization",
+    "Cookie",
+    "Set-Cookie",
+    "Sec-WebSocket-Protocol",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +169,21 @@ mod tests {
             headers.list("connection").collect::<Vec<_>>(),
             ["close", "X-Foo", "TE"]
         );
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let headers: Headers = [
+            ("authorization", "Bearer hunter2"),
+            ("COOKIE", "session=hunter2"),
+            ("Sec-WebSocket-Protocol", "base64url.bearer.hunter2"),
+            ("X-Seen", "yes"),
+        ]
+        .into_iter()
+        .collect();
+        let shown = format!("{headers:?} {headers:#?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("COOKIE") && shown.contains("yes"), "{shown}");
     }
 
     #[test]

@@ -74,6 +74,8 @@ struct State {
     headers: Option<Version>,
     tunnels: Tunnels,
     ended: bool,
+    /// It was ended before it had a link: why.
+    doomed: Option<String>,
     next: u64,
     requests: HashMap<String, Arc<Exchange>>,
     streams: HashMap<String, Arc<Stream>>,
@@ -116,10 +118,18 @@ impl AgentConnection {
         self.since
     }
 
-    /// Gives it its link, once.
+    /// Gives it its link, once. One that was ended meanwhile ends here: an agent may
+    /// take its time for the answer to its upgrade.
     pub(crate) fn connect(&self, channel: Box<dyn Channel>) {
-        let first = self.channel.set(channel).is_ok();
-        debug_assert!(first, "an agent's connection has one link");
+        let doomed = {
+            let mut state = self.state.lock();
+            let first = self.channel.set(channel).is_ok();
+            debug_assert!(first, "an agent's connection has one link");
+            state.doomed.take()
+        };
+        if let Some(why) = doomed {
+            self.abort(&why);
+        }
     }
 
     /// The agent knows `flow`: applies to requests that are opened after this.
@@ -221,16 +231,31 @@ impl AgentConnection {
     /// Begins the orderly end, with a close code; [`on_link_ended`](Self::on_link_ended)
     /// follows.
     pub(crate) fn close(&self, code: u16, reason: &str) {
-        if let Some(channel) = self.channel.get() {
+        if let Some(channel) = self.channel_or_doom(reason) {
             channel.close(code, reason);
         }
     }
 
     /// Ends the connection now.
     pub(crate) fn abort(&self, why: &str) {
-        if let Some(channel) = self.channel.get() {
+        if let Some(channel) = self.channel_or_doom(why) {
             channel.abort(why);
         }
+    }
+
+    /// Without a link yet it is ended as soon as there is one.
+    fn channel_or_doom(&self, why: &str) -> Option<&dyn Channel> {
+        let mut state = self.state.lock();
+        let channel = self.channel.get();
+        if channel.is_none() {
+            state.doomed = Some(why.to_owned());
+        }
+        channel.map(AsRef::as_ref)
+    }
+
+    /// False once it carries nothing any more.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.state.lock().ended
     }
 
     /// The link is no more, whoever ended it: neither are its requests, and none is

@@ -68,6 +68,8 @@ pub struct RunArgs {
     pub gateway: GatewayUrl,
     /// Default: 127.0.0.1:8088.
     pub http: SocketAddr,
+    /// Of what it logs, on standard error.
+    pub log_level: log::LevelFilter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,9 @@ use super::budget::Budget;
 use crate::http::Headers;
 use crate::net::{Cancel, Guard, Reason};
 use crate::wire::from_agent::ResponseBody;
-use state::{Piece, State, inflate};
+pub(crate) use state::Piece;
+use state::State;
+pub(super) use state::is_oversized;
 
 /// The head of an agent's answer, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,20 +207,19 @@ impl Exchange {
 
     /// Waits for the next piece of the body; `None` at its good end. What came
     /// before a failure on the agent's side is still given out.
-    pub(crate) fn next(&self) -> Result<Option<Vec<u8>>, Failure> {
+    pub(crate) fn next(&self) -> Result<Option<Piece>, Failure> {
         let mut state = self.state.lock();
         loop {
             if let Some(Err(failure @ Failure::Ended(_))) = &state.end {
                 return Err(failure.clone());
             }
-            match state.pop() {
-                Some(Piece::Plain(piece)) => return Ok(Some(piece)),
-                Some(Piece::Gzip(packed)) => {
-                    drop(state);
-                    let body = inflate(&packed)?;
-                    return Ok((!body.is_empty()).then_some(body));
+            if let Some(piece) = state.pop() {
+                if !state.gzipped {
+                    return Ok(Some(piece));
                 }
-                None => {}
+                drop(state);
+                let body = piece.inflated()?;
+                return Ok((!body.is_empty()).then_some(body));
             }
             if let Some(end) = &state.end {
                 return end.clone().map(|()| None);

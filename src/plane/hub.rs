@@ -187,7 +187,8 @@ impl Hub {
     }
 
     /// Sends the cluster's requests to `connection` from now on. A connection of the
-    /// same agent gives way; one of another agent doesn't.
+    /// same agent gives way; one of another agent doesn't. Nobody does for one that has
+    /// ended: what it said may have waited for the disk.
     pub(crate) fn attach(
         &self,
         cluster: &ClusterName,
@@ -196,6 +197,9 @@ impl Hub {
     ) -> Result<(), Taken> {
         let replaced = {
             let mut table = self.table.lock();
+            if !connection.is_live() {
+                return Ok(());
+            }
             match table.attached.get(cluster) {
                 Some(attached) if attached.agent_id != agent_id => {
                     return Err(Taken {

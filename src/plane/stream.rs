@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::budget::Budget;
-use super::exchange::{Failure, Stopped};
+use super::exchange::{Failure, Stopped, is_oversized};
 use crate::net::{Cancel, Guard, Reason};
 use crate::wire::stream::{CloseText, Refused};
 use crate::wire::{StreamReceiving, StreamSending};
@@ -174,7 +174,9 @@ impl Stream {
     pub(crate) fn on_refused(&self, refused: Box<Refused>) {
         self.change(|state| {
             state.agent_done = true;
-            if !state.live && state.end.is_none() {
+            if refused.body.len() > MAX_REFUSAL || is_oversized(&refused.headers) {
+                state.fail(Failure::Protocol("the agent sent too long a refusal"));
+            } else if !state.live && state.end.is_none() {
                 state.opening = Some(Opening::Refused(refused));
             }
             state.fail(Failure::Protocol("the agent refused a stream that is open"));
@@ -384,6 +386,10 @@ impl State {
 /// sent: of a client that has filled our window too it is seen when its system gives
 /// up, after some minutes.)
 const LEFT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a refusal's body has at most, in bytes: an agent reads no more of the API
+/// server's.
+const MAX_REFUSAL: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests;

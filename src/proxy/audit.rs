@@ -54,10 +54,7 @@ impl<'a> From<&'a Plan> for Asked<'a> {
         Self {
             method: &plan.method,
             path: cut(path, MAX_PATH).to_owned(),
-            who: match plan.identity {
-                Identity::Agent => "agent",
-                Identity::Caller => who(&plan.headers),
-            },
+            who: who(plan.identity, &plan.headers),
             client: client(&plan.headers),
         }
     }
@@ -65,15 +62,12 @@ impl<'a> From<&'a Plan> for Asked<'a> {
 
 impl Asked<'static> {
     /// Of a proxied WebSocket; `path` is encoded.
-    pub(super) fn stream(path: &str, identity: Identity, headers: &Headers) -> Self {
+    pub(super) fn stream(path: &str, who: &'static str, headers: &Headers) -> Self {
         let path = path.split('?').next().unwrap_or_default();
         Self {
             method: "GET",
             path: cut(path, MAX_PATH).to_owned(),
-            who: match identity {
-                Identity::Agent => "agent",
-                Identity::Caller => who(headers),
-            },
+            who,
             client: client(headers),
         }
     }
@@ -83,7 +77,7 @@ impl Asked<'static> {
         let mut encoded = String::new();
         encode_path(&mut encoded, cut(path, MAX_PATH));
         encoded.truncate(MAX_PATH); // it is ASCII
-        Self::stream(&encoded, Identity::Caller, headers)
+        Self::stream(&encoded, who(Identity::Caller, headers), headers)
     }
 }
 
@@ -97,7 +91,7 @@ impl<'a> From<&'a ProxyRequest<'_>> for Asked<'a> {
         Self {
             method: if is_method { &request.method } else { "?" },
             path,
-            who: who(&request.headers),
+            who: who(Identity::Caller, &request.headers),
             client: client(&request.headers),
         }
     }
@@ -201,11 +195,12 @@ impl Line<'_> {
     }
 }
 
-fn who(headers: &Headers) -> &'static str {
-    if headers.contains("Authorization") {
-        "caller"
-    } else {
-        "nobody"
+/// Whose credential a call travels under that has these headers.
+pub(super) fn who(identity: Identity, headers: &Headers) -> &'static str {
+    match identity {
+        Identity::Agent => "agent",
+        Identity::Caller if headers.contains("Authorization") => "caller",
+        Identity::Caller => "nobody",
     }
 }
 

@@ -1,6 +1,7 @@
 //! The body of a form B answer on its way into its message.
 
 use super::memory::{OverBudget, Reservation};
+use crate::buffers::{Buffer, FRAME};
 use crate::wire::BodyText;
 
 /// Writes a body as text into a message, and pays for what that takes.
@@ -16,7 +17,7 @@ pub(super) struct BodyWriter<'a, 'b> {
     room: &'a mut Reservation,
     /// What follows the body in the message, at most.
     behind: usize,
-    pieces: Vec<Vec<u8>>,
+    pieces: Vec<Buffer>,
 }
 
 impl<'a, 'b> BodyWriter<'a, 'b> {
@@ -40,10 +41,10 @@ impl<'a, 'b> BodyWriter<'a, 'b> {
             return Ok(());
         }
         while !bytes.is_empty() {
-            let space = |piece: &Vec<u8>| piece.capacity() - piece.len();
+            let space = |piece: &Buffer| piece.capacity() - piece.len();
             if self.pieces.last().map_or(0, space) == 0 {
                 self.room.grow(PIECE)?;
-                self.pieces.push(Vec::with_capacity(PIECE));
+                self.pieces.push(Buffer::with_capacity(PIECE));
             }
             if let Some(piece) = self.pieces.last_mut() {
                 let (now, later) = bytes.split_at(bytes.len().min(space(piece)));
@@ -57,7 +58,7 @@ impl<'a, 'b> BodyWriter<'a, 'b> {
     /// All of the body has come.
     pub(super) fn finish(self) -> Result<(), OverBudget> {
         let (room, behind) = (self.room, self.behind);
-        let held = self.pieces.iter().map(Vec::len).sum();
+        let held = self.pieces.iter().map(|piece| piece.len()).sum();
         self.text
             .make_room(held, |buf, more| room.extend(buf, more + behind))?;
         for piece in self.pieces {
@@ -69,5 +70,5 @@ impl<'a, 'b> BodyWriter<'a, 'b> {
     }
 }
 
-/// Size of a piece, in bytes.
-const PIECE: usize = 32 * 1024;
+/// Size of a piece, in bytes: that of buffers that are at hand.
+const PIECE: usize = FRAME;

@@ -4,17 +4,19 @@
 //! A body is taken in blocks of 128 KiB. Each is compressed by itself and ends at a
 //! byte, so that one after the other they are one gzip stream. So a request in
 //! flight holds a block and what is packed, not the whole body, and a compressor is
-//! on loan only while it works.
+//! on loan only while it works. There are few of them, for which requests wait.
+
+mod compressors;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use flate2::{Compress, CompressError, Compression, Crc, FlushCompress, Status};
-use parking_lot::Mutex;
+use flate2::{CompressError, Crc, FlushCompress};
 
 use super::body::BodyWriter;
 use super::memory::{Budget, OverBudget, Paid};
 use crate::wire::from_agent::Encoding;
+pub(super) use compressors::Compressors;
+use compressors::{Level, SMALL};
 
 /// Why a body could not be packed.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +65,12 @@ impl<'a> Packer<'a> {
         })
     }
 
-    /// Bytes of text that it will make, about.
+    /// Bytes of text that it will make, about: for a small body, as many as it can
+    /// make. More of them take a piece ([`BodyWriter`]).
     pub(super) fn expected(&self) -> usize {
         let bytes = match self.known {
-            Some(known) if self.gzips => known / 5,
+            Some(known) if self.gzips && known > SMALL => known / 5,
+            Some(known) if self.gzips => most(known),
             Some(known) => known,
             None => UNKNOWN,
         };
@@ -118,79 +122,11 @@ impl<'a> Packer<'a> {
             message.write(&HEADER)?;
         }
         self.crc.update(&self.block);
+        let mut compressor = self.compressors.borrow(Level::of(self.block.len()));
         let _room = self.budget.reserve(COMPRESSOR)?;
-        let mut compressor = self.compressors.take(Level::of(self.block.len()));
         message.write(compressor.pack(&self.block, flush)?)?;
-        self.compressors.put(compressor);
         self.block.clear();
         Ok(())
-    }
-}
-
-/// Compressors that wait to be used again: each is 300 KiB that would have to be
-/// had and cleared.
-#[derive(Default)]
-pub(super) struct Compressors {
-    idle: Mutex<Vec<Compressor>>,
-}
-
-struct Compressor {
-    level: Level,
-    deflate: Compress,
-    packed: Vec<u8>,
-    used: Instant,
-}
-
-impl Compressors {
-    fn take(&self, level: Level) -> Compressor {
-        let mut idle = self.idle.lock();
-        let found = idle.iter().rposition(|one| one.level == level);
-        let found = found.map(|at| idle.swap_remove(at));
-        drop(idle);
-        found.unwrap_or_else(|| Compressor {
-            level,
-            deflate: Compress::new(Compression::new(level as u32), false),
-            packed: Vec::new(),
-            used: Instant::now(),
-        })
-    }
-
-    fn put(&self, mut compressor: Compressor) {
-        compressor.used = Instant::now();
-        let mut idle = self.idle.lock();
-        let alike = idle.iter().filter(|one| one.level == compressor.level);
-        if alike.count() < KEPT {
-            idle.push(compressor);
-        }
-    }
-
-    pub(super) fn idle(&self) -> usize {
-        self.idle.lock().len()
-    }
-
-    /// Lets go of those that nobody has used for a while.
-    pub(super) fn sweep(&self) {
-        let mut idle = self.idle.lock();
-        idle.retain(|one| one.used.elapsed() < KEPT_FOR);
-    }
-}
-
-impl Compressor {
-    /// A part of a deflate stream that refers to nothing before it, and ends at a
-    /// byte.
-    fn pack(&mut self, mut bytes: &[u8], flush: FlushCompress) -> Result<&[u8], CompressError> {
-        self.deflate.reset();
-        self.packed.clear();
-        loop {
-            self.packed.reserve(bytes.len() / 4 + 1024);
-            let before = self.deflate.total_in();
-            let status = self.deflate.compress_vec(bytes, &mut self.packed, flush)?;
-            bytes = &bytes[(self.deflate.total_in() - before) as usize..];
-            let has_room = self.packed.len() < self.packed.capacity();
-            if status == Status::StreamEnd || (flush == FlushCompress::Sync && has_room) {
-                return Ok(&self.packed);
-            }
-        }
     }
 }
 
@@ -209,31 +145,11 @@ const UNKNOWN: usize = 8 * 1024;
 /// What is compressed at once.
 const BLOCK: usize = 128 * 1024;
 
-/// How hard to try (vendor-notes/flate2.md).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    /// Half the time for a small block, most of which is preparation.
-    Quick = 1,
-    /// A fourth smaller than the one above.
-    Good = 2,
+/// What a small body that doesn't compress becomes, at most: nine bits for a byte, and
+/// what gzip puts around them.
+fn most(small: usize) -> usize {
+    small + small / 8 + 32
 }
-
-impl Level {
-    fn of(length: usize) -> Self {
-        if length <= SMALL {
-            Self::Quick
-        } else {
-            Self::Good
-        }
-    }
-}
-
-const SMALL: usize = 4096;
-
-/// Idle compressors of a level at most: there is no use for more than there are
-/// processors.
-const KEPT: usize = 4;
-const KEPT_FOR: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -331,20 +247,43 @@ mod tests {
         }
     }
 
+    /// Each request took 32 KiB for what didn't fit into its message.
     #[test]
-    fn compressors_are_kept_for_a_while() {
+    fn the_message_of_a_small_body_is_large_enough() {
+        let mut random = fastrand::Rng::with_seed(1);
         let compressors = Compressors::default();
-        let many: Vec<Compressor> = (0..=KEPT).map(|_| compressors.take(Level::Good)).collect();
-        for one in many {
-            compressors.put(one);
+        let budget = Budget::new(8 << 20);
+        for length in [GZIP_FROM, SMALL] {
+            let packer = Packer::new(&compressors, &budget, true, Some(length)).expect("room");
+            for lowest in [0, 144] {
+                let body: Vec<u8> = (0..length).map(|_| random.u8(lowest..)).collect();
+                let mut lent = compressors.borrow(Level::Quick);
+                let packed = lent.pack(&body, FlushCompress::Finish).expect("packed");
+                let whole = HEADER.len() + packed.len() + 8;
+                assert!(whole > length, "it doesn't compress");
+                assert!(
+                    whole.div_ceil(3) * 4 <= packer.expected(),
+                    "{length}: {whole}"
+                );
+            }
         }
-        assert_eq!(compressors.idle(), KEPT);
-        compressors.sweep();
-        assert_eq!(compressors.idle(), KEPT);
-        for one in &mut *compressors.idle.lock() {
-            one.used -= KEPT_FOR;
-        }
-        compressors.sweep();
-        assert_eq!(compressors.idle(), 0);
+    }
+
+    /// An error keeps none.
+    #[test]
+    fn a_compressor_comes_back_from_who_has_no_room_for_it() {
+        let compressors = Compressors::default();
+        let budget = Budget::new(COMPRESSOR);
+        let mut room = budget.reserve(0).expect("room");
+        let mut buf = Vec::new();
+        let failed = proxy_response(&mut buf, "r", 200, &Headers::new(), |text| {
+            let mut message = BodyWriter::new(text, &mut room, 256);
+            let mut packer = Packer::new(&compressors, &budget, true, None)?;
+            packer.push(&[b'x'; GZIP_FROM], &mut message)?;
+            packer.finish(&mut message)
+        });
+        assert!(matches!(failed, Err(PackError::OverBudget(_))));
+        assert_eq!(compressors.on_loan(), 0);
+        assert_eq!(room.bytes(), budget.used());
     }
 }

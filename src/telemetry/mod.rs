@@ -37,11 +37,16 @@ pub enum LogError {
 /// and reports panics. A second call changes nothing.
 pub fn start(config: &Config) -> Result<(), LogError> {
     hide(config);
+    start_logging(&config.logging)
+}
+
+/// The same for a process without a configuration.
+pub fn start_logging(logging: &Logging) -> Result<(), LogError> {
     let Logging {
         level,
         format,
         output,
-    } = &config.logging;
+    } = logging;
     let terminal = match output {
         LogOutput::Stdout => io::stdout().is_terminal(),
         LogOutput::Stderr => io::stderr().is_terminal(),

@@ -110,13 +110,15 @@ fn secret_at(text: &str, at: usize) -> Option<(usize, usize)> {
             return (end - start >= MIN_LOOK).then_some((start, end));
         }
     }
-    // Tokens of the control plane, JSON Web Tokens, node tokens of k3s.
-    for prefix in ["sat_", "eyJ", "K10"] {
+    // Tokens of the control plane and of ours, JSON Web Tokens, node tokens of k3s, and
+    // what browsers have for `Authorization` in a WebSocket's subprotocols.
+    for prefix in ["sat_", "ppa_", "ppu_", "eyJ", "K10", SUBPROTOCOL] {
         if rest.starts_with(prefix) {
             let length = word_length(rest);
             let enough = match prefix {
                 "K10" => rest[..length].contains("::"),
                 "eyJ" => length >= 20 && rest[..length].contains('.'),
+                SUBPROTOCOL => length > SUBPROTOCOL.len(),
                 _ => length >= MIN_LOOK,
             };
             return enough.then_some((at, at + length));
@@ -166,6 +168,8 @@ fn is_token(byte: u8) -> bool {
 }
 
 static KNOWN: RwLock<Known> = RwLock::new(Vec::new());
+
+const SUBPROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 const MASK: &str = "[REDACTED]";
 
@@ -222,6 +226,11 @@ mod tests {
             ),
             ("bearer abcdef0123456789, x", "bearer [REDACTED], x"),
             ("sat_abcdefghijklmnopqrstuvwxyz012345", "[REDACTED]"),
+            ("it is ppu_0123456789abcdef, no", "it is [REDACTED], no"),
+            (
+                "base64url.bearer.authorization.k8s.io.cHB1, v4.channel.k8s.io",
+                "[REDACTED], v4.channel.k8s.io",
+            ),
             (
                 "token eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJr.c2ln in a line",
                 "token [REDACTED] in a line",

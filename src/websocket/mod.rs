@@ -14,7 +14,7 @@ pub mod upgrade;
 #[cfg(feature = "fuzzing")]
 pub use frame::fuzz::frames as fuzz_frames;
 pub(crate) use keys::Keys;
-pub use leg::{Data, End, Keepalive, Kind, Limits, Reader, Writer, open};
+pub use leg::{Data, End, Keepalive, Kind, Limits, Reader, Take, Writer, open};
 
 /// Which end of the WebSocket this is: clients mask what they send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 #[cfg(feature = "plane")]
 mod demo;
+#[cfg(feature = "plane")]
+mod plane;
 
 const TOKEN: &str = "sat_0123456789abcdefghijklmnopqrstuv";
 
@@ -165,7 +167,7 @@ impl Running {
         let mut err = String::new();
         let stderr = self.child.stderr.as_mut().expect("piped");
         stderr.read_to_string(&mut err).expect("text");
-        (code, all + &err)
+        (code, all + "\n" + &err)
     }
 }
 

@@ -80,7 +80,7 @@ fn outcome(request: &InFlight) -> Result<(u16, Vec<u8>), Failure> {
     let mut body = Vec::new();
     while let Some(piece) = exchange.next()? {
         exchange.passed_on(piece.len());
-        body.extend(piece);
+        body.extend_from_slice(&piece);
     }
     Ok((head.status, body))
 }
@@ -236,7 +236,7 @@ proptest! {
         assert_eq!(untouched, Err(Failure::AgentGone));
         drop((answered, other));
         // The last of it is dropped with whoever holds the request.
-        assert!(budget.take(MEMORY), "memory was not given back");
+        assert_eq!(budget.left(), MEMORY, "memory was not given back");
     }
 
     /// What goes to disk and into tables has a size and no line ends.

@@ -93,6 +93,7 @@ mod tests {
             names: Vec::new(),
             gateway: GatewayUrl::SameHost,
             http: ([127, 0, 0, 1], 8088).into(),
+            log_level: log::LevelFilter::Info,
         };
         let text = welcome(&house.plane, &args);
         let url = format!("api_url: https://{}\n", house.plane.addr());

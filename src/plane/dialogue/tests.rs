@@ -385,3 +385,39 @@ fn a_token_has_a_limited_number_of_connections() {
     house.hub.leave(&first);
     assert!(house.hub.enter(&connection()).is_ok());
 }
+
+/// Between the look at its token and its link an agent may take ten seconds for the
+/// answer to its upgrade.
+#[test]
+fn what_ends_a_connection_before_its_link_stands_ends_it_then() {
+    let house = House::new();
+    let arrive = || {
+        let connection = Arc::new(AgentConnection::new(house.token.clone(), 0, Budget::new(0)));
+        house.hub.enter(&connection).expect("room");
+        connection
+    };
+    let stands = |connection: &AgentConnection| {
+        let sent = Sent::default();
+        connection.connect(Box::new(sent.clone()));
+        sent.take()
+    };
+    let (revoked, stopped) = (arrive(), arrive());
+    house.hub.revoke_token(&house.token).expect("revoked");
+    assert_eq!(stands(&revoked), ["abort its token was revoked"]);
+    house.hub.close(Instant::now());
+    assert_eq!(stands(&stopped), ["abort the plane stops"]);
+}
+
+/// What it had said waited for the disk, and the agent has dialled anew since.
+#[test]
+fn a_connection_that_has_ended_takes_no_place() {
+    let house = House::new();
+    house.registered("a");
+    let (mut old, _) = house.controller();
+    assert_eq!(old.handle(HELLO), Next::Continue);
+    let (mut new, _) = house.gateway();
+    assert_eq!(new.handle(house.beat("a")), Next::Continue);
+    old.connection.on_link_ended();
+    assert_eq!(old.handle(register("a")), Next::Continue);
+    assert_eq!(house.attached(), Some(new.connection.id()));
+}

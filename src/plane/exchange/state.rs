@@ -3,11 +3,12 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::{Failure, Head};
 use crate::http::Headers;
-use crate::plane::budget::Budget;
+use crate::plane::budget::{Budget, Share};
 use crate::plane::flow::{Receiving, Sending, UNMETERED_LIMIT};
 use crate::wire::from_agent::ResponseBody;
 
@@ -15,10 +16,10 @@ pub(super) struct State {
     /// Until it is taken.
     pub(super) head: Option<Head>,
     head_came: bool,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<Piece>,
     /// The queue is one gzipped body (form B).
-    gzipped: bool,
-    /// What all exchanges together may hold; bytes in `queue` are taken from it.
+    pub(super) gzipped: bool,
+    /// What all exchanges together may hold.
     budget: Arc<Budget>,
     pub(super) receiving: Receiving,
     pub(super) sending: Sending,
@@ -32,11 +33,20 @@ pub(super) struct State {
     pub(super) agent_done: bool,
 }
 
-/// Something of an answer's body, to be passed on.
-pub(super) enum Piece {
-    Plain(Vec<u8>),
-    /// The whole body, for [`inflate`].
-    Gzip(Vec<u8>),
+/// Some bytes of an answer's body. Until it is dropped they count as held for the
+/// client, in the queue or on their way out.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    bytes: Vec<u8>,
+    share: Share,
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl State {
@@ -68,7 +78,7 @@ impl State {
         if self.is_over() {
             return;
         }
-        if size(&headers) > MAX_HEADERS {
+        if is_oversized(&headers) {
             self.break_off("the agent sent more than 256 KiB of headers");
         } else if self.head_came {
             self.break_off("the agent sent two headers for one request");
@@ -136,13 +146,7 @@ impl State {
 
     /// What is queued next.
     pub(super) fn pop(&mut self) -> Option<Piece> {
-        let piece = self.queue.pop_front()?;
-        self.budget.give_back(piece.len());
-        Some(if self.gzipped {
-            Piece::Gzip(piece)
-        } else {
-            Piece::Plain(piece)
-        })
+        self.queue.pop_front()
     }
 
     fn break_off(&mut self, why: &'static str) {
@@ -158,28 +162,36 @@ impl State {
             self.overrun = true;
             return self.break_off("the agent sent more than the client could take");
         }
-        if !self.budget.take(length) {
-            self.overrun = true;
-            return self.break_off("the plane holds as many answers for slow clients as it may");
-        }
         // Small pieces share a buffer: a million of one byte must not take a
         // million allocations.
         let needs_new = self
             .queue
             .back()
-            .is_none_or(|last| last.capacity() - last.len() < length);
-        if needs_new {
-            self.queue.push_back(Vec::with_capacity(length.max(SMALL)));
-        }
-        let Some(buffer) = self.queue.back_mut() else {
+            .is_none_or(|last| last.bytes.capacity() - last.len() < length);
+        let mut new = needs_new.then(|| Piece {
+            bytes: Vec::new(),
+            share: Share::of(&self.budget),
+        });
+        let Some(piece) = new.as_mut().or(self.queue.back_mut()) else {
             return;
         };
-        let before = buffer.len();
-        if base64.decode_append(data.as_bytes(), buffer).is_err() {
-            buffer.truncate(before);
-            self.budget.give_back(length);
-            self.break_off("the agent sent a body that is not base64");
+        if !piece.share.grow(length) {
+            self.overrun = true;
+            return self.break_off(FULL);
         }
+        if needs_new {
+            piece.bytes.reserve_exact(length.max(SMALL));
+        }
+        let before = piece.len();
+        if base64
+            .decode_append(data.as_bytes(), &mut piece.bytes)
+            .is_err()
+        {
+            piece.bytes.truncate(before);
+            piece.share.shrink(length);
+            return self.break_off("the agent sent a body that is not base64");
+        }
+        self.queue.extend(new);
     }
 
     /// The lengths and the capacities of the queued pieces.
@@ -188,40 +200,44 @@ impl State {
         let sizes = self
             .queue
             .iter()
-            .map(|piece| (piece.len(), piece.capacity()));
+            .map(|piece| (piece.len(), piece.bytes.capacity()));
         sizes.collect()
     }
 }
 
-impl Drop for State {
-    fn drop(&mut self) {
-        while self.pop().is_some() {}
+impl Piece {
+    /// Of a whole gzipped body what is in it, 8 MiB at most; perhaps nothing.
+    pub(super) fn inflated(mut self) -> Result<Self, Failure> {
+        let mut body = Vec::new();
+        let unpacked = flate2::read::MultiGzDecoder::new(&*self)
+            .take(UNMETERED_LIMIT + 1)
+            .read_to_end(&mut body);
+        match unpacked {
+            Err(_) => Err(Failure::Protocol("the agent's answer is no valid gzip")),
+            Ok(length) if length as u64 > UNMETERED_LIMIT => Err(Failure::Protocol(
+                "the agent's answer is larger than 8 MiB and was not streamed",
+            )),
+            Ok(length) => {
+                self.share.shrink(self.bytes.len());
+                self.bytes = body;
+                let fits = self.share.grow(length);
+                fits.then_some(self).ok_or(Failure::Protocol(FULL))
+            }
+        }
     }
 }
 
-/// The whole of a gzipped body, 8 MiB at most; empty when there is nothing in it.
-pub(super) fn inflate(packed: &[u8]) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    let unpacked = flate2::read::MultiGzDecoder::new(packed)
-        .take(UNMETERED_LIMIT + 1)
-        .read_to_end(&mut body);
-    match unpacked {
-        Err(_) => Err(Failure::Protocol("the agent's answer is no valid gzip")),
-        Ok(length) if length as u64 > UNMETERED_LIMIT => Err(Failure::Protocol(
-            "the agent's answer is larger than 8 MiB and was not streamed",
-        )),
-        Ok(_) => Ok(body),
-    }
-}
-
-fn size(headers: &Headers) -> usize {
-    headers
+/// More fields than any API server sends.
+pub(in crate::plane) fn is_oversized(headers: &Headers) -> bool {
+    let sizes = headers
         .iter()
-        .map(|(name, value)| name.len() + value.len() + 64)
-        .sum()
+        .map(|(name, value)| name.len() + value.len() + 64);
+    sizes.sum::<usize>() > MAX_HEADERS
 }
 
-/// Headers of an answer, in bytes: more than any API server sends.
+const FULL: &str = "the plane holds as many answers for slow clients as it may";
+
+/// Headers of an answer, in bytes.
 const MAX_HEADERS: usize = 256 * 1024;
 
 /// What a buffer of the queue has room for at least, in bytes: about two watch

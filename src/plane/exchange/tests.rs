@@ -15,11 +15,15 @@ fn base64(bytes: &[u8]) -> String {
     base64_simd::STANDARD.encode_to_string(bytes)
 }
 
+fn next(exchange: &Exchange) -> Result<Option<Vec<u8>>, Failure> {
+    Ok(exchange.next()?.map(|piece| piece.to_vec()))
+}
+
 fn body(exchange: &Exchange) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     while let Some(piece) = exchange.next()? {
         exchange.passed_on(piece.len());
-        body.extend(piece);
+        body.extend_from_slice(&piece);
     }
     Ok(body)
 }
@@ -75,8 +79,8 @@ fn what_came_before_a_failure_is_given_out_then_the_failure() {
     exchange.on_chunk("aGk=");
     exchange.on_agent_gone();
     assert!(exchange.wait_head().is_ok());
-    assert_eq!(exchange.next(), Ok(Some(b"hi".to_vec())));
-    assert_eq!(exchange.next(), Err(Failure::AgentGone));
+    assert_eq!(next(&exchange), Ok(Some(b"hi".to_vec())));
+    assert_eq!(next(&exchange), Err(Failure::AgentGone));
     assert_eq!(exchange.take_credit(1), Err(Stopped));
 }
 
@@ -86,7 +90,7 @@ fn a_client_that_left_gets_nothing_more() {
     exchange.on_head(200, Headers::new());
     exchange.on_chunk("aGk=");
     exchange.end(Reason::Cancelled);
-    assert_eq!(exchange.next(), Err(Failure::Ended(Reason::Cancelled)));
+    assert_eq!(next(&exchange), Err(Failure::Ended(Reason::Cancelled)));
     assert!(exchange.needs_cancel());
 }
 
@@ -125,20 +129,39 @@ fn all_together_hold_no_more_than_their_budget() {
         exchange.on_chunk(&base64(&[1; 400]));
     }
     two.on_chunk(&base64(&[1; 400]));
-    assert_eq!(
-        two.next().map(|piece| piece.map(|p| p.len())),
-        Ok(Some(400))
-    );
+    assert_eq!(next(&two), Ok(Some(vec![1; 400])));
     assert!(matches!(two.next(), Err(Failure::Protocol(_))));
     one.on_chunk(&base64(&[1; 400]));
     one.on_chunk("a*==");
-    assert_eq!(
-        one.next().map(|piece| piece.map(|p| p.len())),
-        Ok(Some(800))
-    );
+    let piece = one.next().expect("came").expect("came");
+    assert_eq!(piece.len(), 800);
     one.on_end();
     drop((one, two));
-    assert!(budget.take(1000), "all of it has come back");
+    // A client that takes it slowly holds it.
+    assert_eq!(budget.left(), 200);
+    drop(piece);
+    assert_eq!(budget.left(), 1000, "all of it has come back");
+}
+
+/// A small one may be large inside.
+#[test]
+fn what_is_in_a_gzipped_body_counts() {
+    let budget = Budget::new(10_000);
+    let answer = |size| {
+        let exchange = Exchange::new("r-1".into(), "t".into(), true, budget.clone());
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packer.write_all(&vec![0; size]).expect("packed");
+        let packed = base64(&packer.finish().expect("packed"));
+        exchange.on_response(200, Headers::new(), &ResponseBody::Gzip(packed.into()));
+        exchange.wait_head().expect("came");
+        exchange
+    };
+    let one = answer(6000).next().expect("came").expect("came");
+    assert_eq!((one.len(), budget.left()), (6000, 4000));
+    let refused = answer(6000).next();
+    assert!(matches!(refused, Err(Failure::Protocol(_))), "{refused:?}");
+    drop(one);
+    assert_eq!(budget.left(), 10_000);
 }
 
 #[test]

@@ -195,7 +195,12 @@ impl FrontDoor {
             let quota = self.hub.quota.take(&token.id).ok_or_else(|| {
                 let limit = self.hub.quota.limit();
                 let text = format!("this token has {limit} requests under way already");
-                refusal(429, text).passing()
+                let refusal = refusal(429, text).passing();
+                if Upgrade::of(&request.headers) == Some(Upgrade::WebSocket) {
+                    let answer = refusal.answer(&request.headers);
+                    websocket::remember(&self.refusals, &token.id, &request.target, answer);
+                }
+                refusal
             })?;
             Ok((target, token, quota))
         })();

@@ -41,7 +41,7 @@ pub(super) fn forward(
 ) {
     let refuse = |responder: Responder, refused: Refused| {
         // Before the client knows: its second try may be faster than this thread.
-        refusals.keep(asked(request, target), refused.clone(), Instant::now());
+        remember(refusals, request.token, target, refused.clone());
         // A client that is gone hears nothing.
         let _ = responder.respond(refused.status, &refused.headers, &refused.body);
     };
@@ -76,14 +76,20 @@ pub(super) fn refuse_spdy(
     target: &str,
     responder: Responder,
 ) {
-    let known = refusals.take(&asked(request, target), Instant::now());
+    let known = refusals.take(&asked(request.token, target), Instant::now());
     let refused = known.unwrap_or_else(|| Refusal::new(501, NO_SPDY).answer(request.headers));
     let _ = responder.respond(refused.status, &refused.headers, &refused.body);
 }
 
-fn asked(request: &AuthorizedRequest<'_>, target: &str) -> Asked {
+/// Keeps what a WebSocket was refused with for its client's second try.
+pub(super) fn remember(refusals: &LastRefusals, token: &str, target: &str, refused: Refused) {
+    refusals.keep(asked(token, target), refused, Instant::now());
+}
+
+/// By the id of the user's token.
+fn asked(token: &str, target: &str) -> Asked {
     Asked {
-        token: request.token.to_owned(),
+        token: token.to_owned(),
         target: target.to_owned(),
     }
 }

@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::plane::budget::Budget;
+use crate::plane::budget::{Budget, Share};
 use crate::websocket::Kind;
 
-/// What waits for the client. What it holds is taken from the budget that all share.
+/// What waits for the client.
 pub(super) struct Queue {
     packs: VecDeque<Pack>,
     bytes: usize,
@@ -24,12 +24,13 @@ pub(super) enum Unfit {
 }
 
 /// Some messages, one behind the other: the length of what follows (four bytes), the
-/// type (control-channel.md §5.4), the payload.
-#[derive(Default)]
+/// type (control-channel.md §5.4), the payload. What it holds is taken from the budget
+/// that all share until it is dropped: it may be long on its way out.
 pub(crate) struct Pack {
     bytes: Vec<u8>,
     /// What was given out already.
     at: usize,
+    share: Share,
 }
 
 impl Pack {
@@ -72,18 +73,24 @@ impl Queue {
             return Err(NO_BASE64);
         };
         let size = LENGTH + length;
-        if self.bytes + size > MAX_QUEUED || !self.budget.take(size) {
+        if self.bytes + size > MAX_QUEUED {
             return Err(Unfit::Full);
         }
-        if !self.packs.back().is_some_and(|pack| pack.has_room(size)) {
-            self.packs.push_back(Pack {
-                bytes: Vec::with_capacity(size.max(SMALL)),
-                at: 0,
-            });
-        }
-        let Some(pack) = self.packs.back_mut() else {
+        let last = self.packs.back_mut().filter(|pack| pack.has_room(size));
+        let mut new = last.is_none().then(|| Pack {
+            bytes: Vec::new(),
+            at: 0,
+            share: Share::of(&self.budget),
+        });
+        let Some(pack) = last.or(new.as_mut()) else {
             return Err(Unfit::Full);
         };
+        if !pack.share.grow(size) {
+            return Err(Unfit::Full);
+        }
+        if pack.bytes.capacity() == 0 {
+            pack.bytes.reserve_exact(size.max(SMALL));
+        }
         let before = pack.bytes.len();
         pack.bytes.extend_from_slice(&(length as u32).to_ne_bytes());
         let decoded = base64.decode_append(data.as_bytes(), &mut pack.bytes);
@@ -95,9 +102,10 @@ impl Queue {
         };
         if fit.is_ok() {
             self.bytes += size;
+            self.packs.extend(new);
         } else {
             pack.bytes.truncate(before);
-            self.budget.give_back(size);
+            pack.share.shrink(size);
         }
         fit
     }
@@ -105,14 +113,7 @@ impl Queue {
     pub(super) fn pop(&mut self) -> Option<Pack> {
         let pack = self.packs.pop_front()?;
         self.bytes -= pack.bytes.len();
-        self.budget.give_back(pack.bytes.len());
         Some(pack)
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        while self.pop().is_some() {}
     }
 }
 
@@ -179,7 +180,7 @@ mod tests {
         });
         assert_eq!(drained(&mut queue), want);
         assert_eq!(queue.bytes, 0);
-        assert!(budget.take(1 << 20), "all was given back");
+        assert_eq!(budget.left(), 1 << 20, "all was given back");
     }
 
     #[test]
@@ -209,8 +210,8 @@ mod tests {
             assert!(matches!(refused, Err(Unfit::Malformed(_))), "{data}");
             payload_size(data);
         }
-        assert!(queue.pop().is_none_or(|mut pack| pack.next().is_none()));
-        assert!(budget.take(1000));
+        assert!(queue.pop().is_none());
+        assert_eq!(budget.left(), 1000);
     }
 
     #[test]
@@ -225,7 +226,10 @@ mod tests {
         assert_eq!(two.push(&framed(2, &[0; 100])), Err(Unfit::Full));
         drop(one);
         assert_eq!(two.push(&large), Ok(()));
-        drop(two);
-        assert!(budget.take(MAX_QUEUED + 100));
+        // Long on its way out: held until it is there.
+        let pack = two.pop().expect("queued");
+        assert!(budget.left() < MAX_QUEUED);
+        drop((two, pack));
+        assert_eq!(budget.left(), MAX_QUEUED + 100);
     }
 }

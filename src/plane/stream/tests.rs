@@ -119,6 +119,29 @@ fn an_upgrade_is_answered_in_one_of_four_ways() {
     assert!(matches!(got, Opening::Failed(Failure::Protocol(_))));
 }
 
+/// It is kept for a client who may take it slowly.
+#[test]
+fn a_refusal_has_a_size() {
+    let headers = crate::http::Headers::new();
+    let mut large = Refused {
+        status: 403,
+        headers: headers.clone(),
+        body: vec![b' '; MAX_REFUSAL + 1],
+    };
+    for _ in 0..2 {
+        let refused = new();
+        refused.on_refused(Box::new(large.clone()));
+        let got = refused.wait_opening(Instant::now());
+        assert!(
+            matches!(got, Opening::Failed(Failure::Protocol(_))),
+            "{got:?}"
+        );
+        assert_eq!(refused.farewell(), None);
+        large.body.clear();
+        large.headers.push("X", "y".repeat(256 * 1024));
+    }
+}
+
 #[test]
 fn messages_out_of_order() {
     let early = new();

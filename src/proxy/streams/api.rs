@@ -4,21 +4,21 @@ use std::io;
 use std::time::Duration;
 
 use super::channels::Dialect;
-use super::kind::{CUT, Deliver, Failure, Kind, send};
+use super::kind::{self, CUT, Deliver, Failure, Kind, send};
 use super::opening::MAX_MESSAGE;
 use super::plan::StreamPlan;
 use super::stream::Stream;
 use crate::http::Headers;
+use crate::http::client::CallError;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::Executor;
 use crate::proxy::audit::{Asked, Moved};
 use crate::proxy::connection::Form;
 use crate::proxy::plan::{Identity, answer_headers};
-use crate::telemetry::RateLimit;
 use crate::websocket::upgrade::{self, Answer, UpgradeError, Upgraded};
 use crate::websocket::{Data, Limits, Writer};
-use crate::wire::from_agent::{self, Encoding};
+use crate::wire::from_agent;
 use crate::wire::stream::{
     CloseText, Frame, FrameKind, Refused, data_size, proxy_websocket_close, proxy_websocket_data,
     proxy_websocket_refused, proxy_websocket_started, raw_stream_close,
@@ -41,17 +41,19 @@ pub(super) struct ApiStream {
 
 impl Kind for ApiStream {
     fn account(&self) -> (Asked<'_>, Moved) {
-        let StreamPlan {
-            target,
-            identity,
-            headers,
-            ..
-        } = &self.plan;
         let moved = Moved {
             target: "kubernetes".to_owned(),
             ..Moved::default()
         };
-        (Asked::stream(target, *identity, headers), moved)
+        let plan = &self.plan;
+        (
+            Asked::stream(&plan.target, plan.who(), &plan.headers),
+            moved,
+        )
+    }
+
+    fn is_request(&self) -> bool {
+        self.request.is_some()
     }
 
     fn handshake(&self) -> Duration {
@@ -73,17 +75,8 @@ impl Kind for ApiStream {
         let Some(form) = self.request.take() else {
             return Ok(());
         };
-        let id = &*stream.id;
-        stream.send(Message::text(160 + id.len(), |buf| match form {
-            Form::Streamed => from_agent::proxy_response_end(buf, id),
-            Form::Buffered => {
-                let nothing = |_: &mut crate::wire::BodyText<'_>| Ok(Encoding::Base64);
-                let headers = Headers::new();
-                let written: Result<(), std::convert::Infallible> =
-                    from_agent::proxy_response(buf, id, 200, &headers, nothing);
-                let Ok(()) = written;
-            }
-        }))
+        stream.set_answered().map_err(SendError::Cancelled)?;
+        kind::answer(stream, form, 200, &Headers::new())
     }
 
     fn open(
@@ -94,33 +87,19 @@ impl Kind for ApiStream {
     ) -> Result<Upgraded, Failure> {
         let Some(upstreams) = &executor.upstreams else {
             // Made only where there are some.
-            return Err(Failure::Identity);
+            return Err(CallError::Closed.into());
         };
         let lent = upstreams.agent.as_ref();
         let lent = lent.filter(|_| self.plan.identity == Identity::Agent);
-        let mut headers = self.plan.headers.clone();
-        let client = match lent {
-            None => &upstreams.callers,
-            Some(agent) => {
-                let value = agent.identity.authorization(cancel).map_err(|error| {
-                    static NO_IDENTITY: RateLimit = RateLimit::new(1, Duration::from_mins(1));
-                    // Names files: for the log, not for the peer (T38).
-                    if let Some(skipped) = NO_IDENTITY.pass() {
-                        log::warn!(skipped; "no credential for the Kubernetes API: {error}");
-                    }
-                    Failure::Identity
-                })?;
-                if let Some(value) = value {
-                    headers.set("Authorization", value.expose());
-                }
-                &agent.client
-            }
-        };
+        if let Some(agent) = lent {
+            agent.authorize(&mut self.plan.headers, cancel)?;
+        }
+        let client = lent.map_or(&upstreams.callers, |agent| &agent.client);
         let halves = client.connect(deadline, cancel)?;
         let request = upgrade::Request {
             authority: client.host(),
             target: &self.plan.target,
-            headers: &headers,
+            headers: &self.plan.headers,
             subprotocols: &self.plan.subprotocols,
         };
         let upgraded = upgrade::upgrade(halves, &request, deadline, cancel);
@@ -180,10 +159,7 @@ impl Kind for ApiStream {
     }
 
     fn deliver(&self) -> Box<dyn Deliver> {
-        Box::new(ToApi {
-            dialect: self.dialect,
-            raw: self.raw,
-        })
+        Box::new(ToApi(self.dialect))
     }
 
     fn closed(&self, stream: &Stream, said: Option<&CloseText<'_>>) -> Vec<Message> {
@@ -198,24 +174,21 @@ impl Kind for ApiStream {
     }
 }
 
-struct ToApi {
-    dialect: Dialect,
-    raw: bool,
-}
+struct ToApi(Dialect);
 
 impl Deliver for ToApi {
     fn deliver(&self, frame: Frame, to: &Writer) -> io::Result<()> {
-        match self.dialect.to_target(frame) {
+        match self.0.to_target(frame) {
             Some((kind, frame)) => send(to, kind, frame),
             None => Ok(()),
         }
     }
 
-    /// A raw stream's close without a code says that the client's connection was cut. So is
-    /// the leg: behind a close frame the API server doesn't notice the connection's end,
-    /// and a command that says nothing would run on.
+    /// A close without a code, as all but those of raw streams are, says that the client
+    /// is gone. The leg is cut then: behind a close frame the API server doesn't notice the
+    /// connection's end, and a command that says nothing would run on.
     fn close_code(&self) -> (u16, &'static str) {
-        if self.raw { (CUT, "") } else { (1000, "") }
+        (CUT, "")
     }
 }
 

@@ -2,6 +2,7 @@
 //! subprotocols (control-channel.md §9.1, T36; decisions.md §6.2). Pure.
 
 use crate::http::{Headers, MAX_FIELDS, MAX_HEAD};
+use crate::proxy::audit::who;
 use crate::proxy::plan::{
     Identity, PlanError, headers, host, service_headers, service_target, target,
 };
@@ -58,10 +59,12 @@ impl StreamPlan {
             return Err(StreamPlanError::Path);
         }
         let subresource = asked.path.rsplit('/').next().unwrap_or_default();
-        let (mut headers, identity) = headers(asked.headers, lend)?;
+        let mut subprotocols = subprotocols(asked.protocol, asked.headers)?;
+        // A browser shows its token so: it can't send an `Authorization`.
+        let shows_token = subprotocols.iter().any(|name| name.starts_with(TOKEN));
+        let (mut headers, identity) = headers(asked.headers, lend && !shows_token)?;
         headers.retain(|name, _| !is_handshake(name));
         let speaks_channels = matches!(subresource, "exec" | "attach" | "portforward");
-        let mut subprotocols = subprotocols(asked.protocol, asked.headers)?;
         if subprotocols.is_empty() && speaks_channels && !asked.raw {
             subprotocols = DEFAULT_SUBPROTOCOLS.map(str::to_owned).to_vec();
         }
@@ -72,6 +75,14 @@ impl StreamPlan {
             subprotocols,
             subresource: subresource.to_owned(),
         })
+    }
+
+    /// For the audit: whose credential it travels under.
+    pub(super) fn who(&self) -> &'static str {
+        if self.subprotocols.iter().any(|name| name.starts_with(TOKEN)) {
+            return "caller";
+        }
+        who(self.identity, &self.headers)
     }
 
     /// Bytes of memory that it takes, about.
@@ -167,6 +178,10 @@ const DEFAULT_SUBPROTOCOLS: [&str; 4] = [
     "channel.k8s.io",
 ];
 
+/// What a subprotocol begins with that is no protocol but the caller's token, for the API
+/// server.
+const TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
+
 /// Nobody speaks more of them.
 const MAX_SUBPROTOCOLS: usize = 32;
 
@@ -174,6 +189,7 @@ const MAX_SUBPROTOCOLS: usize = 32;
 mod tests {
     use super::*;
 
+    const V4: &str = "v4.channel.k8s.io";
     const EXEC: &str = "/api/v1/namespaces/default/pods/web-0/exec";
 
     fn asked(path: &str) -> Result<StreamPlan, StreamPlanError> {
@@ -269,6 +285,22 @@ mod tests {
         let given: Headers = [("Impersonate-User", "u")].into_iter().collect();
         let plan = with(EXEC, "", &given, "").expect("fine");
         assert_eq!((plan.identity, plan.headers.len()), (Identity::Agent, 0));
+    }
+
+    /// It ran as the agent, beside the caller's own token.
+    #[test]
+    fn a_caller_who_shows_his_token_as_a_subprotocol_is_lent_nothing() {
+        let token = format!("{TOKEN}c2VjcmV0");
+        let field: Headers = [("sec-websocket-protocol", format!("{V4}, {token}"))]
+            .into_iter()
+            .collect();
+        for (headers, protocol) in [(&Headers::new(), &*token), (&field, "")] {
+            let plan = with(EXEC, "", headers, protocol).expect("fine");
+            assert_eq!((plan.identity, plan.who()), (Identity::Caller, "caller"));
+            assert!(plan.subprotocols.contains(&token));
+        }
+        let plan = with(EXEC, "", &Headers::new(), V4).expect("fine");
+        assert_eq!((plan.identity, plan.who()), (Identity::Agent, "agent"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kind::{Deliver, Failure, Kind, send};
+use super::kind::{self, Deliver, Failure, Kind, send};
 use super::opening::MAX_MESSAGE;
 use super::plan::ServicePlan;
 use super::stream::Stream;
@@ -13,7 +13,7 @@ use crate::http::Headers;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::Executor;
-use crate::proxy::audit::{Asked, Moved};
+use crate::proxy::audit::{Asked, Moved, who};
 use crate::proxy::connection::{Form, send_failure};
 use crate::proxy::plan::{Identity, answer_headers};
 use crate::proxy::refusal::SERVICE_STREAM_FAILED;
@@ -21,7 +21,7 @@ use crate::proxy::services::Unreached;
 use crate::proxy::target::ServiceUpstream;
 use crate::websocket::upgrade::{self, Answer, Upgraded};
 use crate::websocket::{Data, Keepalive, Kind as DataKind, Limits, Writer};
-use crate::wire::from_agent::{self, Encoding};
+use crate::wire::from_agent;
 use crate::wire::stream::{
     CloseText, Frame, FrameKind, app_stream_close, app_stream_data, backpressure, data_size,
 };
@@ -33,6 +33,8 @@ pub(super) struct ServiceStream {
     pub(super) crowd: Arc<str>,
     /// How the request wants its answer.
     pub(super) form: Form,
+    /// The head of a form S answer is on its way.
+    pub(super) begun: bool,
     /// For the dial and the upgrade together.
     pub(super) handshake: Duration,
     /// Whether the Service is asked for signs of life.
@@ -50,7 +52,8 @@ impl Kind for ServiceStream {
             verdict: Some(service.verdict()),
             ..Moved::default()
         };
-        (Asked::stream(target, Identity::Caller, headers), moved)
+        let who = who(Identity::Caller, headers);
+        (Asked::stream(target, who, headers), moved)
     }
 
     fn crowd(&self) -> Option<&Arc<str>> {
@@ -100,27 +103,25 @@ impl Kind for ServiceStream {
 
     /// 101, with what the Service says of its own; nothing overtakes it.
     fn opened(&mut self, stream: &Stream, upgraded: &Upgraded) -> Result<(), SendError> {
-        let id = &*stream.id;
         let mut headers = answer_headers(&upgraded.headers);
         headers.push("Connection", "Upgrade");
         headers.push("Upgrade", "websocket");
-        match self.form {
-            Form::Buffered => stream.send(whole(id, 101, &headers)),
-            Form::Streamed => {
-                stream.send(head(id, 101, &headers))?;
-                stream.send(Message::text(128 + id.len(), |buf| {
-                    from_agent::proxy_response_end(buf, id);
-                }))
-            }
+        if self.form == Form::Streamed {
+            stream.send(head(&stream.id, 101, &headers))?;
+            self.begun = true;
         }
+        kind::answer(stream, self.form, 101, &headers)
     }
 
     fn failed(&mut self, stream: &Stream, text: &str, answer: Option<&Answer>) {
-        if text.is_empty() {
-            return; // whoever has closed it waits for nothing
-        }
+        let text = match text {
+            // An answer that has begun has an end.
+            "" if self.begun => "closed by the peer",
+            "" => return, // whoever has closed it waits for nothing
+            text => text,
+        };
         let text = format!("{SERVICE_STREAM_FAILED}: {text}");
-        if self.form == Form::Streamed {
+        if self.form == Form::Streamed && !self.begun {
             let status = answer.map_or(502, |answer| answer.status);
             let headers = answer.map(|answer| answer_headers(&answer.headers));
             stream.send_last(head(&stream.id, status, &headers.unwrap_or_default()));
@@ -223,21 +224,8 @@ fn framed(id: &str, kind: FrameKind, payload: &[u8]) -> Message {
 }
 
 fn head(id: &str, status: u16, headers: &Headers) -> Message {
-    Message::text(256 + id.len() + size_of(headers), |buf| {
+    let fields = headers.iter().map(|(n, v)| n.len() + v.len() + 8);
+    Message::text(256 + id.len() + fields.sum::<usize>(), |buf| {
         from_agent::proxy_response_header(buf, id, status, headers);
     })
-}
-
-/// An answer without a body.
-fn whole(id: &str, status: u16, headers: &Headers) -> Message {
-    Message::text(256 + id.len() + size_of(headers), |buf| {
-        let nothing = |_: &mut crate::wire::BodyText<'_>| Ok(Encoding::Base64);
-        let written: Result<(), std::convert::Infallible> =
-            from_agent::proxy_response(buf, id, status, headers, nothing);
-        let Ok(()) = written;
-    })
-}
-
-fn size_of(headers: &Headers) -> usize {
-    headers.iter().map(|(n, v)| n.len() + v.len() + 8).sum()
 }

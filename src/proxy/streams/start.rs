@@ -46,6 +46,8 @@ impl Requests {
             return;
         };
         let id: Arc<str> = id.into();
+        // Ids live per connection (decisions.md §6.2 "Lost connection").
+        self.executor.disown(&id);
         let raw = start.raw && self.raw_streams;
         if let Err(error) = self.start(&id, start, raw) {
             let error = error.to_string();
@@ -147,6 +149,7 @@ impl Requests {
             crowd: upstream.crowd(),
             upstream,
             form,
+            begun: false,
             handshake: timeout.map_or(settings.handshake, |given| given.min(settings.handshake)),
             keepalive: settings.keepalive,
         };

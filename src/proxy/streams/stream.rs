@@ -28,7 +28,6 @@ pub(in crate::proxy) struct Stream {
     /// connection is lost.
     pub(in crate::proxy) silence: Cancel,
     pub(in crate::proxy) received: Instant,
-    is_request: bool,
     executor: Weak<Executor>,
     state: Mutex<State>,
     changed: Condvar,
@@ -43,6 +42,8 @@ struct State {
     receiving: Option<StreamReceiving>,
     sending: StreamSending,
     phase: Phase,
+    /// It is still the request that has started it, which waits for its answer.
+    unanswered: bool,
     /// The peer has closed it.
     closed: Option<Farewell>,
     full: bool,
@@ -99,10 +100,9 @@ impl Stream {
         executor: &Arc<Executor>,
         connection: &Arc<Connection>,
         flow: bool,
-        is_request: bool,
+        unanswered: bool,
     ) -> Result<Arc<Self>, OverBudget> {
         Ok(Arc::new(Self {
-            is_request,
             id,
             serial: executor.next_serial(),
             connection: connection.clone(),
@@ -117,6 +117,7 @@ impl Stream {
                 receiving: flow.then(StreamReceiving::default),
                 sending: StreamSending::new(flow),
                 phase: Phase::Opening,
+                unanswered,
                 closed: None,
                 full: false,
                 failure: None,
@@ -188,11 +189,18 @@ impl Stream {
         }
     }
 
-    /// `proxy_cancel`, where it means the stream.
+    /// `proxy_cancel` of the request that has started it: nothing more is said of it. Once
+    /// that is answered it means nothing here, the stream has its own close (T18).
     pub(in crate::proxy) fn cancel_request(&self) {
-        if self.is_request {
-            self.close(None);
+        let mut state = self.state.lock();
+        if !state.unanswered || state.closed.is_some() {
+            return;
         }
+        state.closed = Some(Farewell(None));
+        // Under the lock: who finds it closed must find it silent, too.
+        self.silence.cancel(Reason::Cancelled);
+        drop(state);
+        self.end(Reason::Cancelled, "");
     }
 
     /// Ends it with an error that isn't its target's.
@@ -259,15 +267,28 @@ impl Stream {
         }
     }
 
-    /// The leg is there.
-    pub(super) fn set_open(&self) {
+    /// The request that has started it is about to be answered, unless the peer has closed
+    /// it before.
+    pub(super) fn set_answered(&self) -> Result<(), Reason> {
+        self.advance(Phase::Opening)
+    }
+
+    /// The leg is there, likewise.
+    pub(super) fn set_open(&self) -> Result<(), Reason> {
+        self.advance(Phase::Open)
+    }
+
+    fn advance(&self, phase: Phase) -> Result<(), Reason> {
         let mut state = self.state.lock();
-        state.phase = Phase::Open;
-        let closed = state.closed.is_some();
-        drop(state);
-        if closed {
-            self.limit(CLOSE_LIMIT, Reason::Cancelled);
+        if state.closed.is_some() {
+            drop(state);
+            // Whoever closes it is about to do so, too.
+            self.cancel.cancel(Reason::Cancelled);
+            return Err(Reason::Cancelled);
         }
+        state.unanswered = false;
+        state.phase = phase;
+        Ok(())
     }
 
     /// There is no leg any more: what waits for it is dropped.
@@ -367,8 +388,25 @@ impl Stream {
         state.closed.is_none() && state.phase != Phase::Over
     }
 
+    /// A message by which the peer closes it has been reached: what it says counts also
+    /// where the close itself came meanwhile.
+    pub(super) fn close_as(&self, said: CloseText<'static>) {
+        let mut state = self.state.lock();
+        if let Some(farewell) = &mut state.closed {
+            farewell.0.get_or_insert(said);
+        } else {
+            drop(state);
+            self.close(Some(said));
+        }
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.state.lock().closed.is_some()
+    }
+
+    /// The peer hasn't heard of a leg.
+    pub(super) fn is_opening(&self) -> bool {
+        self.state.lock().phase == Phase::Opening
     }
 
     /// Its queue was full.

@@ -20,6 +20,7 @@ mod tests;
 mod writer;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,16 @@ pub struct Data<'a> {
     pub payload: &'a [u8],
 }
 
+/// Who takes what a leg's peer says.
+pub trait Take {
+    /// May wait, and says whether it wants more.
+    fn take(&mut self, data: Data<'_>) -> ControlFlow<()>;
+
+    /// An unfinished message that isn't small is to be kept, in so many bytes of memory; 0:
+    /// it isn't any more. False: there is no room, and the peer is refused.
+    fn keeps(&mut self, bytes: usize) -> bool;
+}
+
 /// How reading a leg came to its end.
 #[derive(Debug)]
 pub enum End {
@@ -85,7 +96,8 @@ pub enum End {
 pub fn open(mut halves: Halves, role: Role, limits: Limits) -> io::Result<(Reader, Writer)> {
     halves.set_deadline(None);
     halves.set_write_limit(limits.write_limit)?;
-    halves.socket.set_tcp_nodelay(true)?;
+    // Refused, it is no TCP (an origin's Unix socket), where nothing waits for more.
+    let _ = halves.socket.set_tcp_nodelay(true);
     let shared = Arc::new(writer::Shared::new(halves.write, halves.socket, role));
     let reader = Reader::new(halves.read, role, limits, shared.clone());
     Ok((reader, Writer::new(shared)))

@@ -171,6 +171,12 @@ fn a_websocket_counts_among_the_requests_of_its_token() {
     let mut refused = house.client();
     refused.ask_socket(EXEC, text.reveal(), "v5.channel.k8s.io");
     assert_eq!(refused.json().0, 429);
+    // Its second try is told the same, though there is room by then.
+    others.pop();
+    let mut second = house.client();
+    second.ask_spdy(EXEC, text.reveal());
+    assert_eq!(second.json().0, 429);
+    others.extend(quota.take(&token.id));
     let close = json!({"stream_id": &*id, "code": 1000});
     agent.send("proxy_websocket_close", &id, close);
     assert_eq!(closed(&mut socket).0, 1000);

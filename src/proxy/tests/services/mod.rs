@@ -24,7 +24,7 @@ pub(super) struct Town {
     /// Everything is only another name.
     aliases: AtomicBool,
     /// What rules that run dry say.
-    dry_run: Mutex<Option<String>>,
+    pub(super) dry_run: Mutex<Option<String>>,
     /// What `https()` says.
     configured: Mutex<Option<bool>>,
     pub(super) noted: Mutex<Vec<Noted>>,
@@ -100,6 +100,7 @@ impl Service for Building {
         if !self.allows(None) {
             return Err(denied("10.0.0.1 is not allowed"));
         }
+        assert_ne!(self.name, "panics.shop:80", "for the test");
         self.town.dials.fetch_add(1, Ordering::SeqCst);
         let addresses = self.town.addresses.lock();
         let address = addresses.get(&self.name);

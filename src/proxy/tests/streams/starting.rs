@@ -35,7 +35,7 @@ fn c11_the_table_of_channels_both_ways_and_the_echo_of_a_close() {
     assert_eq!(house.expect_data("s"), (1, b"t".to_vec()));
 
     house.say("ws_close", "s", json!({"stream_id": "s"}));
-    assert_eq!(leg.expect_close().0, 1000);
+    leg.expect_cut();
     assert_eq!(house.expect_close("s"), json!({"stream_id": "s"}));
     house.expect_rest();
     // Nobody knows it any more.
@@ -129,6 +129,26 @@ fn t19_a_request_that_is_an_upgrade_keeps_its_headers_and_is_answered_without_a_
     }
 }
 
+/// The command ran all the same, once there was a place.
+#[test]
+fn t18_an_upgrade_that_is_cancelled_while_it_waits_is_never_asked_for() {
+    let mut house = House::with(Settings {
+        places: PlaceLimits {
+            long: 1,
+            ..PlaceLimits::default()
+        },
+        ..Settings::default()
+    });
+    let mut first = house.open("first");
+    house.request("r", json!({"path": EXEC, "is_websocket": true}));
+    house.wait_for_load(|load| load.waiting == 1);
+    house.requests().cancel("r");
+    first.say(Said::Close(None));
+    house.expect_close("first");
+    house.expect_rest();
+    assert!(!house.upstream.is_wanted());
+}
+
 #[test]
 fn an_upgrade_to_nowhere_and_one_to_a_bad_path_are_refused() {
     let mut house = House::new();
@@ -165,6 +185,22 @@ fn t36_a_start_to_a_bad_path_is_refused_under_the_envelopes_id_and_without_a_clo
     house.expect_stream_error("s");
     house.expect_close("s");
     assert!(!house.upstream.is_wanted());
+    house.expect_rest();
+}
+
+/// The late answer was taken for something of the stream's.
+#[test]
+fn a_stream_under_the_id_of_a_waiting_answer_cancels_that() {
+    let mut house = House::new();
+    house.get("s", "/api/old");
+    let mut old = house.upstream.accept();
+    old.request();
+    house.reconnect();
+    house.start("s", EXEC);
+    old.wait_for_end();
+    let mut leg = upgrade(house.upstream.accept(), Some(V4));
+    leg.say(Said::Close(None));
+    house.expect_close("s");
     house.expect_rest();
 }
 
