@@ -51,27 +51,14 @@ pub type Reach = (Arc<dyn Proxying>, Arc<dyn ClusterFacts>);
 
 /// Both for this cluster; without one both are stand-ins.
 pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach, AgentError> {
-    let timeouts = &config.timeouts;
-    let settings = proxy::Settings {
-        memory_limit: config.proxy.memory_limit,
-        default_timeout: timeouts.proxy_request,
-        body_idle: timeouts.proxy_body,
-        first_byte: timeouts.proxy_first_byte,
-        stall: timeouts.proxy_stall,
-        ..proxy::Settings::default()
-    };
+    let settings = limits(config);
     let Some(credentials) = credentials else {
         log::warn!("there is no Kubernetes API here: requests go to the configured origins");
         return Ok((Arc::new(Executor::new(settings, None)), Arc::new(NoCluster)));
     };
     let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));
     let ca = credentials.ca.clone();
-    let connections = client::Settings {
-        idle_limit: timeouts.proxy_idle,
-        dial_limit: timeouts.proxy_dial,
-        ..client::Settings::default()
-    };
-    let api = Arc::new(ApiServer::new(credentials, &connections)?);
+    let api = Arc::new(ApiServer::new(credentials, &connections(&config.timeouts))?);
     log::info!(api_server = api.authority().as_str(); "the cluster");
     let upstreams = Upstreams {
         callers: api.callers().clone(),
@@ -87,9 +74,31 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         given: config.kubernetes.service_token.clone(),
         mounted,
         ca,
-        limit: timeouts.k8s_operation,
+        limit: config.timeouts.k8s_operation,
     };
     Ok((Arc::new(executor), Arc::new(facts)))
+}
+
+/// Limits of requests.
+fn limits(config: &Config) -> proxy::Settings {
+    let timeouts = &config.timeouts;
+    proxy::Settings {
+        memory_limit: config.proxy.memory_limit,
+        default_timeout: timeouts.proxy_request,
+        body_idle: timeouts.proxy_body,
+        first_byte: timeouts.proxy_first_byte,
+        stall: timeouts.proxy_stall,
+        ..proxy::Settings::default()
+    }
+}
+
+/// Limits of connections to the API server.
+fn connections(timeouts: &config::Timeouts) -> client::Settings {
+    client::Settings {
+        idle_limit: timeouts.proxy_idle,
+        dial_limit: timeouts.proxy_dial,
+        ..client::Settings::default()
+    }
 }
 
 /// The agent's own credential, for those that it is lent to.
@@ -219,6 +228,28 @@ fn or_default<T: Default>(what: &str, result: Result<T, ApiError>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two of them swapped would still have compiled.
+    #[test]
+    fn t4_the_limits_of_proxying_arrive() {
+        let seconds = Duration::from_secs;
+        let mut config = Config::defaults();
+        config.proxy.memory_limit = 41;
+        config.timeouts.proxy_request = seconds(42);
+        config.timeouts.proxy_body = seconds(43);
+        config.timeouts.proxy_first_byte = seconds(44);
+        config.timeouts.proxy_stall = seconds(45);
+        config.timeouts.proxy_idle = seconds(46);
+        config.timeouts.proxy_dial = seconds(47);
+        let got = limits(&config);
+        assert_eq!(got.memory_limit, 41);
+        assert_eq!(got.default_timeout, seconds(42));
+        assert_eq!(got.body_idle, seconds(43));
+        assert_eq!(got.first_byte, seconds(44));
+        assert_eq!(got.stall, seconds(45));
+        let got = connections(&config.timeouts);
+        assert_eq!((got.idle_limit, got.dial_limit), (seconds(46), seconds(47)));
+    }
 
     /// It was: the mount was looked for whatever cluster the credentials were for.
     #[test]
