@@ -17,6 +17,8 @@ pub(crate) struct Http {
     /// What each path begins with.
     base: String,
     token: Option<String>,
+    /// What it calls the server, where that isn't its address.
+    host: Option<String>,
 }
 
 impl Http {
@@ -29,7 +31,16 @@ impl Http {
             key: as_admin.then(|| file(&api.facts.admin_key_file)),
             ..ClientTlsSettings::default()
         };
-        Self::new(authority, tls, String::new(), token)
+        Self::new(authority, Some(tls), String::new(), token)
+    }
+
+    /// A server that speaks no TLS, by this name.
+    pub(crate) fn plain(address: &str, host: &str) -> Self {
+        let client = Self::new(address, None, String::new(), None);
+        Self {
+            host: Some(host.to_owned()),
+            ..client
+        }
     }
 
     /// The front door of a plane, at one of its clusters.
@@ -42,25 +53,36 @@ impl Http {
             ca: vec![ca],
             ..ClientTlsSettings::default()
         };
-        Self::new(address, tls, format!("/clusters/{cluster}"), Some(token))
+        let base = format!("/clusters/{cluster}");
+        Self::new(address, Some(tls), base, Some(token))
     }
 
-    fn new(authority: &str, tls: ClientTlsSettings, base: String, token: Option<&str>) -> Self {
+    fn new(
+        authority: &str,
+        tls: Option<ClientTlsSettings>,
+        base: String,
+        token: Option<&str>,
+    ) -> Self {
         let (host, port) = authority.rsplit_once(':').expect("host:port");
         let endpoint = Endpoint {
             host: host.to_owned(),
             port: port.parse().expect("a port"),
-            tls: true,
+            tls: tls.is_some(),
         };
         let tls = ClientTls::new(ClientTlsSettings {
             trust: Trust::OnlyGiven,
-            ..tls
+            ..tls.unwrap_or_else(|| ClientTlsSettings {
+                // Not used.
+                insecure_skip_verify: true,
+                ..ClientTlsSettings::default()
+            })
         });
         let dialer = Dialer::new(Arc::new(tls.expect("TLS settings")));
         Self {
             client: Client::new(endpoint, authority, dialer, Settings::default()),
             base,
             token: token.map(str::to_owned),
+            host: None,
         }
     }
 
@@ -139,7 +161,7 @@ impl Http {
         let call = Call {
             method,
             target: &format!("{}{path}", self.base),
-            host: None,
+            host: self.host.as_deref(),
             headers: &fields,
             body,
             deadline: Some(Deadline::after(LIMIT)),

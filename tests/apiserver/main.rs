@@ -25,14 +25,19 @@ mod kubeconfigs;
 mod kubectl;
 mod outage;
 mod own_calls;
+mod pod;
 mod process;
 mod reading;
 mod rotation;
+mod services;
 mod streams;
 mod terminal;
 mod watching;
 mod way;
 mod writing;
+
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::time::{Duration, Instant};
 
