@@ -62,7 +62,7 @@ impl JobError {
     fn is_early(&self) -> bool {
         use CallError::{Denied, Dial, Unreachable};
         let call = matches!(self, Self::Call(Denied(_) | Dial(_) | Unreachable(_)));
-        call || matches!(self, Self::Identity)
+        call || matches!(self, Self::Identity(_))
     }
 }
 
