@@ -241,6 +241,7 @@ fn what_is_denied_has_one_form() {
 fn a_service_that_is_not_there_in_time_is_given_up() {
     assert_eq!(Settings::default().service_handshake, 10 * SECOND);
     let (mut house, _) = house_with(Settings {
+        handshake: 3600 * SECOND,
         service_handshake: Duration::from_millis(20),
         ..Settings::default()
     });
