@@ -367,3 +367,20 @@ fn the_queues_old_capacity_is_known_and_says_that_it_has_no_effect() {
     );
     assert!(warnings[0].contains("counted in bytes"), "{warnings:?}");
 }
+
+/// As the original's names say, in seconds.
+#[test]
+fn services_are_asked_for_signs_of_life_as_often_as_the_environment_says() {
+    let times = |world: &Fake| {
+        let timeouts = load(world).0.timeouts;
+        (timeouts.service_ping, timeouts.service_pong)
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!(times(&world()), (seconds(30), seconds(90)));
+    let world = world().var("AGENT_WS_PING_INTERVAL_SECONDS", "7");
+    assert_eq!(times(&world), (seconds(7), seconds(90)));
+    let world = world.var("AGENT_WS_PONG_TIMEOUT_SECONDS", "8");
+    assert_eq!(times(&world), (seconds(7), seconds(8)));
+    let world = world.var("AGENT_WS_PING_INTERVAL_SECONDS", "0");
+    assert!(refused(&Args::default(), &world).contains("AGENT_WS_PING_INTERVAL_SECONDS"));
+}
