@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::service_names::ServiceNames;
 use super::{AgentError, Proxying};
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, Timeouts};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
 use crate::http::client;
 use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Material, Search};
@@ -116,7 +116,7 @@ fn limits(config: &Config) -> proxy::Settings {
 }
 
 /// Limits of connections to the API server.
-fn connections(timeouts: &config::Timeouts) -> client::Settings {
+fn connections(timeouts: &Timeouts) -> client::Settings {
     client::Settings {
         idle_limit: timeouts.proxy_idle,
         dial_limit: timeouts.proxy_dial,
