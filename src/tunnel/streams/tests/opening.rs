@@ -431,6 +431,6 @@ fn limits_of_time_are_what_is_written_down() {
     assert_eq!(settings.times.header, Duration::from_secs(10));
     assert_eq!(settings.times.linger, Duration::from_secs(2));
     assert_eq!(settings.times.rest, Duration::from_mins(5));
-    assert_eq!(settings.udp_idle, Duration::from_mins(5));
+    assert_eq!(settings.udp_idle, Some(Duration::from_mins(5)));
     assert_eq!(settings.tcp_idle, None);
 }
