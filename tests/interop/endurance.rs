@@ -95,10 +95,13 @@ fn one_stream_carries_all_its_bytes_while_others_are_cut() {
         "tunnel", "protocol", "target", "address", "verdict", "reason",
     ];
     let same = same.iter().chain(&["bytes_in", "bytes_out", "end"]);
+    // There, numbers are text.
+    let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
     for (record, line) in logged.into_iter().zip(&lines) {
         assert_eq!(record["stream"], line["id"]);
         for field in same.clone() {
-            assert_eq!(record[field], line[field], "{field}: {record}, {line}");
+            let (logged, written) = (text(&record[field]), text(&line[field]));
+            assert_eq!(logged, written, "{field}: {record}, {line}");
         }
     }
     home.gateway.finish();

@@ -32,7 +32,7 @@ fn when_memory_is_full_what_nobody_reads_is_reset() {
 #[test]
 fn what_waits_to_be_sent_counts_with_its_whole_buffer() {
     let mut ours = Ours::new();
-    let stream = ours.open(2);
+    let (stream, other) = (ours.open(2), ours.open(4));
     let mut payload = Payload::new();
     payload.fill(|buf| buf.extend_from_slice(&[0; 6000]));
     stream.send(payload, None).expect("room");
@@ -41,7 +41,6 @@ fn what_waits_to_be_sent_counts_with_its_whole_buffer() {
     // While memory is full, too, and then it is a small one.
     let budget = ours.memory.budget().clone();
     let rest = budget.take((64 << 20) - charged).expect("it is left");
-    let other = ours.open(4);
     let room = other.room(None).expect("little");
     let mut payload = Payload::new();
     payload.fill(|buf| buf.extend_from_slice(&vec![0; room]));
