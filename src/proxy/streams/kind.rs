@@ -20,8 +20,8 @@ use crate::wire::BodyText;
 use crate::wire::from_agent::{self, Encoding};
 use crate::wire::stream::{CloseText, Frame, FrameKind};
 
-/// One kind of stream. All but [`refuse`](Self::refuse) is called on the stream's own
-/// thread, which may wait.
+/// One kind of stream. What can wait is called on the stream's own thread;
+/// [`refuse`](Self::refuse) on any.
 pub(in crate::proxy) trait Kind: Send {
     /// For the audit: who asked for what, where, and what the policy said.
     fn account(&self) -> (Asked<'_>, Moved);
