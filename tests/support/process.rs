@@ -1,5 +1,6 @@
 //! Planes and agents as processes: to be measured, and to be killed.
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -152,25 +153,29 @@ impl Drop for Process {
 pub(crate) struct PlaneProcess {
     pub(crate) process: Process,
     address: SocketAddr,
+    /// Of hosts that are exposed.
+    hosts: SocketAddr,
     folder: TempDir,
 }
 
 impl PlaneProcess {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let address = SocketAddr::from(([127, 0, 0, 1], port()));
-        let process = Self::run(folder.path(), address);
+        let [address, hosts] = [port(), port()].map(|port| ([127, 0, 0, 1], port).into());
+        let process = Self::run(folder.path(), address, hosts);
         Self {
             process,
             address,
+            hosts,
             folder,
         }
     }
 
-    fn run(folder: &Path, address: SocketAddr) -> Process {
+    fn run(folder: &Path, address: SocketAddr, hosts: SocketAddr) -> Process {
         let mut command = command(folder);
         command
-            .args(["plane", "--listen", &address.to_string(), "--data"])
+            .args(["plane", "--listen", &address.to_string()])
+            .args(["--http", &hosts.to_string(), "--data"])
             .arg(folder.join("data"));
         let mut process = Process::start(&mut command, folder.join("plane.log"));
         until("the plane listens", || {
@@ -190,7 +195,7 @@ impl PlaneProcess {
 
     /// After [`kill`](Self::kill).
     pub(crate) fn start_again(&mut self) {
-        self.process = Self::run(self.folder.path(), self.address);
+        self.process = Self::run(self.folder.path(), self.address, self.hosts);
     }
 
     pub(crate) fn certificate(&self) -> PathBuf {
@@ -216,18 +221,27 @@ impl PlaneProcess {
     /// Has a port lead to a service of `edge`.
     pub(crate) fn expose(&self, kind: &str, service: &str) -> SocketAddr {
         let address = SocketAddr::from(([127, 0, 0, 1], port()));
-        let entry = address.to_string();
-        let arguments = ["--cluster", "edge", "--service", service];
-        self.command(&["expose", kind, &entry], &arguments);
-        until("it is open", || {
-            let open = |row: Vec<String>| row.last().is_some_and(|state| state == "open");
-            self.tunnel(kind, address).is_some_and(open)
-        });
+        self.expose_at(kind, &address.to_string(), service);
         address
     }
 
+    /// Has a host lead to a service of `edge`; where it is.
+    pub(crate) fn expose_host(&self, host: &str, service: &str) -> SocketAddr {
+        self.expose_at("http", host, service);
+        self.hosts
+    }
+
+    fn expose_at(&self, kind: &str, entry: &str, service: &str) {
+        let arguments = ["--cluster", "edge", "--service", service];
+        self.command(&["expose", kind, entry], &arguments);
+        until("it is open", || {
+            let row = self.tunnel(kind, entry);
+            row.is_some_and(|row| row.last().is_some_and(|state| state == "open"))
+        });
+    }
+
     /// The row of `plane tunnels`, cell by cell.
-    pub(crate) fn tunnel(&self, kind: &str, entry: SocketAddr) -> Option<Vec<String>> {
+    pub(crate) fn tunnel(&self, kind: &str, entry: impl Display) -> Option<Vec<String>> {
         row(&self.command(&["tunnels"], &[]), &format!("{kind} {entry}"))
     }
 
