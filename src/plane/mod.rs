@@ -32,7 +32,8 @@
 //!
 //! A WebSocket of a client (`kubectl exec`) takes the same way with other stations:
 //! `websocket::forward`, `LiveStream` and `Stream`, `leg::carry` (pictures in
-//! front/websocket.rs and front/leg.rs).
+//! front/websocket.rs and front/leg.rs). What `Exchange` and `Stream` have in common is
+//! `Pending`.
 //!
 //! Around that path: `agent` runs an agent's connection from its upgrade to its end
 //! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
@@ -60,6 +61,7 @@ mod hub;
 mod in_flight;
 mod live_stream;
 mod name;
+mod pending;
 mod registry;
 mod stream;
 pub(crate) mod table;
