@@ -45,7 +45,7 @@ pub(crate) fn main(file: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let (mut config, _) = Config::load(&args, &Process)?;
     config.agent.heartbeat_interval_connected = INTERVAL;
     let health = Arc::new(HealthState::new(INTERVAL));
-    let cluster = agent::find_cluster(&config.kubernetes)?;
+    let cluster = agent::find_cluster(&config)?;
     let (proxy, facts) = agent::reach(cluster, &config)?;
     let agent = Agent::start(agent::parts(&config, health, proxy, facts)?)?;
     let watch = agent.watch();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::service_names::ServiceNames;
 use super::{AgentError, Proxying};
-use crate::config::{self, Config, Secret};
+use crate::config::{Config, Secret};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
 use crate::http::client;
 use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Material, Search};
@@ -21,8 +21,16 @@ pub(super) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/service
 
 /// Finds the cluster (config-and-state.md §9.4): a kubeconfig that was named, the
 /// pod's own credentials, then the kubeconfigs of the environment and the home
-/// folder. `None` on a plain VM.
-pub fn find_cluster(settings: &config::Kubernetes) -> Result<Option<Credentials>, KubeError> {
+/// folder. `None` on a plain VM, and where `daemon.enabled` says that it is one (§12.3):
+/// many have a kubeconfig of some cluster.
+pub fn find_cluster(config: &Config) -> Result<Option<Credentials>, KubeError> {
+    let settings = &config.kubernetes;
+    if config.daemon.enabled {
+        if settings.kubeconfig.is_some() || settings.in_cluster == Some(true) {
+            log::warn!("daemon.enabled: the cluster of the configuration is left alone");
+        }
+        return Ok(None);
+    }
     if settings.kubeconfig.is_none() {
         let variable = |name| env::var(name).unwrap_or_default();
         let host = variable("KUBERNETES_SERVICE_HOST");
@@ -61,7 +69,15 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         ..proxy::Settings::default()
     };
     let Some(credentials) = credentials else {
-        log::warn!("there is no Kubernetes API here: requests go to the configured origins");
+        let level = if config.daemon.enabled {
+            log::Level::Info
+        } else {
+            log::Level::Warn
+        };
+        log::log!(
+            level,
+            "there is no Kubernetes API here: requests go to the configured origins"
+        );
         return Ok((Arc::new(Executor::new(settings, None)), Arc::new(NoCluster)));
     };
     let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));
@@ -219,6 +235,24 @@ fn or_default<T: Default>(what: &str, result: Result<T, ApiError>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Its routes led nowhere: the kubeconfig made it an agent outside its cluster.
+    #[test]
+    fn a_plain_machine_by_the_configuration_may_have_a_kubeconfig() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("config");
+        let text = "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+                    contexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n";
+        std::fs::write(&path, text).expect("kubeconfig");
+        let mut config = Config::defaults();
+        config.kubernetes.kubeconfig = Some(path);
+        assert!(find_cluster(&config).expect("fine").is_some());
+        config.daemon.enabled = true;
+        let found = find_cluster(&config).expect("fine");
+        assert!(found.is_none());
+        let (_, facts) = reach(found, &config).expect("usable");
+        assert!(!facts.exists(), "a machine, whose routes count");
+    }
 
     /// It was: the mount was looked for whatever cluster the credentials were for.
     #[test]

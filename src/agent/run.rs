@@ -37,7 +37,7 @@ pub fn run(config: &Config, stop: &Cancel) -> Result<(), AgentError> {
     // The port that it really is: no tunnel may reach it.
     let mut config = config.clone();
     config.agent.port = server.address().port();
-    let (proxy, facts) = reach(find_cluster(&config.kubernetes)?, &config)?;
+    let (proxy, facts) = reach(find_cluster(&config)?, &config)?;
     let parts = parts(&config, health, proxy, facts)?;
     let agent = Agent::start(parts)?;
     notify(&[NotifyState::Ready]);

@@ -269,13 +269,13 @@ pub struct Tunnels {
     pub half_close_timeout: Duration,
     /// What streams may live on for when the agent ends.
     pub drain_timeout: Duration,
-    /// `None`: never for TCP, 5 minutes for UDP.
+    /// `None`: never for TCP, 5 minutes for UDP. Zero: never.
     pub inactivity_timeout: Option<Duration>,
     pub dial_failure: DialFailure,
     pub policy_file: Option<PathBuf>,
     pub audit: Audit,
-    /// By `service.namespace`, `service.namespace:port` or a route's name, in lower
-    /// case.
+    /// By `service.namespace`, `service.namespace:port` or the name of a route or
+    /// forward, in lower case.
     pub proxy_protocol: BTreeMap<String, ProxyProtocol>,
     pub forwards: Vec<Forward>,
     /// JSON tunnels go to 127.0.0.1 even where they name a Service (tunnels.md T23).

@@ -14,12 +14,11 @@ use super::plan::{Identity, Plan, answer_headers};
 use super::services::Beside;
 use super::target::{ServiceUpstream, Upstream};
 use super::ticket::Ticket;
-use super::{Executor, Upstreams};
+use super::{Executor, NoIdentity, Upstreams};
 use crate::http::client::{Body, Call, CallError, Response, ResponseBody};
 use crate::http::{Client, Headers};
 use crate::link::SendError;
 use crate::net::Cancel;
-use crate::telemetry::RateLimit;
 use crate::wire::{BodyText, MAX_CHUNK};
 
 /// A request that can be executed.
@@ -43,8 +42,8 @@ pub(super) struct Job {
 enum JobError {
     #[error("{0}")]
     Call(#[from] CallError),
-    #[error("the agent has no usable credential of its own")]
-    Identity,
+    #[error("{0}")]
+    Identity(#[from] NoIdentity),
     #[error(
         "the response is larger than {}, the limit of buffered responses; a streamed one has none",
         mib(*.0)
@@ -150,16 +149,7 @@ impl Job {
         let cancel = self.ticket.cancel.clone();
         match (self.plan.identity, &upstreams.agent) {
             (Identity::Agent, Some(agent)) => {
-                let value = agent.identity.authorization(&cancel).map_err(|error| {
-                    // Names files: for the log, not for the peer (T38).
-                    if let Some(skipped) = NO_IDENTITY.pass() {
-                        log::warn!(skipped; "no credential for the Kubernetes API: {error}");
-                    }
-                    JobError::Identity
-                })?;
-                if let Some(value) = value {
-                    self.plan.headers.set("Authorization", value.expose());
-                }
+                agent.authorize(&mut self.plan.headers, &cancel)?;
                 let response = self.send(&agent.client, body, &cancel)?;
                 if response.status == 401 {
                     agent.identity.refused();
@@ -331,8 +321,6 @@ fn is_worth_gzip(headers: &Headers) -> bool {
             .list("Content-Encoding")
             .all(|coding| coding.eq_ignore_ascii_case("identity"))
 }
-
-static NO_IDENTITY: RateLimit = RateLimit::new(1, Duration::from_mins(1));
 
 /// Server-sent events, calls of gRPC-web that answer with a stream, pictures of a
 /// camera.

@@ -62,9 +62,10 @@ pub use services::{
 pub use target::{RouteTable, StaticRoutes, Target};
 
 use crate::config::Secret;
-use crate::http::Client;
+use crate::http::{Client, Headers};
 use crate::link::{Message, SendError};
 use crate::net::Cancel;
+use crate::telemetry::RateLimit;
 use crate::websocket::Keepalive;
 
 /// The way back to the peer, for the requests of one connection. In production
@@ -108,6 +109,28 @@ pub struct Agent {
     pub identity: Arc<dyn AgentIdentity>,
 }
 
+impl Agent {
+    /// Puts the agent's own credential among these headers, where one belongs there.
+    fn authorize(&self, headers: &mut Headers, cancel: &Cancel) -> Result<(), NoIdentity> {
+        static COMPLAINTS: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+        let value = self.identity.authorization(cancel).map_err(|error| {
+            // Names files: for the log, not for the peer (T38).
+            if let Some(skipped) = COMPLAINTS.pass() {
+                log::warn!(skipped; "no credential for the Kubernetes API: {error}");
+            }
+            NoIdentity
+        })?;
+        if let Some(value) = value {
+            headers.set("Authorization", value.expose());
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the agent has no usable credential of its own")]
+struct NoIdentity;
+
 /// Knows the agent's own credential.
 pub trait AgentIdentity: Send + Sync {
     /// The value of `Authorization`; `None` when the connection itself (a client
@@ -125,7 +148,8 @@ pub struct Settings {
     pub places: PlaceLimits,
     /// All that is held of requests and buffered answers together, in bytes
     /// (`proxy.memory_limit`): heads and bodies, and the messages that answers become,
-    /// until they are written. Beside it are the buffers of connections, a chunk for
+    /// until they are written; of streams their queues, and large messages, also half
+    /// ones. Beside it are the buffers of connections, a chunk for
     /// each streamed answer, what the link is just reading, and 8 MiB of buffers that
     /// wait to be used again.
     pub memory_limit: usize,

@@ -8,10 +8,12 @@ use super::Protocol;
 use crate::config::ProxyProtocol;
 
 /// The version that `tunnels.proxy_protocol` asks for a target: by
-/// `service.namespace:port`, `service.namespace`, or the name of a route.
+/// `service.namespace:port`, `service.namespace`, or, where the name is that of a route
+/// or forward, by the service alone.
 pub fn configured(
     targets: &BTreeMap<String, ProxyProtocol>,
     (namespace, service, port): (&str, &str, u16),
+    is_route: bool,
 ) -> Option<ProxyProtocol> {
     if targets.is_empty() {
         return None;
@@ -20,7 +22,11 @@ pub fn configured(
     targets
         .get(&format!("{full}:{port}"))
         .or_else(|| targets.get(&full))
-        .or_else(|| targets.get(&service.to_ascii_lowercase()))
+        .or_else(|| {
+            // A Service of the cluster has the same name in each namespace.
+            let alone = is_route.then(|| service.to_ascii_lowercase())?;
+            targets.get(&alone)
+        })
         .copied()
 }
 
@@ -182,10 +188,17 @@ mod tests {
             ("web.shop".to_owned(), ProxyProtocol::V2),
             ("route".to_owned(), ProxyProtocol::V2),
         ]);
-        let found = |namespace, service, port| configured(&targets, (namespace, service, port));
-        assert_eq!(found("shop", "web", 80), Some(ProxyProtocol::V1));
-        assert_eq!(found("Shop", "Web", 81), Some(ProxyProtocol::V2));
-        assert_eq!(found("", "route", 0), Some(ProxyProtocol::V2));
-        assert_eq!(found("other", "web", 80), None);
+        let found = |namespace, service, port| {
+            [false, true].map(|is_route| configured(&targets, (namespace, service, port), is_route))
+        };
+        assert_eq!(found("shop", "web", 80), [Some(ProxyProtocol::V1); 2]);
+        assert_eq!(found("Shop", "Web", 81), [Some(ProxyProtocol::V2); 2]);
+        for namespace in ["", "any"] {
+            assert_eq!(
+                found(namespace, "route", 0),
+                [None, Some(ProxyProtocol::V2)]
+            );
+        }
+        assert_eq!(found("other", "web", 80), [None; 2]);
     }
 }

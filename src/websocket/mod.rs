@@ -12,7 +12,7 @@ mod leg;
 pub mod upgrade;
 
 pub(crate) use keys::Keys;
-pub use leg::{Data, End, Keepalive, Kind, Limits, Reader, Writer, open};
+pub use leg::{Data, End, Keepalive, Kind, Limits, Reader, Take, Writer, open};
 
 /// Which end of the WebSocket this is: clients mask what they send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -278,11 +278,17 @@ impl<'a> CloseText<'a> {
         }
     }
 
+    /// A reason is cut to what a close frame has room for: it may be kept for a while.
     pub(super) fn parse(payload: &Payload<'a>) -> Option<Self> {
         let code = payload.integer("code")?;
+        let mut reason = payload.str("reason").unwrap_or_default();
+        if reason.len() > MAX_REASON {
+            let end = reason.floor_char_boundary(MAX_REASON);
+            reason = Cow::Owned(reason[..end].to_owned());
+        }
         Some(Self {
             code: u16::try_from(code).ok()?,
-            reason: payload.str("reason").unwrap_or_default(),
+            reason,
         })
     }
 }
@@ -381,6 +387,9 @@ impl Frame {
         self.bytes.capacity()
     }
 }
+
+/// Bytes of reason in a close frame at most (RFC 6455 §5.5).
+const MAX_REASON: usize = 123;
 
 #[cfg(test)]
 mod tests;

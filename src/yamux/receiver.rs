@@ -29,6 +29,9 @@ pub trait Host {
     /// The peer opened a stream. None: it is refused. Its wakes come later, or never,
     /// when the session ends before.
     fn accept(&mut self, stream: Stream<Self::Payload>) -> Option<Self::Handle>;
+
+    /// The peer wanted one stream more than the session may have: it is refused.
+    fn refused(&mut self) {}
 }
 
 /// The receiving side of a session. It never waits and never allocates what a
@@ -84,6 +87,10 @@ impl<H: Clone> Receiver<H> {
     ) -> Result<Option<H>, Fatal> {
         match host.session(|session| session.route(header, now))? {
             Route::Nobody => Ok(None),
+            Route::Excess => {
+                host.refused();
+                Ok(None)
+            }
             Route::Stream(handle) => {
                 let deliver = host.stream(&handle, |stream| stream.receive(header))?;
                 Ok(deliver.then_some(handle))

@@ -44,6 +44,9 @@ pub enum Route<H> {
     New,
     /// Nobody's: its payload is dropped.
     Nobody,
+    /// Nobody's: as many streams live as may ([`Config`](super::Config)), and this one
+    /// is refused.
+    Excess,
 }
 
 /// Why no stream was opened.
@@ -216,9 +219,13 @@ impl<H: Clone> Session<H> {
         if known.is_some() {
             return Err(Fatal::DuplicateSyn(id));
         }
-        if self.leaving || self.streams.len() >= self.common.config().max_streams {
+        if self.leaving {
             self.refuse(id)?;
             return Ok(Route::Nobody);
+        }
+        if self.streams.len() >= self.common.config().max_streams {
+            self.refuse(id)?;
+            return Ok(Route::Excess);
         }
         Ok(Route::New)
     }

@@ -69,6 +69,7 @@ fn one_stream_carries_all_its_bytes_while_others_are_cut() {
     }
     gateway.settle();
     running.terminate();
+    gateway.expect(json!({"event": "frame", "type": "goaway", "length": 0}));
     gateway.closed(&conn, 1000);
     assert_eq!(running.end().0, Some(0));
     let audit = fs::read_to_string(home.path("audit")).expect("an audit");

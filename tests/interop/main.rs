@@ -25,6 +25,7 @@ mod refusals;
 mod registering;
 mod resuming;
 mod scripts;
+mod session_ends;
 mod stage;
 mod stalled;
 mod tunnel_driver;

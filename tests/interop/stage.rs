@@ -67,7 +67,6 @@ impl Stage {
         config.state.backend = StateBackend::Memory;
         config.timeouts.websocket_reconnect = QUICK;
         config.timeouts.websocket_reconnect_max = QUICK * 4;
-        config.daemon.enabled = !self.routes.is_empty();
         config.daemon.routes = self.routes.iter().cloned().collect();
         config
     }

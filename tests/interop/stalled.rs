@@ -234,6 +234,49 @@ fn x13_beside_a_gateway_that_reads_no_more_queues_are_bounded_and_the_agent_come
     act.stage.end(act.agent, &conn);
 }
 
+/// Ten streams that take all they can get, and a large answer in chunks. The limit is the
+/// specification's; the median, because the machine is busy with other tests.
+#[test]
+#[ignore = "needs the Go gateway: tests/run interop"]
+fn x8_a_pong_comes_at_once_beside_ten_streams_and_a_large_answer() {
+    // The link is what holds the streams up, and not their windows.
+    let act = Act::new(json!({"window": 16 << 20}));
+    act.stage.gateway.streams(
+        "down",
+        json!({"count": 10, "bulk": true}),
+        json!([{"say": "source 100000000000 1\n"}, {"receive": -1}]),
+    );
+    act.stage.gateway.target_opened("source 100000000000 1", 10);
+    let payload = json!({
+        "method": "GET", "path": "/api/v1/bytes/30000000/png", "headers": {},
+        "supports_response_streaming": true,
+    });
+    act.stage.gateway.send("proxy_request", "large", payload);
+    act.stage
+        .gateway
+        .expect(json!({"event": "message", "type": "proxy_response_chunk"}));
+    let outcome = json!({"event": "outcome", "request_id": "large"});
+    let mut beside = Vec::new();
+    while act.stage.gateway.seen(&outcome).is_empty() {
+        beside.push(act.stage.gateway.session_ping());
+    }
+    // The last one may have come behind it.
+    beside.pop();
+    beside.sort_unstable();
+    assert!(!beside.is_empty(), "pings while all of it is under way");
+    assert!(beside[beside.len() / 2] < 1_000_000, "{beside:?} µs");
+    let outcome = act.stage.gateway.expect(outcome);
+    assert_eq!(outcome["result"], "end");
+    assert_eq!(outcome["size"], 30_000_000);
+    let ends = act.stage.gateway.stop_job("down")["ends"].clone();
+    assert_eq!(
+        ends,
+        json!({"stopped": 10}),
+        "they were under way all along"
+    );
+    act.end();
+}
+
 #[test]
 #[ignore = "needs the Go gateway: tests/run interop"]
 fn x16_beside_a_session_large_answers_come_as_text() {

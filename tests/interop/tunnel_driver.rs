@@ -75,8 +75,10 @@ impl Gateway {
         self.command(json!({"cmd": "gate", "key": gate}));
     }
 
-    pub(crate) fn session_ping(&self) {
-        self.command(json!({"cmd": "session_ping", "timeout_ms": PATIENCE_MS}));
+    /// A ping of yamux and back: microseconds.
+    pub(crate) fn session_ping(&self) -> u64 {
+        let done = self.command(json!({"cmd": "session_ping", "timeout_ms": PATIENCE_MS}));
+        done["us"].as_u64().expect("a time")
     }
 
     pub(crate) fn script(&self, name: &str, service: &str) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use pipeops_agent::agent::{self, Proxying};
-use pipeops_agent::config::{Config, Kubernetes};
+use pipeops_agent::config::Config;
 use pipeops_agent::control::facts::ClusterFacts;
 use pipeops_agent::http::server::{Handler, Request, RequestBody, Responder, Server, Settings};
 use pipeops_agent::http::{Headers, decode_query};
@@ -88,12 +88,10 @@ impl Upstream {
 
     /// What an agent needs to know of it.
     pub(crate) fn reach(&self, config: &Config) -> (Arc<dyn Proxying>, Arc<dyn ClusterFacts>) {
-        let kubernetes = Kubernetes {
-            kubeconfig: Some(self.kubeconfig.path().to_owned()),
-            ..config.kubernetes.clone()
-        };
-        let found = agent::find_cluster(&kubernetes).expect("a kubeconfig");
-        agent::reach(found, config).expect("a cluster")
+        let mut config = config.clone();
+        config.kubernetes.kubeconfig = Some(self.kubeconfig.path().to_owned());
+        let found = agent::find_cluster(&config).expect("a kubeconfig");
+        agent::reach(found, &config).expect("a cluster")
     }
 
     /// Waits until the head of a request for this has arrived.

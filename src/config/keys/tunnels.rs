@@ -29,9 +29,9 @@ pub(super) const TUNNELS: &[Key] = &[
         "tunnel.inactivity_timeout",
         Kind::Duration {
             min: Duration::ZERO,
-            set: |c, v| c.tunnels.inactivity_timeout = (!v.is_zero()).then_some(v),
+            set: |c, v| c.tunnels.inactivity_timeout = Some(v),
         },
-        "Close a stream that is idle for this long (0: never)",
+        "Close a stream, TCP or UDP, that is idle for this long (0: never)",
     )
     .default_note("TCP never, UDP 5m"),
     Key::new(
@@ -134,7 +134,7 @@ pub(super) const TUNNELS: &[Key] = &[
     Key::new(
         "tunnels.proxy_protocol",
         Kind::Map(proxy_protocol),
-        "Targets that are told the client's address: service.namespace[:port] (or a route's name) to v1 or v2",
+        "Targets that are told the client's address: service.namespace[:port] (or the name of a route or forward) to v1 or v2",
     ),
     Key::new(
         "tunnels.routing.force_tunnel_mode",
@@ -157,19 +157,17 @@ pub(super) const DAEMON: &[Key] = &[
     Key::new(
         "daemon.enabled",
         Kind::Bool(|c, v| c.daemon.enabled = v),
-        "Serve local origins of a plain machine instead of a cluster",
+        "A plain machine, also where there is a kubeconfig: its origins are served, no cluster (docs/targets.md)",
     )
     .env(&["PIPEOPS_DAEMON_ENABLED"])
     .flag("daemon")
-    .default("false")
-    .not_yet(),
+    .default("false"),
     Key::new(
         "daemon.origin_mode",
         Kind::Text(|c, v| c.daemon.enabled |= v.eq_ignore_ascii_case("host")),
         "host means daemon.enabled",
     )
-    .env(&["PIPEOPS_ORIGIN_MODE"])
-    .not_yet(),
+    .env(&["PIPEOPS_ORIGIN_MODE"]),
     Key::new(
         "daemon.default_origin",
         Kind::Parsed {

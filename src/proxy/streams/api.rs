@@ -4,21 +4,21 @@ use std::io;
 use std::time::Duration;
 
 use super::channels::Dialect;
-use super::kind::{CUT, Deliver, Failure, Kind, send};
+use super::kind::{self, CUT, Deliver, Failure, Kind, send};
 use super::opening::MAX_MESSAGE;
 use super::plan::StreamPlan;
 use super::stream::Stream;
 use crate::http::Headers;
+use crate::http::client::CallError;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::Executor;
 use crate::proxy::audit::{Asked, Moved};
 use crate::proxy::connection::Form;
 use crate::proxy::plan::{Identity, answer_headers};
-use crate::telemetry::RateLimit;
 use crate::websocket::upgrade::{self, Answer, UpgradeError, Upgraded};
 use crate::websocket::{Data, Limits, Writer};
-use crate::wire::from_agent::{self, Encoding};
+use crate::wire::from_agent;
 use crate::wire::stream::{
     CloseText, Frame, FrameKind, Refused, data_size, proxy_websocket_close, proxy_websocket_data,
     proxy_websocket_refused, proxy_websocket_started, raw_stream_close,
@@ -76,17 +76,7 @@ impl Kind for ApiStream {
             return Ok(());
         };
         stream.set_answered().map_err(SendError::Cancelled)?;
-        let id = &*stream.id;
-        stream.send(Message::text(160 + id.len(), |buf| match form {
-            Form::Streamed => from_agent::proxy_response_end(buf, id),
-            Form::Buffered => {
-                let nothing = |_: &mut crate::wire::BodyText<'_>| Ok(Encoding::Base64);
-                let headers = Headers::new();
-                let written: Result<(), std::convert::Infallible> =
-                    from_agent::proxy_response(buf, id, 200, &headers, nothing);
-                let Ok(()) = written;
-            }
-        }))
+        kind::answer(stream, form, 200, &Headers::new())
     }
 
     fn open(
@@ -97,33 +87,19 @@ impl Kind for ApiStream {
     ) -> Result<Upgraded, Failure> {
         let Some(upstreams) = &executor.upstreams else {
             // Made only where there are some.
-            return Err(Failure::Identity);
+            return Err(CallError::Closed.into());
         };
         let lent = upstreams.agent.as_ref();
         let lent = lent.filter(|_| self.plan.identity == Identity::Agent);
-        let mut headers = self.plan.headers.clone();
-        let client = match lent {
-            None => &upstreams.callers,
-            Some(agent) => {
-                let value = agent.identity.authorization(cancel).map_err(|error| {
-                    static NO_IDENTITY: RateLimit = RateLimit::new(1, Duration::from_mins(1));
-                    // Names files: for the log, not for the peer (T38).
-                    if let Some(skipped) = NO_IDENTITY.pass() {
-                        log::warn!(skipped; "no credential for the Kubernetes API: {error}");
-                    }
-                    Failure::Identity
-                })?;
-                if let Some(value) = value {
-                    headers.set("Authorization", value.expose());
-                }
-                &agent.client
-            }
-        };
+        if let Some(agent) = lent {
+            agent.authorize(&mut self.plan.headers, cancel)?;
+        }
+        let client = lent.map_or(&upstreams.callers, |agent| &agent.client);
         let halves = client.connect(deadline, cancel)?;
         let request = upgrade::Request {
             authority: client.host(),
             target: &self.plan.target,
-            headers: &headers,
+            headers: &self.plan.headers,
             subprotocols: &self.plan.subprotocols,
         };
         let upgraded = upgrade::upgrade(halves, &request, deadline, cancel);

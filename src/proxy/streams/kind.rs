@@ -1,17 +1,23 @@
 //! What kinds of streams differ in.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::stream::Stream;
+use crate::http::Headers;
 use crate::http::client::CallError;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
-use crate::proxy::Executor;
 use crate::proxy::audit::{Asked, Moved};
+use crate::proxy::connection::Form;
+use crate::proxy::memory::OverBudget;
 use crate::proxy::services::Unreached;
+use crate::proxy::{Executor, NoIdentity};
 use crate::websocket::upgrade::{Answer, UpgradeError, Upgraded};
 use crate::websocket::{Data, Kind as DataKind, Limits, Writer};
+use crate::wire::BodyText;
+use crate::wire::from_agent::{self, Encoding};
 use crate::wire::stream::{CloseText, Frame, FrameKind};
 
 /// One kind of stream. All but [`refuse`](Self::refuse) is called on the stream's own
@@ -92,11 +98,32 @@ pub(super) fn send(to: &Writer, kind: DataKind, mut frame: Frame) -> std::io::Re
     to.send(kind, frame.payload_mut())
 }
 
+/// The whole answer to the request that has started a stream: it has no body.
+pub(super) fn answer(
+    stream: &Stream,
+    form: Form,
+    status: u16,
+    headers: &Headers,
+) -> Result<(), SendError> {
+    let id = &*stream.id;
+    let fields = headers.iter().map(|(n, v)| n.len() + v.len() + 8);
+    let expected = 256 + id.len() + fields.sum::<usize>();
+    stream.send(Message::text(expected, |buf| match form {
+        Form::Streamed => from_agent::proxy_response_end(buf, id),
+        Form::Buffered => {
+            let nothing = |_: &mut BodyText<'_>| Ok(Encoding::Base64);
+            let written: Result<(), Infallible> =
+                from_agent::proxy_response(buf, id, status, headers, nothing);
+            let Ok(()) = written;
+        }
+    }))
+}
+
 /// Why there is no leg.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::proxy) enum Failure {
-    #[error("the agent has no usable credential of its own")]
-    Identity,
+    #[error("{0}")]
+    Identity(#[from] NoIdentity),
     #[error("{0}")]
     Call(#[from] CallError),
     #[error("{0}")]
@@ -107,6 +134,8 @@ pub(in crate::proxy) enum Failure {
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Send(#[from] SendError),
+    #[error("{0}")]
+    OverBudget(#[from] OverBudget),
     #[error("agent busy: no thread can be started")]
     NoThread,
 }

@@ -9,17 +9,17 @@ use super::QUEUE;
 use super::kind::{CUT, Deliver, Failure, Kind};
 use super::stream::{CLOSE_LIMIT, Next, Stream, TOO_LATE};
 use crate::http::client::CallError;
-use crate::link::Message;
+use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline, Reason};
 use crate::proxy::Executor;
 use crate::proxy::audit;
-use crate::proxy::memory::Reservation;
+use crate::proxy::memory::{Budget, Reservation};
 use crate::proxy::places::{self, Applicant};
 use crate::proxy::services::Unreached;
 use crate::websocket::upgrade::UpgradeError;
-use crate::websocket::{self, Data, End, Role, Writer};
-use crate::wire::from_agent;
-use crate::wire::stream::CloseText;
+use crate::websocket::{self, Data, End, Role, Take, Writer};
+use crate::wire::stream::{CloseText, data_size};
+use crate::wire::{MAX_CHUNK, from_agent};
 
 /// A stream that can be opened. Whatever happens to it, the peer hears of its end, where
 /// it is owed one.
@@ -108,7 +108,7 @@ impl Opening {
         let stream = self.stream.clone();
         let cancel = &stream.cancel;
         if let Some(reason) = cancel.reason() {
-            return Err(crate::link::SendError::Cancelled(reason).into());
+            return Err(SendError::Cancelled(reason).into());
         }
         self.kind.begin(&stream)?;
         let deadline = Deadline::after(self.kind.handshake());
@@ -134,7 +134,12 @@ impl Opening {
             stream.fail(&Failure::NoThread.to_string());
             return Ok(Ran::failed(&stream, "no thread can be started"));
         }
-        let end = reader.run(|data| self.pass_on(data));
+        let end = reader.run_for(&mut ToPeer {
+            stream: &stream,
+            kind: &*self.kind,
+            budget: &executor.budget,
+            kept: executor.budget.reserve(0)?,
+        });
         stream.set_over();
         if ended.recv_timeout(CLOSE_LIMIT) == Err(RecvTimeoutError::Timeout) {
             // It is in a write that nobody takes.
@@ -142,23 +147,6 @@ impl Opening {
             let _ = ended.recv();
         }
         Ok(Ran::of(end, &stream))
-    }
-
-    /// A message of the leg. While the peer gives no credit, or the lane has no room,
-    /// nothing is read: TCP makes the target wait.
-    fn pass_on(&self, data: Data<'_>) -> ControlFlow<()> {
-        let stream = &self.stream;
-        let (kind, payload) = self.kind.to_peer(data);
-        match stream.take_credit(payload.len()) {
-            Ok(true) => {}
-            // Until the leg's own close comes, which doesn't take long now.
-            Ok(false) => return ControlFlow::Continue(()),
-            Err(_) => return ControlFlow::Break(()),
-        }
-        match stream.send(self.kind.message(&stream.id, kind, payload)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
     }
 
     /// The end of a stream that was open.
@@ -215,6 +203,60 @@ impl Opening {
             Some(answer) => (answer.status, "the target refused the upgrade".to_owned()),
             None => (0, text),
         }
+    }
+}
+
+/// The way from the leg to the peer.
+struct ToPeer<'a> {
+    stream: &'a Stream,
+    kind: &'a dyn Kind,
+    budget: &'a Arc<Budget>,
+    /// Room for a message of the leg that isn't complete.
+    kept: Reservation,
+}
+
+impl ToPeer<'_> {
+    /// Whether the peer takes more.
+    fn send(&self, data: Data<'_>) -> Result<(), Failure> {
+        let stream = self.stream;
+        let (kind, payload) = self.kind.to_peer(data);
+        if !stream
+            .take_credit(payload.len())
+            .map_err(SendError::Cancelled)?
+        {
+            // Until the leg's own close comes, which doesn't take long now.
+            return Ok(());
+        }
+        let message = match payload.len() {
+            // Not counted, as the chunk of an answer.
+            0..=MAX_CHUNK => self.kind.message(&stream.id, kind, payload),
+            large => {
+                let room = self.budget.reserve(data_size(large))?;
+                self.kind.message(&stream.id, kind, payload).holding(room)
+            }
+        };
+        Ok(stream.send(message)?)
+    }
+}
+
+impl Take for ToPeer<'_> {
+    /// While the peer gives no credit, or the lane has no room, nothing is read: TCP makes
+    /// the target wait.
+    fn take(&mut self, data: Data<'_>) -> ControlFlow<()> {
+        match self.send(data) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(failure) => {
+                if let Failure::OverBudget(error) = failure {
+                    self.stream.fail(&error.to_string());
+                }
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn keeps(&mut self, bytes: usize) -> bool {
+        self.kept.shrink_to(bytes);
+        self.kept.grow(bytes - self.kept.bytes()).is_ok()
     }
 }
 

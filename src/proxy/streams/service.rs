@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kind::{Deliver, Failure, Kind, send};
+use super::kind::{self, Deliver, Failure, Kind, send};
 use super::opening::MAX_MESSAGE;
 use super::plan::ServicePlan;
 use super::stream::Stream;
@@ -21,7 +21,7 @@ use crate::proxy::services::Unreached;
 use crate::proxy::target::ServiceUpstream;
 use crate::websocket::upgrade::{self, Answer, Upgraded};
 use crate::websocket::{Data, Keepalive, Kind as DataKind, Limits, Writer};
-use crate::wire::from_agent::{self, Encoding};
+use crate::wire::from_agent;
 use crate::wire::stream::{
     CloseText, Frame, FrameKind, app_stream_close, app_stream_data, backpressure, data_size,
 };
@@ -103,20 +103,14 @@ impl Kind for ServiceStream {
 
     /// 101, with what the Service says of its own; nothing overtakes it.
     fn opened(&mut self, stream: &Stream, upgraded: &Upgraded) -> Result<(), SendError> {
-        let id = &*stream.id;
         let mut headers = answer_headers(&upgraded.headers);
         headers.push("Connection", "Upgrade");
         headers.push("Upgrade", "websocket");
-        match self.form {
-            Form::Buffered => stream.send(whole(id, 101, &headers)),
-            Form::Streamed => {
-                stream.send(head(id, 101, &headers))?;
-                self.begun = true;
-                stream.send(Message::text(128 + id.len(), |buf| {
-                    from_agent::proxy_response_end(buf, id);
-                }))
-            }
+        if self.form == Form::Streamed {
+            stream.send(head(&stream.id, 101, &headers))?;
+            self.begun = true;
         }
+        kind::answer(stream, self.form, 101, &headers)
     }
 
     fn failed(&mut self, stream: &Stream, text: &str, answer: Option<&Answer>) {
@@ -230,21 +224,8 @@ fn framed(id: &str, kind: FrameKind, payload: &[u8]) -> Message {
 }
 
 fn head(id: &str, status: u16, headers: &Headers) -> Message {
-    Message::text(256 + id.len() + size_of(headers), |buf| {
+    let fields = headers.iter().map(|(n, v)| n.len() + v.len() + 8);
+    Message::text(256 + id.len() + fields.sum::<usize>(), |buf| {
         from_agent::proxy_response_header(buf, id, status, headers);
     })
-}
-
-/// An answer without a body.
-fn whole(id: &str, status: u16, headers: &Headers) -> Message {
-    Message::text(256 + id.len() + size_of(headers), |buf| {
-        let nothing = |_: &mut crate::wire::BodyText<'_>| Ok(Encoding::Base64);
-        let written: Result<(), std::convert::Infallible> =
-            from_agent::proxy_response(buf, id, status, headers, nothing);
-        let Ok(()) = written;
-    })
-}
-
-fn size_of(headers: &Headers) -> usize {
-    headers.iter().map(|(n, v)| n.len() + v.len() + 8).sum()
 }

@@ -25,6 +25,8 @@ pub static YAMUX_DURATION: Histogram<15> = Histogram::doubling(Duration::from_mi
 pub static YAMUX_BYTES_IN: Counter = Counter::new();
 /// From the target to the gateway, per chunk.
 pub static YAMUX_BYTES_OUT: Counter = Counter::new();
+/// There was no place (`tunnels.max_streams`) or no thread for them.
+pub static YAMUX_REFUSED: Counter = Counter::new();
 pub static YAMUX_HEADER_ERRORS: Counter = Counter::new();
 pub static YAMUX_DENIED: Counter = Counter::new();
 pub static YAMUX_DIAL_ERRORS: Counter = Counter::new();
@@ -111,6 +113,7 @@ static FAMILIES: &[Family] = &[
         metric: Metric::Counters(
             "type",
             &[
+                ("refused", &YAMUX_REFUSED),
                 ("header_error", &YAMUX_HEADER_ERRORS),
                 ("policy_denied", &YAMUX_DENIED),
                 ("dial_error", &YAMUX_DIAL_ERRORS),

@@ -158,7 +158,8 @@ impl JsonTunnels {
                 client: None,
             })?;
             let name = (&*target.namespace, &*target.service, target.port);
-            let proxy = proxy_protocol::configured(&self.settings.proxy_protocol, name);
+            let is_route = admitted.origin().is_some();
+            let proxy = proxy_protocol::configured(&self.settings.proxy_protocol, name, is_route);
             Ok((admitted, proxy))
         };
         let local = || -> Result<_, Refusal> {

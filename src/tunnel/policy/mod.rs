@@ -87,8 +87,6 @@ pub struct Policy {
     settings: Settings,
     /// What the file says; `None` without a file.
     rules: RwLock<Option<Arc<file::Rules>>>,
-    /// Swapped when the configuration is read again.
-    allowed_origins: RwLock<Arc<[String]>>,
     /// TCP ports that this agent listens on.
     own_ports: RwLock<Vec<u16>>,
     is_local: fn(IpAddr) -> bool,
@@ -104,7 +102,6 @@ impl Policy {
         let rules = settings.file.as_deref().map(file::read).transpose()?;
         Ok(Self {
             rules: RwLock::new(rules.map(Arc::new)),
-            allowed_origins: RwLock::new(settings.allowed_origins.clone().into()),
             own_ports: RwLock::default(),
             is_local: address::is_local,
             seen: Mutex::new(stamp),
@@ -116,11 +113,6 @@ impl Policy {
     /// open them.
     pub fn set_own_ports(&self, ports: Vec<u16>) {
         *self.own_ports.write() = ports;
-    }
-
-    /// `daemon.allowed_origins`, read again.
-    pub fn set_allowed_origins(&self, origins: &[String]) {
-        *self.allowed_origins.write() = origins.into();
     }
 
     /// Reads the file again; streams that run go on. A file that can't be read or
@@ -166,7 +158,7 @@ impl Policy {
 
     fn judge(&self, ask: &Ask<'_>, address: Address) -> Verdict {
         if let Some(origin) = ask.target.origin() {
-            let allowed = self.allowed_origins.read().clone();
+            let allowed = &self.settings.allowed_origins;
             if !allowed.is_empty() && !allowed.iter().any(|entry| is_same(entry, origin)) {
                 return Verdict::denied(format!("{origin} is not in daemon.allowed_origins"));
             }

@@ -228,9 +228,11 @@ fn allowed_origins_apply_besides() {
         (&["a", "b", "db.internal"], "db.internal:1", true),
         (&[], "db.internal:1", true),
     ] {
-        let policy = without_file();
-        let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
-        policy.set_allowed_origins(&entries);
+        let settings = Settings {
+            allowed_origins: entries.iter().map(ToString::to_string).collect(),
+            ..Settings::default()
+        };
+        let policy = Policy::open(settings).expect("no file");
         let origin = origin(text);
         let verdict = policy.by_name(&to(Target::Origin(&origin)));
         assert_eq!(verdict.allowed, allowed, "{entries:?} {text}");

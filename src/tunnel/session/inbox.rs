@@ -16,6 +16,9 @@ use crate::yamux::{self, Host, Receiver, Session};
 /// ACK and an RST.
 pub trait Acceptor: Send {
     fn accept(&mut self, stream: Stream);
+
+    /// The session has refused one: as many live as it may have.
+    fn refused(&mut self) {}
 }
 
 impl<F: FnMut(Stream) + Send> Acceptor for F {
@@ -116,5 +119,9 @@ impl Host for Desk<'_> {
         }
         self.fresh = Some(entry.clone());
         Some(entry)
+    }
+
+    fn refused(&mut self) {
+        self.acceptor.refused();
     }
 }

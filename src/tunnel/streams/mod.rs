@@ -65,8 +65,8 @@ pub struct Settings {
     /// A TCP stream on which nothing moved for this long is reset. `None`: never,
     /// because databases idle.
     pub tcp_idle: Option<Duration>,
-    /// A UDP stream without a datagram for this long is finished.
-    pub udp_idle: Duration,
+    /// A UDP stream without a datagram for this long is finished. `None`: never.
+    pub udp_idle: Option<Duration>,
     times: Times,
 }
 
@@ -88,12 +88,13 @@ impl Settings {
     /// ([`limits::grant`]).
     pub fn from_config(config: &Config) -> Self {
         let tunnels = &config.tunnels;
+        let limit = |idle: Duration| (!idle.is_zero()).then_some(idle);
         Self {
             max_streams: limits::grant(tunnels),
             dial_failure: tunnels.dial_failure,
             proxy_protocol: tunnels.proxy_protocol.clone(),
-            tcp_idle: tunnels.inactivity_timeout,
-            udp_idle: tunnels.inactivity_timeout.unwrap_or(UDP_IDLE),
+            tcp_idle: tunnels.inactivity_timeout.and_then(limit),
+            udp_idle: limit(tunnels.inactivity_timeout.unwrap_or(UDP_IDLE)),
             ..Self::default()
         }
     }
@@ -106,7 +107,7 @@ impl Default for Settings {
             dial_failure: DialFailure::Reset,
             proxy_protocol: BTreeMap::new(),
             tcp_idle: None,
-            udp_idle: UDP_IDLE,
+            udp_idle: Some(UDP_IDLE),
             times: Times {
                 header: HEADER_LIMIT,
                 linger: Duration::from_secs(2),
@@ -216,16 +217,9 @@ pub struct StreamAcceptor {
 
 impl Acceptor for StreamAcceptor {
     fn accept(&mut self, stream: Stream) {
-        static REFUSED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
         let streams = &self.streams;
         let Some(place) = streams.enter() else {
-            if let Some(skipped) = REFUSED.pass() {
-                log::warn!(
-                    limit = streams.settings.max_streams, skipped;
-                    "a stream is refused: tunnels.max_streams are open"
-                );
-            }
-            return;
+            return self.refused();
         };
         metrics::YAMUX_ACCEPTED.increment();
         let mut opening = Opening {
@@ -235,6 +229,18 @@ impl Acceptor for StreamAcceptor {
         let task = Box::new(move || opening.run());
         // Without a thread the stream goes with its task, which is its RST.
         let _ = streams.openers.run(task);
+    }
+
+    /// A line of the audit for each would be a way to fill the disk: they are counted.
+    fn refused(&mut self) {
+        static REFUSED: RateLimit = RateLimit::new(1, Duration::from_mins(1));
+        metrics::YAMUX_REFUSED.increment();
+        if let Some(skipped) = REFUSED.pass() {
+            log::warn!(
+                limit = self.streams.settings.max_streams, skipped;
+                "a stream is refused: tunnels.max_streams are open"
+            );
+        }
     }
 }
 
@@ -257,6 +263,7 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         if let Some((place, stream)) = self.accepted.take() {
+            metrics::YAMUX_REFUSED.increment();
             let record = Record::new(place, self.connection.number, stream.id());
             record.failed("no thread can be had".into());
         }

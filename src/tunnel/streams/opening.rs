@@ -9,7 +9,7 @@ use super::record::Record;
 use super::tcp::{self, Tcp};
 use super::udp::{self, Udp};
 use super::{Connection, Streams};
-use crate::config::DialFailure;
+use crate::config::{DialFailure, ProxyProtocol};
 use crate::net::{Cancel, Deadline, Reason};
 use crate::tunnel::Protocol;
 use crate::tunnel::header::{Header, HeaderError, HeaderParser};
@@ -32,9 +32,9 @@ pub(super) fn open(mut record: Record, connection: Connection, stream: Stream) {
     };
     record.asked(&header);
     match dial(&streams, connection, &stream, &header, &mut record) {
-        Ok(connected) => {
+        Ok((connected, proxy)) => {
             record.connected(&connected);
-            start(&streams, stream, &header, connected, record);
+            start(&streams, stream, &header, connected, proxy, record);
         }
         Err(refusal) => {
             match stream.cut() {
@@ -81,7 +81,7 @@ fn dial(
     stream: &Stream,
     header: &Header,
     record: &mut Record,
-) -> Result<Connected, Refusal> {
+) -> Result<(Connected, Option<ProxyProtocol>), Refusal> {
     if header.protocol == Protocol::Tcp {
         stream.join_frames();
     } else {
@@ -99,7 +99,15 @@ fn dial(
             Cut::SessionLost => Reason::ConnectionLost,
         });
     });
-    admitted.dial(Deadline::after(connection.dial_timeout), &cancel)
+    let connected = admitted.dial(Deadline::after(connection.dial_timeout), &cancel)?;
+    let name = (
+        header.namespace.as_str(),
+        header.service.as_str(),
+        header.port,
+    );
+    let is_route = admitted.origin().is_some();
+    let proxy = proxy_protocol::configured(&streams.settings.proxy_protocol, name, is_route);
+    Ok((connected, proxy))
 }
 
 /// Hands the stream to the threads that copy.
@@ -108,15 +116,11 @@ fn start(
     stream: Stream,
     header: &Header,
     connected: Connected,
+    proxy: Option<ProxyProtocol>,
     record: Record,
 ) {
     let settings = &streams.settings;
-    let name = (
-        header.namespace.as_str(),
-        header.service.as_str(),
-        header.port,
-    );
-    let prefix = proxy_protocol::configured(&settings.proxy_protocol, name)
+    let prefix = proxy
         .map(|version| {
             let (client, target) = (header.client, connected.address);
             proxy_protocol::header(version, header.protocol, client, target)
@@ -132,7 +136,7 @@ fn start(
         Protocol::Udp => {
             let udp = Udp::new(prefix, settings);
             let record = Box::new(record);
-            let flow = Flow::new(stream, socket, record, Some(settings.udp_idle), udp);
+            let flow = Flow::new(stream, socket, record, settings.udp_idle, udp);
             copy(&streams.copiers, flow, [udp::to_target, udp::from_target]);
         }
     }

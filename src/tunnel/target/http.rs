@@ -19,8 +19,7 @@ impl Targets {
         host: Option<&str>,
         names: Names<'_>,
     ) -> Result<Admitted, Refusal> {
-        let routes = self.routes.read().clone();
-        let route = host.and_then(|host| routes.routes.get(host));
+        let route = host.and_then(|host| self.routes.routes.get(host));
         match (&self.mode, host, route) {
             // The policy is asked for what was found: the Service that the request
             // names beside it has no part in that.

@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use socket2::Socket;
 
 pub use alias::ExternalNames;
@@ -30,8 +29,7 @@ use crate::net::{self, Cancel, ConnectOptions, Deadline, Resolver};
 pub struct Targets {
     mode: Mode,
     policy: Arc<Policy>,
-    /// Swapped when the configuration is read again.
-    routes: RwLock<Arc<Routes>>,
+    routes: Routes,
     resolver: Arc<Resolver>,
     options: ConnectOptions,
 }
@@ -96,7 +94,7 @@ impl Targets {
         Self {
             mode,
             policy,
-            routes: RwLock::new(Arc::new(routes)),
+            routes,
             resolver: Arc::new(Resolver::apart(MAX_LOOKUPS)),
             options: ConnectOptions {
                 keepalive: Some(KEEPALIVE),
@@ -118,11 +116,6 @@ impl Targets {
     pub(crate) fn with_resolver(mut self, resolver: Resolver) -> Self {
         self.resolver = Arc::new(resolver);
         self
-    }
-
-    /// Routes and forwards, read again; streams that run go on.
-    pub fn set_routes(&self, routes: Routes) {
-        *self.routes.write() = Arc::new(routes);
     }
 
     /// Checks the header's names and asks the policy by name. Never waits.
@@ -153,7 +146,7 @@ impl Targets {
     }
 
     fn find(&self, names: Names<'_>) -> Result<To, Refusal> {
-        let routes = self.routes.read().clone();
+        let routes = &self.routes;
         let forward = |name: &str| routes.forward(name).cloned().map(To::Forward);
         match self.mode {
             Mode::Machine => {

@@ -4,6 +4,7 @@
 //! [`FrameReader`] turns received bytes into messages and works where they lie;
 //! [`Header`], [`mask`] and [`CloseFrame`] are what the writer builds frames from.
 
+mod body;
 mod close;
 #[cfg(test)]
 mod differential;

@@ -2,10 +2,10 @@
 
 use std::mem;
 
+use super::body::{Body, KEPT};
 use super::close::CloseFrame;
 use super::header::{Header, MAX_CONTROL, MAX_HEADER, Malformed, Opcode};
 use super::mask::mask;
-use super::text::TextBuffer;
 use crate::websocket::Role;
 
 /// What a peer sent. The payload lies where it arrived, or in the reader.
@@ -29,6 +29,12 @@ pub(crate) trait Listener {
     /// Whether a binary message that begins now, and isn't all there, shall come in
     /// pieces as they arrive.
     fn takes_pieces(&self) -> bool;
+
+    /// An unfinished message that isn't small is to be kept, in so many bytes of memory; 0:
+    /// it isn't any more. False: there is no room for it.
+    fn keeps(&mut self, _bytes: usize) -> bool {
+        true
+    }
 
     fn hear(&mut self, event: Event<'_>);
 }
@@ -54,6 +60,8 @@ pub(crate) enum Refusal {
     ExpectedContinuation,
     #[error("a message of {size} bytes or more (the limit is {limit})")]
     TooLong { size: u64, limit: usize },
+    #[error("no room for a message of {0} bytes or more")]
+    NoRoom(usize),
     #[error("text that isn't UTF-8")]
     Utf8,
     #[error("a close frame with half a code")]
@@ -67,6 +75,7 @@ impl Refusal {
     pub(crate) fn code(self) -> u16 {
         match self {
             Self::TooLong { .. } => 1009,
+            Self::NoRoom(_) => 1013,
             Self::Utf8 => 1007,
             _ => 1002,
         }
@@ -270,7 +279,13 @@ impl FrameReader {
         } else {
             self.limit
         };
-        body.push(piece, at_most)?;
+        if let Some(target) = body.outgrown_by(piece.len(), at_most) {
+            if target > KEPT && !listener.keeps(target) {
+                return Err(Refusal::NoRoom(body.len() + piece.len()));
+            }
+            body.grow(target);
+        }
+        body.push(piece)?;
         if !complete {
             self.message = Some(body);
             return Ok(());
@@ -279,6 +294,9 @@ impl FrameReader {
         let memory = body.into_memory();
         if memory.capacity() <= KEPT {
             self.spare = memory;
+        } else {
+            drop(memory);
+            listener.keeps(0);
         }
         Ok(())
     }
@@ -324,72 +342,6 @@ impl Frame {
         piece.len() == self.left()
     }
 }
-
-/// A message that is being put together.
-#[derive(Debug)]
-enum Body {
-    Text(TextBuffer),
-    Binary(Vec<u8>),
-}
-
-impl Body {
-    fn new(opcode: Opcode, mut spare: Vec<u8>) -> Self {
-        if opcode == Opcode::Text {
-            return Self::Text(TextBuffer::reusing(spare));
-        }
-        spare.clear();
-        Self::Binary(spare)
-    }
-
-    fn push(&mut self, piece: &[u8], at_most: usize) -> Result<(), Refusal> {
-        let needed = self.len() + piece.len();
-        if needed > self.capacity() {
-            let target = (2 * self.capacity()).min(at_most).max(needed);
-            let additional = target - self.len();
-            match self {
-                Self::Text(text) => text.reserve_exact(additional),
-                Self::Binary(bytes) => bytes.reserve_exact(additional),
-            }
-        }
-        match self {
-            Self::Text(text) => text.push(piece)?,
-            Self::Binary(bytes) => bytes.extend_from_slice(piece),
-        }
-        Ok(())
-    }
-
-    fn event(&self) -> Result<Event<'_>, Refusal> {
-        Ok(match self {
-            Self::Text(text) => Event::Text(text.finish()?),
-            Self::Binary(bytes) => Event::Binary(bytes),
-        })
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Binary(bytes) => bytes.len(),
-        }
-    }
-
-    fn capacity(&self) -> usize {
-        match self {
-            Self::Text(text) => text.capacity(),
-            Self::Binary(bytes) => bytes.capacity(),
-        }
-    }
-
-    fn into_memory(self) -> Vec<u8> {
-        match self {
-            Self::Text(text) => text.into_memory(),
-            Self::Binary(bytes) => bytes,
-        }
-    }
-}
-
-/// A message buffer up to this size is kept for the next message: the usual
-/// message of 32 KiB is cut by TLS records and shouldn't allocate each time.
-const KEPT: usize = 64 * 1024;
 
 /// A listener for tests, which takes whole messages.
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod tests;
 mod writer;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +64,16 @@ pub struct Data<'a> {
     pub kind: Kind,
     /// UTF-8, if it is a text.
     pub payload: &'a [u8],
+}
+
+/// Who takes what a leg's peer says.
+pub trait Take {
+    /// May wait, and says whether it wants more.
+    fn take(&mut self, data: Data<'_>) -> ControlFlow<()>;
+
+    /// An unfinished message that isn't small is to be kept, in so many bytes of memory; 0:
+    /// it isn't any more. False: there is no room, and the peer is refused.
+    fn keeps(&mut self, bytes: usize) -> bool;
 }
 
 /// How reading a leg came to its end.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::writer::Shared;
-use super::{Data, End, Keepalive, Kind, Limits};
+use super::{Data, End, Keepalive, Kind, Limits, Take};
 use crate::net::{Deadline, ReadHalf};
 use crate::websocket::Role;
 use crate::websocket::frame::{CloseFrame, Event, FrameReader, Listener};
@@ -31,9 +31,24 @@ impl Reader {
 
     /// Reads to the end and hands each message to `take`, which may wait and says
     /// whether it wants more.
-    pub fn run(mut self, mut take: impl FnMut(Data<'_>) -> ControlFlow<()>) -> End {
+    pub fn run(self, take: impl FnMut(Data<'_>) -> ControlFlow<()>) -> End {
+        struct Freely<F>(F);
+        impl<F: FnMut(Data<'_>) -> ControlFlow<()>> Take for Freely<F> {
+            fn take(&mut self, data: Data<'_>) -> ControlFlow<()> {
+                (self.0)(data)
+            }
+
+            fn keeps(&mut self, _: usize) -> bool {
+                true
+            }
+        }
+        self.run_for(&mut Freely(take))
+    }
+
+    /// As [`run`](Self::run), for somebody who also has a say in memory.
+    pub fn run_for(mut self, take: &mut dyn Take) -> End {
         loop {
-            match self.step(&mut take) {
+            match self.step(take) {
                 ControlFlow::Continue(()) => self.shared.attend(),
                 ControlFlow::Break(end) => {
                     if matches!(end, End::Refused(_)) {
@@ -60,7 +75,7 @@ impl Reader {
         }
     }
 
-    fn step(&mut self, take: &mut dyn FnMut(Data<'_>) -> ControlFlow<()>) -> ControlFlow<End> {
+    fn step(&mut self, take: &mut dyn Take) -> ControlFlow<End> {
         if let Some(watch) = &mut self.watch {
             match watch.tick(Instant::now()) {
                 Tick::Wait => {}
@@ -121,14 +136,14 @@ impl Drop for Reader {
 /// What the leg does with what a peer sent.
 struct Ear<'a> {
     shared: &'a Shared,
-    take: &'a mut dyn FnMut(Data<'_>) -> ControlFlow<()>,
+    take: &'a mut dyn Take,
     /// What comes behind it is ignored.
     end: Option<End>,
 }
 
 impl Ear<'_> {
     fn data(&mut self, kind: Kind, payload: &[u8]) {
-        if (self.take)(Data { kind, payload }).is_break() {
+        if self.take.take(Data { kind, payload }).is_break() {
             self.end = Some(End::Stopped);
         }
     }
@@ -137,6 +152,10 @@ impl Ear<'_> {
 impl Listener for Ear<'_> {
     fn takes_pieces(&self) -> bool {
         false
+    }
+
+    fn keeps(&mut self, bytes: usize) -> bool {
+        self.take.keeps(bytes)
     }
 
     fn hear(&mut self, event: Event<'_>) {

@@ -104,6 +104,20 @@ fn what_the_plane_starts_the_agent_reads() {
 }
 
 #[test]
+fn a_reason_is_cut_to_what_a_close_frame_takes() {
+    let long = CloseText {
+        code: 1000,
+        reason: "é".repeat(1000).into(),
+    };
+    let close = text(|buf| raw_stream_close(buf, "s", Some(&long)));
+    let envelope = Envelope::parse(&close).expect("valid");
+    let ToAgent::WebSocketClose { said, .. } = ToAgent::parse(&envelope) else {
+        panic!()
+    };
+    assert_eq!(said.expect("a code").reason, "é".repeat(61));
+}
+
+#[test]
 fn what_the_agent_says_of_a_raw_stream_the_plane_reads() {
     let started = text(|buf| proxy_websocket_started(buf, "s", Some("v5.channel.k8s.io")));
     let envelope = Envelope::parse(&started).expect("valid");

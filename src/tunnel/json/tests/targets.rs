@@ -186,20 +186,38 @@ fn names_that_are_too_long_are_refused_and_neither_kept_nor_repeated() {
     assert!(stage.audit().is_empty());
 }
 
-/// A target that trusts the PROXY protocol believes the first bytes, and without ours
-/// those are the client's.
-#[test]
-fn the_client_is_introduced_where_that_is_set() {
-    let (listener, address) = listen();
-    let mut stage = Stage::with(Wants {
+/// In a cluster, where a name in `tunnels.proxy_protocol` leads to `address`.
+fn introducing(name: &str, address: SocketAddr) -> Stage {
+    Stage::with(Wants {
         settings: Settings {
-            proxy_protocol: [("db.shop".to_owned(), ProxyProtocol::V1)].into(),
+            proxy_protocol: [(name.to_owned(), ProxyProtocol::V1)].into(),
             ..Settings::default()
         },
         rules: Some(LOOPBACK),
         lookup: Some(Arc::new(move || address)),
         ..Wants::default()
-    });
+    })
+}
+
+/// A name alone is that of a route, and each namespace may have a Service of that name.
+#[test]
+fn a_service_is_not_introduced_to_by_its_name_alone() {
+    let (listener, address) = listen();
+    let mut stage = introducing("db", address);
+    assert_eq!(stage.start("c", service(address.port())), None);
+    stage.data("c", b"hello");
+    stage.tunnels().close("c", Some("client_closed"));
+    let mut heard = String::new();
+    accept(&listener).read_to_string(&mut heard).expect("text");
+    assert_eq!(heard, "hello");
+}
+
+/// A target that trusts the PROXY protocol believes the first bytes, and without ours
+/// those are the client's.
+#[test]
+fn the_client_is_introduced_where_that_is_set() {
+    let (listener, address) = listen();
+    let mut stage = introducing("db.shop", address);
     assert_eq!(stage.start("c", service(address.port())), None);
     stage.data("c", b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n");
     stage.tunnels().close("c", Some("client_closed"));

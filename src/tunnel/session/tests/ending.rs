@@ -1,10 +1,11 @@
 //! How streams and sessions end.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
 use super::wire::{Pair, start};
 use super::*;
-use crate::tunnel::session::Payload;
+use crate::tunnel::session::{Acceptor, Payload};
 use crate::yamux::{Cut, Fatal, INITIAL_WINDOW, Input, OpenError, Reset};
 
 fn rst(id: u32) -> Header {
@@ -26,6 +27,37 @@ fn who_drops_a_stream_refuses_it() {
     pair.plane.drain(soon());
     drop(stream);
     pair.end().assert_none();
+}
+
+#[test]
+fn who_accepts_streams_learns_of_those_beyond_the_limit() {
+    #[derive(Default)]
+    struct Full(Arc<AtomicUsize>, Vec<Stream>);
+    impl Acceptor for Full {
+        fn accept(&mut self, stream: Stream) {
+            self.1.push(stream);
+        }
+        fn refused(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let (acceptor, memory) = (Full::default(), Memory::new(1 << 20));
+    let wire = Arc::new(Wire::default());
+    let refused = acceptor.0.clone();
+    let config = Config {
+        max_streams: 2,
+        ..Config::new(Role::Client)
+    };
+    let (session, mut inbox) = Session::start(config, &memory, wire.clone(), acceptor);
+    for id in [2, 4, 6, 8] {
+        inbox.receive(&Header::window(id, Flags::SYN, 0).encode());
+    }
+    assert_eq!(refused.load(Ordering::Relaxed), 2);
+    assert_eq!(frames(&wire.all())[2..], [rst(6), rst(8)]);
+    // What comes after our Go Away isn't beyond any limit.
+    session.leave();
+    inbox.receive(&Header::window(10, Flags::SYN, 0).encode());
+    assert_eq!(refused.load(Ordering::Relaxed), 2);
 }
 
 #[test]

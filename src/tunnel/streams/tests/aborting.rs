@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::stage::*;
 use crate::net::Deadline;
 use crate::net::testing::{far_deadline, listen};
+use crate::telemetry::metrics;
 use crate::tunnel::Protocol;
 use crate::tunnel::header::Version;
 use crate::yamux::{Cut, Flags, Reset};
@@ -302,11 +303,13 @@ fn who_waits_for_the_end_of_all_streams_finds_their_lines() {
 fn tt12_streams_beyond_the_limit_are_refused_and_a_place_that_is_free_is_given() {
     let mut settings = settings();
     settings.max_streams = 2;
+    let refused = metrics::YAMUX_REFUSED.value();
     let (stage, listener) = with(settings);
     let first = stage.open();
     let second = stage.open_silent();
     let excess = stage.open_silent();
     excess.assert_reset();
+    assert!(metrics::YAMUX_REFUSED.value() > refused);
     second.0.reset(Reset::AtOnce);
     wait_until("a place", || stage.streams.open() == 1);
     let third = stage.open();

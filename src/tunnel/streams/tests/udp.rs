@@ -5,11 +5,12 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use super::stage::*;
-use crate::config::ProxyProtocol;
+use crate::config::{Config, ProxyProtocol};
 use crate::telemetry::metrics;
 use crate::tunnel::Protocol;
 use crate::tunnel::header::Version;
 use crate::tunnel::session::Payload;
+use crate::tunnel::streams::Settings;
 use crate::yamux::{Cut, Header as Frame, Kind, Reset};
 
 fn target() -> UdpSocket {
@@ -84,10 +85,24 @@ fn tt11_after_the_gateways_end_late_answers_come_and_then_ours() {
 }
 
 #[test]
+fn tt11_zero_is_no_limit_and_nothing_is_five_minutes() {
+    let mut config = Config::defaults();
+    let mut limits = |idle| {
+        config.tunnels.inactivity_timeout = idle;
+        let settings = Settings::from_config(&config);
+        (settings.tcp_idle, settings.udp_idle)
+    };
+    let minutes = |count| Some(Duration::from_mins(count));
+    assert_eq!(limits(None), (None, minutes(5)));
+    assert_eq!(limits(minutes(7)), (minutes(7), minutes(7)));
+    assert_eq!(limits(Some(Duration::ZERO)), (None, None));
+}
+
+#[test]
 fn tt11_an_idle_stream_is_finished() {
     let target = target();
     let stage = stage_to(&target, |plan| {
-        plan.settings.udp_idle = Duration::from_millis(300);
+        plan.settings.udp_idle = Some(Duration::from_millis(300));
     });
     let client = stage.open_udp();
     send(&client, b"question");
@@ -104,7 +119,7 @@ fn tt11_an_idle_stream_is_finished() {
 fn half_a_datagram_keeps_no_stream_alive() {
     let target = target();
     let stage = stage_to(&target, |plan| {
-        plan.settings.udp_idle = Duration::from_millis(300);
+        plan.settings.udp_idle = Some(Duration::from_millis(300));
     });
     let client = stage.open_udp();
     send(&client, b"question");
@@ -121,7 +136,7 @@ fn half_a_datagram_keeps_no_stream_alive() {
 fn datagrams_in_one_direction_keep_a_stream_alive() {
     let target = target();
     let stage = stage_to(&target, |plan| {
-        plan.settings.udp_idle = Duration::from_millis(600);
+        plan.settings.udp_idle = Some(Duration::from_millis(600));
     });
     let client = stage.open_udp();
     send(&client, b"subscribe");

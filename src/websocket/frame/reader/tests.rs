@@ -213,3 +213,68 @@ fn a_message_in_pieces_has_the_limit_of_all() {
         assert_eq!(result, Err(Refusal::ExpectedContinuation));
     }
 }
+
+/// Counts what is kept, up to a limit.
+struct Room {
+    limit: usize,
+    kept: usize,
+    heard: usize,
+}
+
+impl Listener for Room {
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+
+    fn keeps(&mut self, bytes: usize) -> bool {
+        if bytes > self.limit {
+            return false;
+        }
+        self.kept = bytes;
+        true
+    }
+
+    fn hear(&mut self, event: Event<'_>) {
+        if let Event::Binary(payload) | Event::Ping(payload) = event {
+            self.heard = payload.len();
+        }
+    }
+}
+
+#[test]
+fn memory_for_an_unfinished_message_is_asked_for_and_given_back() {
+    const SIZE: usize = 300_000;
+    let mut bytes = vec![0x82, 127];
+    bytes.extend((SIZE as u64).to_be_bytes());
+    bytes.resize(10 + SIZE, 7);
+    for limit in [SIZE, SIZE - 1] {
+        let mut reader = FrameReader::new(Role::Client, 1 << 20);
+        let mut room = Room {
+            limit,
+            kept: 0,
+            heard: 0,
+        };
+        let mut came = 0;
+        let mut refusal = None;
+        for slice in bytes.clone().chunks_mut(10_000) {
+            came += slice.len();
+            if let Err(error) = reader.read(slice, &mut room) {
+                refusal = Some(error);
+                break;
+            }
+            let unfinished = came < bytes.len() && came > KEPT + 10;
+            assert!(!unfinished || room.kept >= came - 10, "at {came}");
+        }
+        match refusal {
+            None => assert_eq!((room.heard, room.kept), (SIZE, 0)),
+            Some(refusal) => {
+                assert!(
+                    limit < SIZE && matches!(refusal, Refusal::NoRoom(_)),
+                    "{refusal}"
+                );
+                assert_eq!(refusal.code(), 1013);
+            }
+        }
+        assert_eq!(refusal.is_none(), limit == SIZE);
+    }
+}

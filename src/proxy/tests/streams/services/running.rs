@@ -173,6 +173,46 @@ fn t8_a_service_that_takes_too_little_ends_its_stream_and_no_other() {
     house.expect_rest();
 }
 
+/// Half a message of 8 MiB on each of many streams was limited by nothing but their number.
+#[test]
+fn half_a_message_of_a_service_counts_and_ends_its_stream_where_there_is_no_room() {
+    let (mut house, _) = house_with(Settings {
+        memory_limit: 1 << 20,
+        ..Settings::default()
+    });
+    let mut other = house.open_app("b");
+    let mut leg = house.open_app("a");
+    let before = house.executor.load().memory;
+    let half = |size: u64, came: usize| {
+        let mut frame = vec![0x82, 127];
+        frame.extend(size.to_be_bytes());
+        frame.resize(10 + came, 7);
+        frame
+    };
+    let write = |leg: &mut Leg, bytes: &[u8]| {
+        std::io::Write::write_all(leg.socket.get_mut(), bytes).expect("written");
+    };
+    write(&mut leg, &half(200_000, 150_000));
+    house.wait_for_load(|load| load.memory >= before + 150_000);
+    write(&mut leg, &vec![7; 50_000]);
+    assert_eq!(house.expect_app_data("a").1.len(), 200_000);
+    house.wait_for_load(|load| load.memory == before);
+    write(&mut leg, &half(4 << 20, 2 << 20));
+    house.expect_app_close("a");
+    assert_eq!(leg.expect_close().0, 1013);
+    other.say(Said::text("still here"));
+    assert_eq!(house.expect_app_data("b"), (1, b"still here".to_vec()));
+    // And so does a whole one that waits for the lane.
+    house.peer.set_room(Some(0));
+    other.say(Said::binary(vec![7; 100_000]));
+    house.wait_for_load(|load| load.memory >= 133_000);
+    house.peer.set_room(None);
+    assert_eq!(house.expect_app_data("b").1.len(), 100_000);
+    house.close("b");
+    other.expect_close();
+    house.expect_rest();
+}
+
 #[test]
 fn a_service_that_is_cut_in_a_frame_closes_the_stream_without_a_code() {
     let (mut house, _) = house();
