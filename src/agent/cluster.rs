@@ -15,6 +15,7 @@ use crate::net::{Cancel, Deadline};
 use crate::proxy::{self, AgentIdentity, Executor, Upstreams};
 use crate::telemetry::{self, RateLimit};
 use crate::tunnel::target::ExternalNames;
+use crate::websocket::Keepalive;
 
 /// Where a pod's own credentials are (config-and-state.md §9.1).
 pub(super) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -60,13 +61,19 @@ pub type Reach = (Arc<dyn Proxying>, Arc<dyn ClusterFacts>);
 /// Both for this cluster; without one both are stand-ins.
 pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach, AgentError> {
     let timeouts = &config.timeouts;
+    let defaults = proxy::Settings::default();
     let settings = proxy::Settings {
         memory_limit: config.proxy.memory_limit,
         default_timeout: timeouts.proxy_request,
         body_idle: timeouts.proxy_body,
         first_byte: timeouts.proxy_first_byte,
         stall: timeouts.proxy_stall,
-        ..proxy::Settings::default()
+        keepalive: Keepalive {
+            every: timeouts.service_ping,
+            silence: timeouts.service_pong,
+            ..defaults.keepalive
+        },
+        ..defaults
     };
     let Some(credentials) = credentials else {
         let level = if config.daemon.enabled {

@@ -206,6 +206,10 @@ pub struct Timeouts {
     pub proxy_stall: Duration,
     /// How long an idle pooled connection is kept.
     pub proxy_idle: Duration,
+    /// A Service at the other end of a WebSocket: between pings, and without a sign of
+    /// life before misses are counted.
+    pub service_ping: Duration,
+    pub service_pong: Duration,
     /// From a signal to the end of the process.
     pub shutdown: Duration,
 }

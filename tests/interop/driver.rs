@@ -29,6 +29,8 @@ pub(crate) struct Gateway {
     pub(crate) token: String,
     /// Of its service, with `--target`.
     pub(crate) target_port: Option<u16>,
+    /// Of its WebSockets, with `--sockets`: without TLS and with it.
+    pub(crate) sockets_ports: Option<[u16; 2]>,
 }
 
 /// What was printed so far, `done` included.
@@ -93,6 +95,7 @@ impl Gateway {
                 *lock(&to_stderr) = text;
             }),
         ];
+        let port = |name: &str| ready[name].as_u64().map(|port| port as u16);
         let url = |name: &str| ready[name].as_str().expect("a URL").to_owned();
         Self {
             stdin: Mutex::new(process.stdin.take()),
@@ -105,7 +108,10 @@ impl Gateway {
             controller_url: url("controller_url"),
             gateway_url: url("gateway_url"),
             token,
-            target_port: ready["target_port"].as_u64().map(|port| port as u16),
+            target_port: port("target_port"),
+            sockets_ports: port("sockets_port")
+                .zip(port("sockets_tls_port"))
+                .map(|(a, b)| [a, b]),
         }
     }
 

@@ -12,6 +12,8 @@
 
 mod driver;
 mod endurance;
+mod exec;
+mod exec_ends;
 mod http_mode;
 mod json_tunnels;
 mod log_lines;
@@ -26,6 +28,9 @@ mod registering;
 mod resuming;
 mod scripts;
 mod session_ends;
+mod socket_stage;
+mod sockets;
+mod sockets_ends;
 mod stage;
 mod stalled;
 mod tunnel_driver;

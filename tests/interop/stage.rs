@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use pipeops_agent::agent::{self, Agent, AgentError, Parts};
 use pipeops_agent::config::{Config, Origin, Secret, StateBackend, TokenSource};
-use pipeops_agent::control::facts::NoCluster;
 use pipeops_agent::identity::{Identity, MemoryStore, Store};
 use pipeops_agent::net::Deadline;
-use pipeops_agent::proxy::{self, Executor};
 use pipeops_agent::server::HealthState;
 use pipeops_agent::url::Url;
 use serde_json::json;
@@ -74,8 +72,8 @@ impl Stage {
     /// The parts of an agent without a cluster.
     pub(crate) fn parts(&self, config: &Config) -> Parts {
         let health = Arc::new(HealthState::new(config.agent.heartbeat_interval_connected));
-        let proxy = Arc::new(Executor::new(proxy::Settings::default(), None));
-        let parts = agent::parts(config, health, proxy, Arc::new(NoCluster));
+        let (proxy, facts) = agent::reach(None, config).expect("nothing to fail");
+        let parts = agent::parts(config, health, proxy, facts);
         let mut parts = parts.expect("parts");
         parts.store = self.store.clone();
         // On a machine that is busy with other tests a close may take its time, and

@@ -344,7 +344,7 @@ pub(super) const STATE: &[Key] = &[
     .not_yet(),
 ];
 
-const fn interval(
+pub(super) const fn interval(
     name: &'static str,
     set: fn(&mut crate::config::Config, Duration),
     help: &'static str,

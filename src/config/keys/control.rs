@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::agent::interval;
 use crate::config::table::{Key, Kind};
 use crate::config::types::ClientCertificate;
 use crate::config::{Config, ServicePort, TokenSource, Transport};
@@ -330,6 +331,20 @@ pub(super) const TIMEOUTS: &[Key] = &[
         |c, v| c.timeouts.proxy_idle = v,
         "How long an idle connection to a target is kept",
     )
+    .default("90s"),
+    interval(
+        "timeouts.service_ping",
+        |c, v| c.timeouts.service_ping = v,
+        "Time between pings to a Service whose WebSocket is proxied",
+    )
+    .env(&["AGENT_WS_PING_INTERVAL_SECONDS"])
+    .default("30s"),
+    interval(
+        "timeouts.service_pong",
+        |c, v| c.timeouts.service_pong = v,
+        "Such a Service that says nothing for so long, and still nothing at three pings, is given up",
+    )
+    .env(&["AGENT_WS_PONG_TIMEOUT_SECONDS"])
     .default("90s"),
     limit(
         "timeouts.shutdown",

@@ -292,3 +292,20 @@ fn tt28_tt29_each_setting_of_json_tunnels_has_its_own_default() {
     assert_eq!((all.tcp.max_connections, all.tcp.buffer_size), (7, 1 << 20));
     assert_eq!(all.udp.max_sessions, 10_000);
 }
+
+/// As the original's names say, in seconds.
+#[test]
+fn services_are_asked_for_signs_of_life_as_often_as_the_environment_says() {
+    let times = |world: &Fake| {
+        let timeouts = load(world).0.timeouts;
+        (timeouts.service_ping, timeouts.service_pong)
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!(times(&world()), (seconds(30), seconds(90)));
+    let world = world().var("AGENT_WS_PING_INTERVAL_SECONDS", "7");
+    assert_eq!(times(&world), (seconds(7), seconds(90)));
+    let world = world.var("AGENT_WS_PONG_TIMEOUT_SECONDS", "8");
+    assert_eq!(times(&world), (seconds(7), seconds(8)));
+    let world = world.var("AGENT_WS_PING_INTERVAL_SECONDS", "0");
+    assert!(refused(&Args::default(), &world).contains("AGENT_WS_PING_INTERVAL_SECONDS"));
+}

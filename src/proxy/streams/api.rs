@@ -159,10 +159,7 @@ impl Kind for ApiStream {
     }
 
     fn deliver(&self) -> Box<dyn Deliver> {
-        Box::new(ToApi {
-            dialect: self.dialect,
-            raw: self.raw,
-        })
+        Box::new(ToApi(self.dialect))
     }
 
     fn closed(&self, stream: &Stream, said: Option<&CloseText<'_>>) -> Vec<Message> {
@@ -177,24 +174,21 @@ impl Kind for ApiStream {
     }
 }
 
-struct ToApi {
-    dialect: Dialect,
-    raw: bool,
-}
+struct ToApi(Dialect);
 
 impl Deliver for ToApi {
     fn deliver(&self, frame: Frame, to: &Writer) -> io::Result<()> {
-        match self.dialect.to_target(frame) {
+        match self.0.to_target(frame) {
             Some((kind, frame)) => send(to, kind, frame),
             None => Ok(()),
         }
     }
 
-    /// A raw stream's close without a code says that the client's connection was cut. So is
-    /// the leg: behind a close frame the API server doesn't notice the connection's end,
-    /// and a command that says nothing would run on.
+    /// A close without a code, as all but those of raw streams are, says that the client
+    /// is gone. The leg is cut then: behind a close frame the API server doesn't notice the
+    /// connection's end, and a command that says nothing would run on.
     fn close_code(&self) -> (u16, &'static str) {
-        if self.raw { (CUT, "") } else { (1000, "") }
+        (CUT, "")
     }
 }
 

@@ -36,6 +36,9 @@ type command struct {
 	Header    *streamHeader   `json:"header"`
 	Hex       string          `json:"hex"`
 	Script    string          `json:"script"`
+	Socket    string          `json:"socket"`
+	Kind      int             `json:"kind"`
+	Count     int             `json:"count"`
 }
 
 // defaultTimeout of expect and settle is for slow machines: it is waited for
@@ -91,6 +94,9 @@ func (g *gateway) execute(c command, answer event) error {
 		return g.settle(timeout)
 	}
 	if known, err := g.executeTunnel(c, answer, timeout); known {
+		return err
+	}
+	if known, err := g.sockets.execute(c); known {
 		return err
 	}
 

@@ -69,8 +69,16 @@ type stream struct {
 	tcp         bool // a JSON tunnel
 	app         bool // data only after the 101, with message_type
 	established bool
+	full        bool // the agent said backpressure: only its close may follow
+	failed      bool // it could not be started
 	closed      bool // the agent said so
-	closeOwed   bool // a JSON tunnel that we closed: its close is echoed (tunnels.md T26)
+	closedByUs  bool
+	closeOwed   bool // we closed it, and that has an echo: JSON tunnels (tunnels.md T26), K8s streams (§9.1)
+}
+
+// live: its id can't be used for anything else.
+func (st *stream) live() bool {
+	return st != nil && st.established && !st.failed && !st.closed && !st.closedByUs
 }
 
 // ledger is one connection's book: what was asked, and so what the agent may
@@ -199,12 +207,37 @@ func (l *ledger) sent(data []byte) {
 		if st := l.streams[id]; st != nil && st.tcp {
 			st.closeOwed = true
 		}
+	case "proxy_websocket_close", "ws_close":
+		l.closedByUs(str("request_id"), str("stream_id"), id)
+	case "proxy_websocket_data", "ws_data", "proxy_stream_data":
+		// Of an app stream, a close frame is a close (§9.2).
+		if data, err := decodeBase64(str("data")); err == nil && len(data) > 0 && data[0] == 8 {
+			if st := l.streamOf(str("request_id"), str("stream_id"), id); st != nil && st.app {
+				st.closedByUs = true
+			}
+		}
 	case "udp_tunnel_data":
 		number, _ := payload["client_port"].(json.Number)
 		l.udpClients[udpClient{str("tunnel_id"), str("client_addr"), number.String()}] = true
 	}
 	if !slices.Contains(peerTypes, e.Type) && l.unknown[e.Type] == nil {
 		l.unknown[e.Type] = &unknownType{firstID: strings.NewReplacer("\r", "", "\n", "").Replace(id)}
+	}
+}
+
+// streamOf finds the stream that a message of ours is about (§9.2, T35).
+func (l *ledger) streamOf(ids ...string) *stream {
+	for _, id := range ids {
+		if st := l.streams[id]; st != nil && id != "" {
+			return st
+		}
+	}
+	return nil
+}
+
+func (l *ledger) closedByUs(ids ...string) {
+	if st := l.streamOf(ids...); st.live() && !st.tcp {
+		st.closedByUs, st.closeOwed = true, !st.app
 	}
 }
 
@@ -332,9 +365,16 @@ func (l *ledger) receivedStream(e envelope) error {
 	case !st.established:
 		return fmt.Errorf("%s for %q before its 101", e.kind, e.id)
 	}
-	if _, has := stringMember(e.payload, "request_id"); e.kind == "proxy_websocket_data" && has != st.app {
+	_, has := stringMember(e.payload, "request_id")
+	switch {
+	case strings.HasPrefix(e.kind, "proxy_websocket_") && has != st.app:
 		return fmt.Errorf("payload request_id and message_type belong to app streams and to no others")
+	case e.kind == "backpressure" && !st.app:
+		return fmt.Errorf("backpressure for %q, which is no app stream", e.id)
+	case st.full && !strings.HasSuffix(e.kind, "_close"):
+		return fmt.Errorf("%s for %q, of which something was dropped", e.kind, e.id)
 	}
+	st.full = e.kind == "backpressure"
 	st.closed = strings.HasSuffix(e.kind, "_close")
 	return nil
 }
@@ -352,7 +392,7 @@ func (l *ledger) owed() []string {
 	}
 	for id, st := range l.streams {
 		if st.closeOwed && !st.closed {
-			list = append(list, fmt.Sprintf("tcp_tunnel_close %q", id))
+			list = append(list, fmt.Sprintf("close of %q", id))
 		}
 	}
 	for _, id := range l.pings {

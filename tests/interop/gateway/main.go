@@ -30,13 +30,15 @@ type options struct {
 	plain             bool
 	yamux             bool
 	target            bool
+	withSockets       bool
 }
 
 // gateway is the whole program. mu guards everything below it; it is never
 // held while a socket is read or written.
 type gateway struct {
 	options
-	events *events
+	events  *events
+	sockets *sockets // nil without --sockets
 
 	mu       sync.Mutex
 	settings settings
@@ -62,6 +64,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags.BoolVar(&opts.plain, "plain", false, "serve without TLS")
 	flags.BoolVar(&opts.yamux, "yamux", false, "the agent has tunnels: it says supports_yamux=true and may take up gateway_hello")
 	flags.BoolVar(&opts.target, "target", false, "also be a service that tunnels lead to")
+	flags.BoolVar(&opts.withSockets, "sockets", false, "also be a Service and an API server that speak WebSocket")
 	token := flags.String("token", "interop-token", "bearer token the agent must show")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -98,6 +101,14 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return 2
 		}
 		ready["target_port"] = service.port
+	}
+	if opts.withSockets {
+		plain, secured, err := g.startSockets()
+		if err != nil {
+			fmt.Fprintln(stderr, "gateway:", err)
+			return 2
+		}
+		ready["sockets_port"], ready["sockets_tls_port"] = plain, secured
 	}
 	g.events.ready(ready)
 

@@ -40,13 +40,18 @@ func (l *ledger) sentRequest(id string, p map[string]any, isObject bool) {
 	if id == "" {
 		return
 	}
-	if r := l.requests[id]; r != nil && !r.ended && !r.cancelled {
+	r := l.requests[id]
+	if l.streams[id].live() && r == nil {
+		r = &request{ended: true} // a stream by a start
+		l.requests[id] = r
+	}
+	if r != nil && !r.cancelled && (!r.ended || l.streams[id].live()) {
 		r.doubles++
 		return
 	}
 	delete(l.session.carried, carriedKey{l.role, id})
 	method, _ := p["method"].(string)
-	r := &request{
+	r = &request{
 		streaming:  p["supports_response_streaming"] == true,
 		head:       strings.EqualFold(method, "HEAD"),
 		upgrade:    isUpgrade(p),
@@ -96,7 +101,8 @@ func isUpgrade(p map[string]any) bool {
 func (l *ledger) receivedAnswer(e envelope) (*outcome, error) {
 	r := l.requests[e.id]
 	if st := l.streams[e.id]; r == nil && st != nil && e.kind == "proxy_error" {
-		return nil, nil // a stream that could not be started; its close follows
+		st.failed = true // its close may follow
+		return nil, nil
 	}
 	if r == nil {
 		key := carriedKey{l.role, e.id}

@@ -212,6 +212,8 @@ func TestOrder(t *testing.T) {
 	data := say("proxy_websocket_data", "s", `{"stream_id":"s","data":"AWxzCg=="}`)
 	appData := say("proxy_websocket_data", "s", `{"stream_id":"s","request_id":"s","data":"AWxzCg==","message_type":1}`)
 	closed := say("proxy_websocket_close", "s", `{"stream_id":"s"}`)
+	appClosed := say("proxy_websocket_close", "s", `{"request_id":"s","stream_id":"s"}`)
+	full := say("backpressure", "s", `{"reason":"channel_full","request_id":"s"}`)
 	appStart := "> " + say("proxy_request", "s", `{"path":"/ws","is_websocket":true,"service_name":"w","namespace":"d","service_port":80}`)
 	switched := say("proxy_response", "s", `{"status":101,"headers":{"Upgrade":["websocket"]}}`)
 
@@ -288,7 +290,20 @@ func TestOrder(t *testing.T) {
 
 		"K8s stream": {script: []string{"> " + say("ws_start", "s", `{"stream_id":"s","path":"/api/v1/x"}`),
 			"< " + data, "! " + appData + " # app streams", "< " + closed, "! " + data + " # has closed"}},
-		"app stream":             {script: []string{appStart, "! " + appData + " # before its 101", "< " + switched, "< " + appData, "< " + closed}},
+		"K8s stream, closed by us": {script: []string{"> " + say("ws_start", "s", `{"stream_id":"s","path":"/api/v1/x"}`),
+			"> " + say("ws_close", "-", `{"request_id":"s"}`), "? close of \"s\"", "< " + data, "< " + closed, "! " + closed + " # has closed"}},
+		"K8s stream that failed": {script: []string{"> " + say("ws_start", "s", `{"stream_id":"s","path":"/x"}`),
+			"< " + say("proxy_error", "s", `{"error":"x","request_id":"s"}`), "> " + say("ws_close", "s", `{}`), "? ", "< " + closed}},
+		"K8s stream, full": {script: []string{"> " + say("ws_start", "s", `{"stream_id":"s","path":"/api/v1/x"}`),
+			"! " + full + " # no app stream"}},
+		"a stream's id for a request": {script: []string{"> " + say("ws_start", "r", `{"stream_id":"r","path":"/api/v1/x"}`),
+			get("r", false), "? proxy_error for the second", "< " + failed, "! " + whole + " # already had"}},
+		"app stream": {script: []string{appStart, "! " + appData + " # before its 101", "< " + switched, "< " + appData,
+			"! " + closed + " # app streams", "< " + appClosed}},
+		"app stream, full": {script: []string{appStart, "< " + switched, "< " + full, "! " + appData + " # was dropped", "< " + appClosed}},
+		"app stream, its id again": {script: []string{appStart, "< " + switched, appStart, "? proxy_error for the second",
+			"> " + say("proxy_websocket_data", "s", `{"data":"CAPo"}`), "< " + say("proxy_error", "s", `{"error":"x"}`),
+			appStart, "! " + appData + " # before its 101"}},
 		"stream that isn't open": {script: []string{"! " + data + " # never opened"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -300,6 +315,12 @@ func TestOrder(t *testing.T) {
 			l.heard = c.role == "" // most scripts begin after the heartbeat
 			for _, line := range c.script {
 				text, problem, _ := strings.Cut(line[2:], " # ")
+				if line[0] == '?' {
+					if owed := strings.Join(l.owed(), "; "); !strings.HasPrefix(owed, text) || (owed != "") != (text != "") {
+						t.Errorf("owed is %q, not %q", owed, text)
+					}
+					continue
+				}
 				if line[0] == '>' {
 					l.sent([]byte(text))
 					continue
