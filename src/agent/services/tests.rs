@@ -105,6 +105,24 @@ fn web(port: u16) -> Target {
 }
 
 #[test]
+fn t4_the_limits_and_routes_of_services_arrive() {
+    let mut config = Config::defaults();
+    config.timeouts.proxy_idle = Duration::from_secs(41);
+    config.timeouts.proxy_dial = Duration::from_secs(42);
+    let service = |text| ServicePort::parse(text).expect("one");
+    config.proxy.ingress_controller = Some(service("traefik.kube-system:80"));
+    config.proxy.ingress_routes = [("shop.test".to_owned(), service("web.shop:8080"))].into();
+    let PolicedServices { targets, audit, .. } = pod("rules: []\n").0;
+    let got = services(&config, targets, audit, Arc::<Mounted>::default());
+    assert_eq!(got.connections.idle_limit, Duration::from_secs(41));
+    assert_eq!(got.connections.dial_limit, Duration::from_secs(42));
+    let controller = service("traefik.kube-system:80");
+    assert_eq!(got.routes.controller(), Some(controller));
+    let web = service("web.shop:8080");
+    assert_eq!(got.routes.service_of("shop.test"), Some(web));
+}
+
+#[test]
 fn a_service_is_reached_by_its_absolute_name_where_name_and_address_pass() {
     let rules = "rules:\n- {action: allow, namespaces: [shop], addresses: [127.0.0.0/8]}\n";
     let (services, policy, folder) = pod(rules);
