@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::exchange::SMALL;
 use super::*;
 use crate::http::Server;
 use crate::http::testing::{FAR, Peer, Upstream};

@@ -20,8 +20,8 @@ use crate::wire::BodyText;
 use crate::wire::from_agent::{self, Encoding};
 use crate::wire::stream::{CloseText, Frame, FrameKind};
 
-/// One kind of stream. All but [`refuse`](Self::refuse) is called on the stream's own
-/// thread, which may wait.
+/// One kind of stream. What can wait is called on the stream's own thread;
+/// [`refuse`](Self::refuse) on any.
 pub(in crate::proxy) trait Kind: Send {
     /// For the audit: who asked for what, where, and what the policy said.
     fn account(&self) -> (Asked<'_>, Moved);
@@ -30,6 +30,9 @@ pub(in crate::proxy) trait Kind: Send {
     fn crowd(&self) -> Option<&Arc<str>> {
         None
     }
+
+    /// Whether it is one to the Kubernetes API.
+    fn is_to_api(&self) -> bool;
 
     /// Whether a request has started it, which is still to be answered.
     fn is_request(&self) -> bool;
@@ -89,6 +92,9 @@ pub(in crate::proxy) trait Deliver: Send {
     /// What the leg is closed with, where the peer's close says nothing; [`CUT`].
     fn close_code(&self) -> (u16, &'static str);
 }
+
+/// What a request reads whose peer closes the stream before it is there.
+pub(super) const CLOSED: &str = "closed by the peer";
 
 /// The code that stands for no close frame at all (RFC 6455 §7.4.1).
 pub(in crate::proxy) const CUT: u16 = 1006;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::buffers::{self, Buffer};
 use crate::link::{HEADROOM, Kind, Message};
-use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
+use crate::yamux::{HEADER, Header, MAX_PAYLOAD, SCARCE, Weight};
 
 /// What one Data frame carries, with room in front for all headers: what is read
 /// from a socket into it goes out from where it lies.
@@ -83,6 +83,12 @@ impl Payload {
     }
 }
 
+impl Weight for Payload {
+    fn weight(&self) -> usize {
+        self.buf.capacity()
+    }
+}
+
 impl Default for Payload {
     fn default() -> Self {
         Self::new()
@@ -107,6 +113,9 @@ impl fmt::Debug for Payload {
 const ROOM: usize = HEADROOM + HEADER;
 
 const _: () = assert!(ROOM + MAX_PAYLOAD == buffers::FRAME);
+
+// What is queued while memory is full takes no large buffer.
+const _: () = assert!(SCARCE <= LITTLE);
 
 /// Bytes that are worth a copy.
 const LITTLE: usize = buffers::LITTLE - ROOM;

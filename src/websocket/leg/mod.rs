@@ -96,7 +96,8 @@ pub enum End {
 pub fn open(mut halves: Halves, role: Role, limits: Limits) -> io::Result<(Reader, Writer)> {
     halves.set_deadline(None);
     halves.set_write_limit(limits.write_limit)?;
-    halves.socket.set_tcp_nodelay(true)?;
+    // Refused, it is no TCP (an origin's Unix socket), where nothing waits for more.
+    let _ = halves.socket.set_tcp_nodelay(true);
     let shared = Arc::new(writer::Shared::new(halves.write, halves.socket, role));
     let reader = Reader::new(halves.read, role, limits, shared.clone());
     Ok((reader, Writer::new(shared)))

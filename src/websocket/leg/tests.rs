@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 
+use socket2::{Domain, Socket, Type};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame as TheirClose, Role as TheirRole, WebSocket};
 use tungstenite::{Error, Message};
@@ -156,6 +157,21 @@ fn messages_pass_over_tls() {
             ..
         }
     ));
+}
+
+/// An origin may be one: it has no TCP options, and the leg failed behind its 101.
+#[test]
+fn messages_pass_over_a_unix_socket() {
+    let (near, far) = Socket::pair(Domain::UNIX, Type::STREAM, None).expect("a pair");
+    let near = Leg::open(Halves::plain(near), Role::Client, LIMITS);
+    let far = Leg::open(Halves::plain(far), Role::Server, LIMITS);
+    near.writer
+        .send(Kind::Text, &mut b"there".to_vec())
+        .expect("sent");
+    assert_eq!(far.messages.recv(), Ok((Kind::Text, b"there".to_vec())));
+    near.writer.close(1000, "", LONG);
+    assert!(matches!(far.end(), End::Closed { .. }));
+    assert!(matches!(near.end(), End::Closed { .. }));
 }
 
 #[test]

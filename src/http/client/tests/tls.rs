@@ -1,7 +1,10 @@
 //! Calls over TLS.
 
+use std::io::IoSlice;
+
 use super::uploads::stream;
 use super::*;
+use crate::http::incoming::read_head;
 
 /// Our own server on the other side, behind TLS.
 #[test]
