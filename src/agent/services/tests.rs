@@ -268,3 +268,68 @@ fn a_denied_request_is_in_the_policys_audit() {
         (&"web.shop:80".into(), &"r-1".into())
     );
 }
+
+/// Each call once, by what came of its last connection.
+#[test]
+fn calls_to_origins_are_counted_by_what_came_of_them() {
+    let (listener, address) = listen();
+    let (nobody, closed) = listen();
+    drop(nobody);
+    let folder = tempfile::tempdir().expect("folder");
+    let socket = folder.path().join("socket");
+    let unix = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+    let origin = |text: String| Origin::parse(&text).expect("an origin");
+    let unix_at = |path: &std::path::Path| origin(format!("unix://{}", path.display()));
+    let routes = Routes {
+        routes: [
+            ("web".to_owned(), origin(address.to_string())),
+            ("closed".to_owned(), origin(closed.to_string())),
+            ("socket".to_owned(), unix_at(&socket)),
+            ("missing".to_owned(), unix_at(&folder.path().join("none"))),
+        ]
+        .into(),
+        ..Routes::default()
+    };
+    let (mut services, policy, _folder) = pod("rules: [{action: allow}]\n");
+    services.targets = Arc::new(Targets::new(Mode::Machine, policy, routes));
+    let target = |service: &str| Target::Origin {
+        host: None,
+        service: service.to_owned(),
+        namespace: String::new(),
+    };
+    let call = |service: &str, dials: usize| {
+        let service = services.admit(&target(service)).expect("allowed");
+        for _ in 0..dials {
+            // Half of them fail; that is what is counted.
+            drop(service.dial(far_deadline(), &Cancel::new()));
+        }
+        service
+    };
+    let counts = || {
+        let snapshot = metrics::snapshot();
+        [
+            "tcp\",result=\"ok",
+            "tcp\",result=\"dial_error",
+            "unix\",result=\"ok",
+            "unix\",result=\"dial_error",
+            "unknown\",result=\"resolve_error",
+        ]
+        .map(|labels| {
+            let name = "pipeops_agent_daemon_origin_requests_total";
+            snapshot.value(&format!("{name}{{network=\"{labels}\"}}"))
+        })
+    };
+    assert_eq!(counts(), [Some(0.0); 5]);
+    drop(call("web", 2));
+    drop(call("closed", 2));
+    drop(call("socket", 1));
+    drop(call("missing", 1));
+    // On a connection that was kept.
+    assert!(call("web", 0).allows(Some(address)));
+    // One that came to nothing, and none at all.
+    drop(call("web", 0));
+    assert!(services.admit(&target("nobody")).is_err());
+    let want = [2.0, 1.0, 1.0, 1.0, 1.0];
+    assert_eq!(counts(), want.map(Some));
+    drop((listener, unix));
+}
