@@ -154,15 +154,27 @@ pub(crate) mod testing {
     use std::cell::Cell;
 
     thread_local! {
+        static GRANTED: Cell<usize> = const { Cell::new(0) };
         static REFUSED: Cell<usize> = const { Cell::new(0) };
     }
 
     /// The next `count` threads that the calling one wants to start can't be had.
     pub(crate) fn refuse(count: usize) {
+        refuse_after(0, count);
+    }
+
+    /// The same, behind so many that it gets.
+    pub(crate) fn refuse_after(granted: usize, count: usize) {
+        GRANTED.set(granted);
         REFUSED.set(count);
     }
 
     pub(super) fn refuses() -> bool {
+        let granted = GRANTED.get();
+        if granted > 0 {
+            GRANTED.set(granted - 1);
+            return false;
+        }
         let left = REFUSED.get();
         REFUSED.set(left.saturating_sub(1));
         left > 0

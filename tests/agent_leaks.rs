@@ -20,6 +20,7 @@ use pipeops_agent::link;
 use pipeops_agent::net::{ClientTls, ClientTlsSettings, Dialer};
 use pipeops_agent::proxy::{self, Executor};
 use pipeops_agent::server::HealthState;
+use pipeops_agent::telemetry::metrics;
 use pipeops_agent::tunnel::Tunnels;
 use pipeops_agent::tunnel::connection::{self, NoTargets};
 use pipeops_agent::tunnel::session::Memory;
@@ -92,6 +93,10 @@ fn taken() -> (usize, usize) {
     (count("/proc/self/task"), count("/proc/self/fd"))
 }
 
+fn tunnel_status() -> Option<f64> {
+    metrics::snapshot().value("pipeops_tunnel_status")
+}
+
 #[test]
 fn a_thousand_cuts_leave_nothing_behind() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
@@ -119,6 +124,15 @@ fn a_thousand_cuts_leave_nothing_behind() {
     }
     let mut gateway = accept(&listener);
     message(&mut gateway);
+    assert_eq!(tunnel_status(), Some(0.0), "none has said hello");
+    let hello = r#"{"type":"gateway_hello","payload":{"use_yamux":true}}"#;
+    gateway.send(Message::text(hello)).expect("sent");
+    assert!(message(&mut gateway).contains("gateway_hello_ack"));
+    let patience = Instant::now() + Duration::from_secs(30);
+    while tunnel_status() != Some(1.0) {
+        assert!(Instant::now() < patience, "a session is never seen");
+        thread::yield_now();
+    }
     // The last threads of the cut connections may be on their way out.
     let patience = Instant::now() + Duration::from_secs(30);
     let leaked = || {
@@ -133,4 +147,5 @@ fn a_thousand_cuts_leave_nothing_behind() {
     while gateway.read().is_ok() {}
     drop(gateway);
     agent.wait().expect("an orderly end");
+    assert_eq!(tunnel_status(), Some(0.0));
 }

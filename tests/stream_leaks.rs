@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use pipeops_agent::config::{Audit as AuditFile, Origin};
 use pipeops_agent::link::{Message, Speaker};
+use pipeops_agent::telemetry::metrics;
 use pipeops_agent::tunnel::Protocol;
 use pipeops_agent::tunnel::audit::Audit;
 use pipeops_agent::tunnel::header::{Header, Version};
@@ -249,6 +250,8 @@ fn five_hundred_streams_leave_nothing_behind() {
         }
     }
     wait_until("all is given back", || taken() <= before);
+    let forwards = "pipeops_tunnel_forwards_active";
+    assert_eq!(metrics::snapshot().value(forwards), Some(0.0));
 }
 
 /// The limit is for the static build (16 KiB, docs/benchmark.md); here stacks of a

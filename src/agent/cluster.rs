@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::service_names::ServiceNames;
 use super::{AgentError, Proxying};
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, Timeouts};
 use crate::control::facts::{ClusterFacts, Facts, NoCluster};
 use crate::http::client;
 use crate::kube::{self, ApiError, ApiServer, Auth, Credentials, KubeError, Material, Search};
@@ -60,21 +60,7 @@ pub type Reach = (Arc<dyn Proxying>, Arc<dyn ClusterFacts>);
 
 /// Both for this cluster; without one both are stand-ins.
 pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach, AgentError> {
-    let timeouts = &config.timeouts;
-    let defaults = proxy::Settings::default();
-    let settings = proxy::Settings {
-        memory_limit: config.proxy.memory_limit,
-        default_timeout: timeouts.proxy_request,
-        body_idle: timeouts.proxy_body,
-        first_byte: timeouts.proxy_first_byte,
-        stall: timeouts.proxy_stall,
-        keepalive: Keepalive {
-            every: timeouts.service_ping,
-            silence: timeouts.service_pong,
-            ..defaults.keepalive
-        },
-        ..defaults
-    };
+    let settings = limits(config);
     let Some(credentials) = credentials else {
         let level = if config.daemon.enabled {
             log::Level::Info
@@ -89,12 +75,7 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
     };
     let mounted = mounted_token(&credentials, Path::new(SERVICE_ACCOUNT));
     let ca = credentials.ca.clone();
-    let connections = client::Settings {
-        idle_limit: timeouts.proxy_idle,
-        dial_limit: timeouts.proxy_dial,
-        ..client::Settings::default()
-    };
-    let api = Arc::new(ApiServer::new(credentials, &connections)?);
+    let api = Arc::new(ApiServer::new(credentials, &connections(&config.timeouts))?);
     log::info!(api_server = api.authority().as_str(); "the cluster");
     let upstreams = Upstreams {
         callers: api.callers().clone(),
@@ -110,9 +91,37 @@ pub fn reach(credentials: Option<Credentials>, config: &Config) -> Result<Reach,
         given: config.kubernetes.service_token.clone(),
         mounted,
         ca,
-        limit: timeouts.k8s_operation,
+        limit: config.timeouts.k8s_operation,
     };
     Ok((Arc::new(executor), Arc::new(facts)))
+}
+
+/// Limits of requests.
+fn limits(config: &Config) -> proxy::Settings {
+    let timeouts = &config.timeouts;
+    let defaults = proxy::Settings::default();
+    proxy::Settings {
+        memory_limit: config.proxy.memory_limit,
+        default_timeout: timeouts.proxy_request,
+        body_idle: timeouts.proxy_body,
+        first_byte: timeouts.proxy_first_byte,
+        stall: timeouts.proxy_stall,
+        keepalive: Keepalive {
+            every: timeouts.service_ping,
+            silence: timeouts.service_pong,
+            ..defaults.keepalive
+        },
+        ..defaults
+    }
+}
+
+/// Limits of connections to the API server.
+fn connections(timeouts: &Timeouts) -> client::Settings {
+    client::Settings {
+        idle_limit: timeouts.proxy_idle,
+        dial_limit: timeouts.proxy_dial,
+        ..client::Settings::default()
+    }
 }
 
 /// The agent's own credential, for those that it is lent to.
@@ -242,6 +251,32 @@ fn or_default<T: Default>(what: &str, result: Result<T, ApiError>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two of them swapped would still have compiled.
+    #[test]
+    fn t4_the_limits_of_proxying_arrive() {
+        let seconds = Duration::from_secs;
+        let mut config = Config::defaults();
+        config.proxy.memory_limit = 41;
+        config.timeouts.proxy_request = seconds(42);
+        config.timeouts.proxy_body = seconds(43);
+        config.timeouts.proxy_first_byte = seconds(44);
+        config.timeouts.proxy_stall = seconds(45);
+        config.timeouts.proxy_idle = seconds(46);
+        config.timeouts.proxy_dial = seconds(47);
+        config.timeouts.service_ping = seconds(48);
+        config.timeouts.service_pong = seconds(49);
+        let got = limits(&config);
+        assert_eq!(got.memory_limit, 41);
+        assert_eq!(got.default_timeout, seconds(42));
+        assert_eq!(got.body_idle, seconds(43));
+        assert_eq!(got.first_byte, seconds(44));
+        assert_eq!(got.stall, seconds(45));
+        let keepalive = (got.keepalive.every, got.keepalive.silence);
+        assert_eq!(keepalive, (seconds(48), seconds(49)));
+        let got = connections(&config.timeouts);
+        assert_eq!((got.idle_limit, got.dial_limit), (seconds(46), seconds(47)));
+    }
 
     /// Its routes led nowhere: the kubeconfig made it an agent outside its cluster.
     #[test]

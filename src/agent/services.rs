@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use socket2::Socket;
 
-use crate::config::{Config, Secret, ServicePort, TokenSource};
+use crate::config::{Config, Origin, Place, Secret, ServicePort, TokenSource};
 use crate::control::facts::ClusterFacts;
 use crate::net::{Cancel, Deadline};
 use crate::proxy::{
     ConnectionLimits, JudgedCall, Service, ServiceUpstreams, Services, StaticRoutes, Target,
     Unreached, Verdict,
 };
+use crate::telemetry::metrics::{self, Counter};
 use crate::tunnel::Protocol;
 use crate::tunnel::audit::{Audit, Judged, Line};
 use crate::tunnel::header::Names;
@@ -73,9 +74,15 @@ impl Services for PolicedServices {
             service,
             port,
         };
+        let of_machine = matches!(target, Target::Origin { .. });
         let admitted = self.targets.admit_request(host, names);
-        let admitted = admitted.map_err(unreached)?;
+        let admitted = admitted.map_err(unreached).inspect_err(|error| {
+            if of_machine && !matches!(error, Unreached::Denied(_)) {
+                metrics::ORIGIN_UNKNOWN.increment();
+            }
+        })?;
         Ok(Arc::new(PolicedService {
+            origin: OriginCall::new(admitted.origin().filter(|_| of_machine)),
             verdict: Mutex::new(verdict(admitted.verdict(), None)),
             admitted,
             is_alias: AtomicBool::new(false),
@@ -117,6 +124,7 @@ impl Services for PolicedServices {
 /// One call's.
 struct PolicedService {
     admitted: Admitted,
+    origin: OriginCall,
     /// What was said last.
     verdict: Mutex<Verdict>,
     /// What it leads to was judged, too, which takes a look at the cluster: each call
@@ -147,12 +155,16 @@ impl Service for PolicedService {
 
     fn dial(&self, deadline: Deadline, cancel: &Cancel) -> Result<Arc<Socket>, Unreached> {
         let connected = self.admitted.dial(deadline, cancel).map_err(|refusal| {
+            if let RefusalKind::Dial = refusal.kind {
+                self.origin.note(false);
+            }
             let unreached = unreached(refusal);
             if let Unreached::Denied(verdict) = &unreached {
                 self.verdict.lock().clone_from(verdict);
             }
             unreached
         })?;
+        self.origin.note(true);
         *self.verdict.lock() = verdict(&connected.verdict, connected.address);
         self.is_alias.store(connected.is_alias, Ordering::Relaxed);
         Ok(connected.socket)
@@ -161,11 +173,50 @@ impl Service for PolicedService {
     fn allows(&self, address: Option<SocketAddr>) -> bool {
         let said = self.admitted.judge_again(address);
         *self.verdict.lock() = verdict(&said, address);
+        if said.allowed {
+            self.origin.note(true);
+        }
         said.allowed
     }
 
     fn keeps(&self) -> bool {
         !self.is_alias.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts a call to an origin of a plain machine once: by what came of its last
+/// connection, dialled or kept.
+struct OriginCall {
+    /// For one that came about, and for one that didn't. `None`: it is to no origin.
+    counters: Option<[&'static Counter; 2]>,
+    was_reached: Mutex<Option<bool>>,
+}
+
+impl OriginCall {
+    fn new(origin: Option<&Origin>) -> Self {
+        let counters = origin.map(|origin| match origin.place {
+            Place::Host { .. } => [&metrics::ORIGIN_TCP_OK, &metrics::ORIGIN_TCP_FAILED],
+            Place::Unix(_) => [&metrics::ORIGIN_UNIX_OK, &metrics::ORIGIN_UNIX_FAILED],
+        });
+        Self {
+            counters,
+            was_reached: Mutex::new(None),
+        }
+    }
+
+    fn note(&self, was_reached: bool) {
+        *self.was_reached.lock() = Some(was_reached);
+    }
+}
+
+impl Drop for OriginCall {
+    fn drop(&mut self) {
+        if let (Some([ok, failed]), Some(was_reached)) =
+            (self.counters, *self.was_reached.get_mut())
+        {
+            let counter = if was_reached { ok } else { failed };
+            counter.increment();
+        }
     }
 }
 

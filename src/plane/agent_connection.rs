@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::budget::Budget;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Failure};
 use super::in_flight::{InFlight, RequestSender};
 use super::live_stream::{LiveStream, NoStream};
 use super::registry::UnixTime;
@@ -320,15 +320,21 @@ impl AgentConnection {
         state.streams.remove(id);
     }
 
-    /// Queues a message of the request of that id; waits for room until `cancel` ends
-    /// the wait.
-    pub(super) fn send_bulk(
+    /// Queues a message of the request, or the stream, of that id; waits for room until
+    /// `cancel` ends the wait. `expected` is a guess of its size in bytes.
+    pub(super) fn send(
         &self,
         id: &str,
-        message: Message,
         cancel: &Cancel,
-    ) -> Result<(), SendError> {
-        let channel = self.channel.get().ok_or(SendError::Closed)?;
-        channel.send(Lane::Bulk(Slot::of(id)), message, cancel)
+        expected: usize,
+        encode: impl FnOnce(&mut Vec<u8>, &str),
+    ) -> Result<(), Failure> {
+        let channel = self.channel.get().ok_or(Failure::AgentGone)?;
+        let message = Message::text(expected, |buf| encode(buf, id));
+        let sent = channel.send(Lane::Bulk(Slot::of(id)), message, cancel);
+        sent.map_err(|error| match error {
+            SendError::Cancelled(reason) => Failure::Ended(reason),
+            SendError::Closed => Failure::AgentGone,
+        })
     }
 }

@@ -9,11 +9,10 @@ mod state;
 
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::budget::Budget;
+use super::pending::{Ends, Pending};
 use crate::http::Headers;
-use crate::net::{Cancel, Guard, Reason};
+use crate::net::Reason;
 use crate::wire::from_agent::ResponseBody;
 pub(crate) use state::Piece;
 use state::State;
@@ -69,128 +68,81 @@ pub(crate) struct Stopped;
 /// | [`cancel`], by way of [`end_when_cancelled`] | `ClientWatcher`: the client has left, or the server cut it | `Cancelled` |
 /// | | [`on_chunk`]: more came than may be kept for it | `Failed` |
 ///
-/// [`on_end`]: Self::on_end
-/// [`on_response`]: Self::on_response
-/// [`on_failure`]: Self::on_failure
-/// [`on_agent_gone`]: Self::on_agent_gone
-/// [`on_chunk`]: Self::on_chunk
-/// [`end`]: Self::end
-/// [`cancel`]: Self::cancel
-/// [`end_when_cancelled`]: Self::end_when_cancelled
-pub(crate) struct Exchange {
-    id: String,
-    /// Whose request it is: the id of the user's token.
-    token: String,
-    /// Ends the client's side: its socket, and whoever waits for room in the link.
-    cancel: Cancel,
-    state: Mutex<State>,
-    changed: Condvar,
+/// [`on_end`]: Exchange::on_end
+/// [`on_response`]: Exchange::on_response
+/// [`on_failure`]: Exchange::on_failure
+/// [`on_agent_gone`]: Exchange::on_agent_gone
+/// [`on_chunk`]: Exchange::on_chunk
+/// [`end`]: Pending::end
+/// [`cancel`]: Pending::cancel
+/// [`end_when_cancelled`]: Pending::end_when_cancelled
+pub(crate) type Exchange = Pending<State>;
+
+impl Ends for State {
+    fn end(&mut self, reason: Reason) {
+        self.fail(Failure::Ended(reason));
+    }
 }
 
 impl Exchange {
     /// `metered`: the agent knows credit.
     pub(crate) fn new(id: String, token: String, metered: bool, budget: Arc<Budget>) -> Self {
-        Self {
-            id,
-            token,
-            cancel: Cancel::new(),
-            state: Mutex::new(State::new(metered, budget)),
-            changed: Condvar::new(),
-        }
-    }
-
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
-    pub(crate) fn token(&self) -> &str {
-        &self.token
-    }
-
-    pub(crate) fn cancel(&self) -> &Cancel {
-        &self.cancel
-    }
-
-    /// Ends it from the client's side.
-    pub(crate) fn end(&self, reason: Reason) {
-        self.state.lock().fail(Failure::Ended(reason));
-        self.changed.notify_all();
-        self.cancel.cancel(reason);
-    }
-
-    /// While the guard lives, [`cancel`](Self::cancel) ends it, whoever fires that:
-    /// who waits in here, for the answer or for credit, doesn't wait on the `Cancel`.
-    /// Called by `forward`, once for each exchange.
-    pub(crate) fn end_when_cancelled(self: &Arc<Self>) -> Result<Guard, Reason> {
-        // Weak: the `Cancel` that would hold it is part of it.
-        let weak = Arc::downgrade(self);
-        self.cancel.on_wake(Arc::new(move || {
-            if let Some(exchange) = weak.upgrade() {
-                let reason = exchange.cancel.reason().unwrap_or(Reason::Cancelled);
-                exchange.end(reason);
-            }
-        }))
+        Self::with(id, token, State::new(metered, budget))
     }
 
     // What the link-reader calls.
 
     pub(crate) fn on_head(&self, status: u16, headers: Headers) {
-        self.take_in(|state| state.on_head(status, headers));
+        self.change(|state| state.on_head(status, headers));
     }
 
     /// `data` is base64.
     pub(crate) fn on_chunk(&self, data: &str) {
-        let overrun = self.take_in(|state| {
+        let overrun = self.change(|state| {
             state.on_chunk(data);
             state.overrun
         });
         if overrun {
             // Who should pass it on waits for a client that may never read again.
-            self.cancel.cancel(Reason::Failed);
+            self.cancel().cancel(Reason::Failed);
         }
     }
 
     pub(crate) fn on_end(&self) {
-        self.take_in(State::on_end);
+        self.change(State::on_end);
     }
 
     /// Form B, whole.
     pub(crate) fn on_response(&self, status: u16, headers: Headers, body: &ResponseBody<'_>) {
-        self.take_in(|state| state.on_response(status, headers, body));
+        self.change(|state| state.on_response(status, headers, body));
     }
 
     /// `proxy_error` or `proxy_response_abort`.
     pub(crate) fn on_failure(&self, text: &str) {
         let failure = Failure::Agent(super::registry::tidy(text));
-        self.take_in(|state| state.on_failure(failure));
+        self.change(|state| state.on_failure(failure));
     }
 
     /// The agent's connection has ended.
     pub(crate) fn on_agent_gone(&self) {
-        self.take_in(|state| state.on_failure(Failure::AgentGone));
+        self.change(|state| state.on_failure(Failure::AgentGone));
     }
 
     /// The agent may be sent more of the body.
     pub(crate) fn on_credit(&self, credit: u64) {
-        self.take_in(|state| state.sending.grant(credit));
-    }
-
-    fn take_in<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.state.lock());
-        self.changed.notify_all();
-        result
+        self.change(|state| state.sending.grant(credit));
     }
 
     // What the client's threads call.
 
     /// The request goes to the agent now: if it ends early, the agent must hear it.
     pub(crate) fn announce(&self) {
-        self.state.lock().announced = true;
+        self.state().announced = true;
     }
 
     /// Waits for the head of the answer.
     pub(crate) fn wait_head(&self) -> Result<Head, Failure> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         loop {
             if let Some(head) = state.head.take() {
                 return Ok(head);
@@ -201,14 +153,14 @@ impl Exchange {
                     Ok(()) => Failure::Protocol("the agent ended without an answer"),
                 });
             }
-            self.changed.wait(&mut state);
+            self.wait(&mut state);
         }
     }
 
     /// Waits for the next piece of the body; `None` at its good end. What came
     /// before a failure on the agent's side is still given out.
     pub(crate) fn next(&self) -> Result<Option<Piece>, Failure> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         loop {
             if let Some(Err(failure @ Failure::Ended(_))) = &state.end {
                 return Err(failure.clone());
@@ -224,13 +176,13 @@ impl Exchange {
             if let Some(end) = &state.end {
                 return end.clone().map(|()| None);
             }
-            self.changed.wait(&mut state);
+            self.wait(&mut state);
         }
     }
 
     /// A piece has gone to the client. Returns what the agent is to be granted now.
     pub(crate) fn passed_on(&self, bytes: usize) -> Option<u64> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let held = state.receiving.held();
         // An inflated body is longer than what was received.
         let credit = state.receiving.pass_on(held.min(bytes as u64));
@@ -240,13 +192,13 @@ impl Exchange {
     /// Waits until the agent takes up to `wanted` (not 0) bytes of the request's
     /// body, and says how many.
     pub(crate) fn take_credit(&self, wanted: usize) -> Result<usize, Stopped> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         loop {
             if state.is_over() {
                 return Err(Stopped);
             }
             match state.sending.take(wanted) {
-                0 => self.changed.wait(&mut state),
+                0 => self.wait(&mut state),
                 taken => return Ok(taken),
             }
         }
@@ -254,7 +206,7 @@ impl Exchange {
 
     /// True when the agent still works on it.
     pub(crate) fn needs_cancel(&self) -> bool {
-        let state = self.state.lock();
+        let state = self.state();
         state.announced && !state.agent_done
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::agent_connection::AgentConnection;
 use super::exchange::{Exchange, Failure};
-use crate::link::{Message, SendError};
 use crate::net::{Cancel, Reason};
 use crate::wire::to_agent;
 
@@ -48,9 +47,8 @@ impl Drop for InFlight {
             // has just been told to end. So this may wait for room, as long as the
             // link lives: the cancellation of the exchange must not stop it. A link
             // that is gone needs none.
-            let _ = self
-                .sender
-                .send_unless(&Cancel::new(), 128, to_agent::proxy_cancel);
+            let connection = &self.sender.connection;
+            let _ = connection.send(exchange.id(), &Cancel::new(), 128, to_agent::proxy_cancel);
         }
     }
 }
@@ -74,22 +72,8 @@ impl RequestSender {
         expected: usize,
         encode: impl FnOnce(&mut Vec<u8>, &str),
     ) -> Result<(), Failure> {
-        self.send_unless(self.exchange.cancel(), expected, encode)
-    }
-
-    fn send_unless(
-        &self,
-        cancel: &Cancel,
-        expected: usize,
-        encode: impl FnOnce(&mut Vec<u8>, &str),
-    ) -> Result<(), Failure> {
-        let id = self.exchange.id();
-        let message = Message::text(expected, |buf| encode(buf, id));
-        let sent = self.connection.send_bulk(id, message, cancel);
-        sent.map_err(|error| match error {
-            SendError::Cancelled(reason) => Failure::Ended(reason),
-            SendError::Closed => Failure::AgentGone,
-        })
+        let (id, cancel) = (self.exchange.id(), self.exchange.cancel());
+        self.connection.send(id, cancel, expected, encode)
     }
 }
 
@@ -98,7 +82,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::link::{Lane, Slot};
+    use crate::link::{Lane, Message, SendError, Slot};
     use crate::plane::agent_connection::Channel;
     use crate::plane::budget::Budget;
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::agent_connection::AgentConnection;
 use super::exchange::Failure;
 use super::stream::{Farewell, Stream};
-use crate::link::{Message, SendError};
 use crate::net::{Cancel, Reason};
 use crate::websocket::Kind;
 use crate::wire::stream::{FrameKind, data_size};
@@ -57,7 +56,8 @@ impl Drop for LiveStream {
         if let Some(Farewell { said }) = farewell {
             // In its slot, so that it doesn't overtake the start or data; it may wait for
             // room as long as the link lives (`InFlight` says why).
-            let _ = self.sender.send_unless(&Cancel::new(), 256, |buf, id| {
+            let connection = &self.sender.connection;
+            let _ = connection.send(stream.id(), &Cancel::new(), 256, |buf, id| {
                 to_agent::raw_stream_close(buf, id, said.as_ref());
             });
         }
@@ -96,21 +96,7 @@ impl StreamSender {
         expected: usize,
         encode: impl FnOnce(&mut Vec<u8>, &str),
     ) -> Result<(), Failure> {
-        self.send_unless(self.stream.cancel(), expected, encode)
-    }
-
-    fn send_unless(
-        &self,
-        cancel: &Cancel,
-        expected: usize,
-        encode: impl FnOnce(&mut Vec<u8>, &str),
-    ) -> Result<(), Failure> {
-        let id = self.stream.id();
-        let message = Message::text(expected, |buf| encode(buf, id));
-        let sent = self.connection.send_bulk(id, message, cancel);
-        sent.map_err(|error| match error {
-            SendError::Cancelled(reason) => Failure::Ended(reason),
-            SendError::Closed => Failure::AgentGone,
-        })
+        let (id, cancel) = (self.stream.id(), self.stream.cancel());
+        self.connection.send(id, cancel, expected, encode)
     }
 }

@@ -32,7 +32,8 @@
 //!
 //! A WebSocket of a client (`kubectl exec`) takes the same way with other stations:
 //! `websocket::forward`, `LiveStream` and `Stream`, `leg::carry` (pictures in
-//! front/websocket.rs and front/leg.rs).
+//! front/websocket.rs and front/leg.rs). What `Exchange` and `Stream` have in common is
+//! `Pending`.
 //!
 //! Around that path: `agent` runs an agent's connection from its upgrade to its end
 //! and `dialogue` says on it what is no request (hello, registration, heartbeat: the
@@ -51,15 +52,19 @@ mod api;
 mod budget;
 mod certificate;
 pub mod cli;
+mod config;
 mod dialogue;
+mod error;
 mod exchange;
 mod expose;
 mod flow;
+mod flusher;
 mod front;
 mod hub;
 mod in_flight;
 mod live_stream;
 mod name;
+mod pending;
 mod registry;
 mod stream;
 pub(crate) mod table;
@@ -69,17 +74,17 @@ mod token;
 mod token_quota;
 mod tunnels;
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::bounded;
 
 pub use admin::AdminError;
 pub use certificate::{CertificateError, CertificateSource};
+pub use config::{GatewayUrl, PlaneConfig};
+pub use error::PlaneError;
 pub use expose::{
     Entry, Exposure, ExposureView, ServiceError, ServiceName, State as ExposureState,
 };
@@ -90,93 +95,13 @@ pub use token::{Access, Grant, Scope, TokenText};
 
 use crate::http::server::{Server, Settings};
 use crate::net::Cancel;
-use crate::threads::{self, Stack};
 use admin::AdminSocket;
 use certificate::Certificate;
 use expose::Exposer;
+use flusher::Flusher;
 use front::{FrontDoor, LastRefusals};
 use hub::Hub;
 use registry::Registry;
-
-/// What a plane is started with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlaneConfig {
-    /// Registry, generated certificate and control socket; created if missing.
-    pub data_dir: PathBuf,
-    /// Port 0 takes any.
-    pub listen: SocketAddr,
-    pub certificate: CertificateSource,
-    pub gateway: GatewayUrl,
-    /// Where hosts that are exposed are listened for, once there are some.
-    pub http: SocketAddr,
-}
-
-/// Where agents go after their registration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum GatewayUrl {
-    /// `/ws` of the host that they registered at.
-    #[default]
-    SameHost,
-    /// This one, which must lead here.
-    Fixed(String),
-    /// Nowhere: they stay.
-    Stay,
-}
-
-impl GatewayUrl {
-    /// For an agent that sent this `Host`.
-    fn of(&self, host: Option<&str>) -> Option<String> {
-        match self {
-            Self::Stay => None,
-            Self::Fixed(url) => Some(url.clone()),
-            Self::SameHost => {
-                let host = host?;
-                let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-                (!host.is_empty() && host.bytes().all(allowed)).then(|| format!("wss://{host}/ws"))
-            }
-        }
-    }
-}
-
-/// Why a plane could not be started, or a command not be done.
-#[derive(Debug, thiserror::Error)]
-pub enum PlaneError {
-    #[error("{0}; does a plane run there already?")]
-    AlreadyRunning(RegistryError),
-    #[error(transparent)]
-    Registry(RegistryError),
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    #[error("cannot listen on {address}: {cause}")]
-    Listen {
-        address: SocketAddr,
-        cause: io::Error,
-    },
-    #[error("{0}")]
-    Start(io::Error),
-    #[error(transparent)]
-    Name(#[from] NameError),
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    /// What was typed, and what to type.
-    #[error("{0}")]
-    Entry(String),
-    #[error("{0} is not exposed (`plane tunnels` shows what is)")]
-    NotExposed(Entry),
-    #[error("there is no token of that id (`plane token list` shows them)")]
-    NoSuchToken,
-}
-
-impl From<RegistryError> for PlaneError {
-    fn from(error: RegistryError) -> Self {
-        match error {
-            RegistryError::InUse { .. } => Self::AlreadyRunning(error),
-            error => Self::Registry(error),
-        }
-    }
-}
 
 /// A running plane. Dropping it stops it.
 pub struct Plane {
@@ -363,37 +288,6 @@ fn open_registry(directory: &Path) -> Result<Registry, RegistryError> {
             }
             done => return done,
         }
-    }
-}
-
-/// Writes what the registry writes lazily.
-struct Flusher {
-    stop: Sender<()>,
-    thread: JoinHandle<Option<()>>,
-}
-
-impl Flusher {
-    fn start(hub: Arc<Hub>) -> io::Result<Self> {
-        let (stop, stopped): (Sender<()>, Receiver<()>) = bounded(1);
-        let thread = threads::spawn("plane-flush", Stack::Work, move || {
-            while stopped.recv_timeout(registry::FLUSH)
-                == Err(crossbeam_channel::RecvTimeoutError::Timeout)
-            {
-                if let Err(error) = hub.registry.flush() {
-                    log::warn!("last-seen times could not be saved: {error}");
-                }
-            }
-            if let Err(error) = hub.registry.flush() {
-                log::warn!("last-seen times could not be saved: {error}");
-            }
-        })
-        .map_err(io::Error::other)?;
-        Ok(Self { stop, thread })
-    }
-
-    fn stop(self) {
-        drop(self.stop);
-        drop(self.thread.join());
     }
 }
 

@@ -10,11 +10,10 @@ mod queue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::budget::Budget;
 use super::exchange::{Failure, Stopped, is_oversized};
-use crate::net::{Cancel, Guard, Reason};
+use super::pending::{Ends, Pending};
+use crate::net::Reason;
 use crate::wire::stream::{CloseText, Refused};
 use crate::wire::{StreamReceiving, StreamSending};
 pub(crate) use queue::Pack;
@@ -70,26 +69,18 @@ pub(crate) struct Farewell {
 /// | | `LiveStream`, dropped |
 /// | [`cancel`], by way of [`end_when_cancelled`] | the server cuts the client; [`on_data`]: more came than may be kept |
 ///
-/// [`on_close`]: Self::on_close
-/// [`on_data`]: Self::on_data
-/// [`on_failure`]: Self::on_failure
-/// [`on_agent_gone`]: Self::on_agent_gone
-/// [`on_client_end`]: Self::on_client_end
-/// [`end`]: Self::end
-/// [`take_credit`]: Self::take_credit
-/// [`cancel`]: Self::cancel
-/// [`end_when_cancelled`]: Self::end_when_cancelled
-pub(crate) struct Stream {
-    id: String,
-    /// Whose it is: the id of the user's token.
-    token: String,
-    /// Ends the client's side: its socket, and whoever waits for room in the link.
-    cancel: Cancel,
-    state: Mutex<State>,
-    changed: Condvar,
-}
+/// [`on_close`]: Stream::on_close
+/// [`on_data`]: Stream::on_data
+/// [`on_failure`]: Stream::on_failure
+/// [`on_agent_gone`]: Stream::on_agent_gone
+/// [`on_client_end`]: Stream::on_client_end
+/// [`end`]: Pending::end
+/// [`take_credit`]: Stream::take_credit
+/// [`cancel`]: Pending::cancel
+/// [`end_when_cancelled`]: Pending::end_when_cancelled
+pub(crate) type Stream = Pending<State>;
 
-struct State {
+pub(crate) struct State {
     opening: Option<Opening>,
     live: bool,
     queue: Queue,
@@ -106,55 +97,27 @@ struct State {
     client_left: Option<Instant>,
 }
 
+impl Ends for State {
+    fn end(&mut self, reason: Reason) {
+        self.fail(Failure::Ended(reason));
+    }
+}
+
 impl Stream {
     pub(crate) fn new(id: String, token: String, budget: Arc<Budget>) -> Self {
-        Self {
-            id,
-            token,
-            cancel: Cancel::new(),
-            state: Mutex::new(State {
-                opening: None,
-                live: false,
-                queue: Queue::new(budget),
-                receiving: StreamReceiving::default(),
-                sending: StreamSending::new(true),
-                end: None,
-                announced: false,
-                agent_done: false,
-                said: None,
-                client_left: None,
-            }),
-            changed: Condvar::new(),
-        }
-    }
-
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
-    pub(crate) fn token(&self) -> &str {
-        &self.token
-    }
-
-    pub(crate) fn cancel(&self) -> &Cancel {
-        &self.cancel
-    }
-
-    /// Ends it from the client's side, and cuts the client.
-    pub(crate) fn end(&self, reason: Reason) {
-        self.change(|state| state.fail(Failure::Ended(reason)));
-        self.cancel.cancel(reason);
-    }
-
-    /// While the guard lives, [`cancel`](Self::cancel) ends it, whoever fires that.
-    pub(crate) fn end_when_cancelled(self: &Arc<Self>) -> Result<Guard, Reason> {
-        // Weak: the `Cancel` that would hold it is part of it.
-        let weak = Arc::downgrade(self);
-        self.cancel.on_wake(Arc::new(move || {
-            if let Some(stream) = weak.upgrade() {
-                stream.end(stream.cancel.reason().unwrap_or(Reason::Cancelled));
-            }
-        }))
+        let state = State {
+            opening: None,
+            live: false,
+            queue: Queue::new(budget),
+            receiving: StreamReceiving::default(),
+            sending: StreamSending::new(true),
+            end: None,
+            announced: false,
+            agent_done: false,
+            said: None,
+            client_left: None,
+        };
+        Self::with(id, token, state)
     }
 
     // What the link-reader calls.
@@ -197,7 +160,7 @@ impl Stream {
         let full = self.change(|state| state.take_in(data));
         if full {
             // Who should pass it on waits for a client that may never read again.
-            self.cancel.cancel(Reason::Failed);
+            self.cancel().cancel(Reason::Failed);
         }
     }
 
@@ -229,12 +192,12 @@ impl Stream {
 
     /// The start goes to the agent now: if the stream ends early, the agent must hear it.
     pub(crate) fn announce(&self) {
-        self.state.lock().announced = true;
+        self.state().announced = true;
     }
 
     /// Waits for what the agent makes of the start.
     pub(crate) fn wait_opening(&self, until: Instant) -> Opening {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         loop {
             if let Some(opening) = state.opening.take() {
                 return opening;
@@ -247,7 +210,7 @@ impl Stream {
                 }
                 None => {}
             }
-            if self.changed.wait_until(&mut state, until).timed_out() {
+            if !self.wait_until(&mut state, until) {
                 return Opening::TooLate;
             }
         }
@@ -256,7 +219,7 @@ impl Stream {
     /// Waits for the next messages. What came before an end on the agent's side is still
     /// given out.
     pub(crate) fn next(&self) -> Result<Pack, End> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         loop {
             if let Some(end @ End::Failed(Failure::Ended(_))) = &state.end {
                 return Err(end.clone());
@@ -267,13 +230,13 @@ impl Stream {
             if let Some(end) = &state.end {
                 return Err(end.clone());
             }
-            self.changed.wait(&mut state);
+            self.wait(&mut state);
         }
     }
 
     /// A message has gone to the client. Returns what the agent is to be granted now.
     pub(crate) fn passed_on(&self, bytes: usize) -> Option<u64> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let credit = state.receiving.pass_on(bytes);
         credit.filter(|_| state.end.is_none())
     }
@@ -281,7 +244,7 @@ impl Stream {
     /// Waits until the agent takes a message of that size; not for long when the client
     /// has left.
     pub(crate) fn take_credit(&self, bytes: usize) -> Result<(), Stopped> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         loop {
             if state.end.is_some() {
                 return Err(Stopped);
@@ -290,10 +253,10 @@ impl Stream {
                 return Ok(());
             }
             match state.client_left {
-                None => self.changed.wait(&mut state),
+                None => self.wait(&mut state),
                 Some(then) => {
                     let until = then + LEFT_LIMIT;
-                    if self.changed.wait_until(&mut state, until).timed_out() {
+                    if !self.wait_until(&mut state, until) {
                         drop(state);
                         self.end(Reason::Cancelled);
                         return Err(Stopped);
@@ -327,15 +290,9 @@ impl Stream {
 
     /// What the agent must be told when nobody uses the stream any more; `None`: nothing.
     pub(crate) fn farewell(&self) -> Option<Farewell> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let said = state.said.take();
         (state.announced && !state.agent_done).then_some(Farewell { said })
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.state.lock());
-        self.changed.notify_all();
-        result
     }
 }
 

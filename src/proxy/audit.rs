@@ -19,7 +19,7 @@ pub(super) struct Moved {
     /// What the policy said, where it was asked.
     pub(super) verdict: Option<Verdict>,
     pub(super) status: Option<u16>,
-    /// Of the request's body, where it came as a whole.
+    /// Of the request's body, where it came as a whole and somebody was there to take it.
     pub(super) bytes_in: u64,
     /// Of the answer's, decoded.
     pub(super) bytes_out: u64,
@@ -41,6 +41,8 @@ pub(super) struct Line<'a> {
 /// Who asked for what.
 pub(super) struct Asked<'a> {
     method: &'a str,
+    /// A WebSocket.
+    upgrade: bool,
     /// Encoded, without query; cut where it is too long for a line.
     path: String,
     /// Whose credential it travels under.
@@ -53,6 +55,7 @@ impl<'a> From<&'a Plan> for Asked<'a> {
         let path = plan.target.split('?').next().unwrap_or_default();
         Self {
             method: &plan.method,
+            upgrade: false,
             path: cut(path, MAX_PATH).to_owned(),
             who: who(plan.identity, &plan.headers),
             client: client(&plan.headers),
@@ -66,6 +69,7 @@ impl Asked<'static> {
         let path = path.split('?').next().unwrap_or_default();
         Self {
             method: "GET",
+            upgrade: true,
             path: cut(path, MAX_PATH).to_owned(),
             who,
             client: client(headers),
@@ -90,6 +94,7 @@ impl<'a> From<&'a ProxyRequest<'_>> for Asked<'a> {
         let is_method = request.method.len() <= MAX_METHOD && is_token(&request.method);
         Self {
             method: if is_method { &request.method } else { "?" },
+            upgrade: request.upgrade,
             path,
             who: who(Identity::Caller, &request.headers),
             client: client(&request.headers),
@@ -136,8 +141,8 @@ impl Line<'_> {
         self.streamed_in.unwrap_or(self.moved.bytes_in)
     }
 
-    /// At debug for reads, at info for writes and WebSockets, at warn for what is denied, if that isn't
-    /// too much.
+    /// At debug for reads, at info for writes and WebSockets, at warn for what is denied, if
+    /// that isn't too much.
     fn log(&self) {
         let mut level = self.level();
         let mut skipped = 0;
@@ -187,8 +192,8 @@ impl Line<'_> {
     fn level(&self) -> log::Level {
         match self.asked.method {
             _ if self.denied => log::Level::Warn,
-            // A WebSocket: who may exec may do anything.
-            "GET" if self.moved.status == Some(101) => log::Level::Info,
+            // Who may exec may do anything, and who has tried is worth a line, too.
+            _ if self.asked.upgrade => log::Level::Info,
             "GET" | "HEAD" | "OPTIONS" => log::Level::Debug,
             _ => log::Level::Info,
         }

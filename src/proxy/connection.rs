@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::Outlet;
 use super::streams::Streams;
 use super::ticket::Ticket;
+use crate::http::Headers;
 use crate::link::Message;
 use crate::net::{Cancel, Reason};
 use crate::threads::{self, SpawnError, Stack};
@@ -42,6 +43,8 @@ struct Refusal {
 #[derive(Clone, Copy)]
 enum How {
     As(Form),
+    /// The same, of a WebSocket to a Service.
+    Upgrade(Form),
     /// `proxy_error`, and never on another connection.
     Duplicate,
     /// That of a stream, unless there is no text, and a close behind it.
@@ -116,6 +119,21 @@ impl Connection {
         self.queue(id, text, How::Duplicate);
     }
 
+    /// As [`refuse`](Self::refuse), for a WebSocket to a Service that isn't opened: form S
+    /// has a head as if the dial had failed (control-channel.md §9.2).
+    pub(super) fn refuse_upgrade(&self, id: &Arc<str>, form: Form, text: &str) {
+        self.queue(id, text, How::Upgrade(form));
+    }
+
+    /// As [`refuse`](Self::refuse), for a request that would have become a stream to the
+    /// Kubernetes API: form B has the error of those (control-channel.md §8.7).
+    pub(super) fn refuse_exec(&self, id: &Arc<str>, form: Form, text: &str) {
+        match form {
+            Form::Buffered => self.refuse_stream(id, text, false),
+            Form::Streamed => self.refuse(id, form, text),
+        }
+    }
+
     /// As [`refuse`](Self::refuse), for a stream that isn't opened; without a text only
     /// the close.
     pub(super) fn refuse_stream(&self, id: &Arc<str>, text: &str, close: bool) {
@@ -152,8 +170,16 @@ impl Connection {
         let (outlet, lost) = (self.outlet.clone(), self.lost.clone());
         threads::spawn("proxy-refusals", Stack::Work, move || {
             for Refusal { id, text, how } in refusals {
+                if let How::Upgrade(Form::Streamed) = how {
+                    let message = Message::text(160 + id.len(), |buf| {
+                        from_agent::proxy_response_header(buf, &id, 502, &Headers::new());
+                    });
+                    let _ = outlet.send(&id, message, &lost);
+                }
                 match how {
-                    How::As(form) => send_failure(&*outlet, &id, form, &text, &lost),
+                    How::As(form) | How::Upgrade(form) => {
+                        send_failure(&*outlet, &id, form, &text, &lost);
+                    }
                     How::Duplicate => {
                         let message = Message::text(192 + id.len(), |buf| {
                             from_agent::proxy_error(buf, &id, &text);

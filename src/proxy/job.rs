@@ -57,6 +57,15 @@ enum JobError {
     Send(#[from] SendError),
 }
 
+impl JobError {
+    /// There was no connection yet: nothing of the body was sent.
+    fn is_early(&self) -> bool {
+        use CallError::{Denied, Dial, Unreachable};
+        let call = matches!(self, Self::Call(Denied(_) | Dial(_) | Unreachable(_)));
+        call || matches!(self, Self::Identity(_))
+    }
+}
+
 impl Job {
     pub(super) fn execute(mut self, executor: &Executor) {
         let ticket = self.ticket.clone();
@@ -111,10 +120,15 @@ impl Job {
         {
             log::warn!("{error}");
         }
-        if let Body::Full(bytes) = &self.body {
-            self.moved.bytes_in = (**bytes).as_ref().len() as u64;
+        let whole = match &self.body {
+            Body::Full(bytes) => (**bytes).as_ref().len() as u64,
+            Body::Empty | Body::Stream { .. } => 0,
+        };
+        let exchanged = self.exchange(executor);
+        if !exchanged.as_ref().is_err_and(JobError::is_early) {
+            self.moved.bytes_in = whole;
         }
-        let mut response = self.exchange(executor)?;
+        let mut response = exchanged?;
         self.moved.status = Some(response.status);
         if let Some(limit) = self.stall
             && !is_event_stream(&response.headers)

@@ -166,10 +166,12 @@ pub struct Settings {
     /// and says nothing itself.
     pub first_byte: Duration,
     /// A Service's answer of which nothing comes for so long has failed, where its
-    /// request has no total limit; never a watch or an event stream.
+    /// request has no total limit; never a watch or an event stream (decisions.md §6.7).
     pub stall: Duration,
-    /// The dial and the upgrade of a WebSocket together.
+    /// The dial and the upgrade of a WebSocket together, to the API server
+    /// (control-channel.md T26) and to a Service (§9.2).
     pub handshake: Duration,
+    pub service_handshake: Duration,
     /// How a Service at the other end of a WebSocket is asked for signs of life.
     pub keepalive: Keepalive,
     /// How long a thread without work is kept.
@@ -188,6 +190,7 @@ impl Default for Settings {
             first_byte: Duration::from_mins(2),
             stall: Duration::from_mins(5),
             handshake: Duration::from_secs(30),
+            service_handshake: Duration::from_secs(10),
             keepalive: Keepalive {
                 every: Duration::from_secs(30),
                 silence: Duration::from_secs(90),

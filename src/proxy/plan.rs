@@ -101,8 +101,6 @@ impl Plan {
         let plan = Self::of(request, target, headers, identity)?;
         Ok(Self {
             host: host(&request.headers, "Host")?,
-            // What makes a watch of a call to the API server means nothing elsewhere.
-            live: false,
             ..plan
         })
     }

@@ -40,7 +40,10 @@ pub(super) enum Refusal {
     OverBudget(#[from] OverBudget),
     #[error("{0}")]
     Thread(#[from] SpawnError),
-    /// Of an upgrade.
+    /// Of an upgrade for a Service.
+    #[error("invalid subprotocol")]
+    Subprotocol,
+    /// Of one for the Kubernetes API.
     #[error("{0}")]
     Stream(String),
 }

@@ -74,11 +74,7 @@ impl Requests {
             self.connection.refuse_duplicate(&id);
         } else if request.upgrade {
             self.executor.disown(&id);
-            if let Err(refusal) = self.upgrade(&id, form, &request) {
-                let text = refusal.to_string();
-                refusal.record(&id, &request, &text, self.executor.services());
-                self.connection.refuse(&id, form, &text);
-            }
+            self.upgrade(&id, form, &request);
         } else {
             // Ids live per connection (decisions.md §6.2 "Lost connection").
             self.executor.disown(&id);
@@ -224,7 +220,9 @@ impl Requests {
         let settings = &executor.settings;
         let mut times = Times::of(request, live, now, settings.default_timeout);
         if matches!(to, Upstream::Service(_)) {
-            times = times.by_phases(settings.first_byte, settings.stall);
+            // No idle limit ends a watch (decisions.md §6.7).
+            let stall = (!plan.live).then_some(settings.stall);
+            times = times.by_phases(settings.first_byte, stall);
         }
         let head = executor.budget.reserve(id.len() + plan.size())?;
         let kind = if plan.live { Kind::Long } else { Kind::Short };

@@ -55,10 +55,10 @@ impl Times {
 
     /// Where nothing limits the whole, its phases have limits: a Service may be
     /// anything, also one that accepts and says nothing.
-    pub(super) fn by_phases(mut self, first_byte: Duration, stall: Duration) -> Self {
+    pub(super) fn by_phases(mut self, first_byte: Duration, stall: Option<Duration>) -> Self {
         if self.total.is_none() && !matches!(self.timeout, Some(Timeout::ToEnd(_))) {
             self.timeout.get_or_insert(Timeout::ToHeader(first_byte));
-            self.stall = Some(stall);
+            self.stall = stall;
         }
         self
     }
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn the_phases_are_limited_where_the_whole_is_not() {
         let phases = |payload: &str, live| {
-            let times = times(payload, "", live).by_phases(SECOND, MINUTE);
+            let times = times(payload, "", live).by_phases(SECOND, Some(MINUTE));
             (times.timeout, times.stall)
         };
         let own = Some(Timeout::ToHeader(2 * SECOND));

@@ -19,7 +19,7 @@ use super::streams::Connection;
 use crate::link::{Carrier, Link};
 use crate::sync::Mutex;
 use crate::telemetry::RateLimit;
-use crate::telemetry::metrics::{self, GaugeOfOne, Part};
+use crate::telemetry::metrics::{self, Entered, GaugeOfOne, Part};
 use crate::yamux::{Config, Role};
 
 /// What all tunnels of the process have in common.
@@ -288,6 +288,7 @@ impl ConnectionTunnels {
 /// Tells a session the time, and metrics what it has.
 struct Watch {
     session: Session,
+    _session: Entered,
     memory: GaugeOfOne,
     paused: Part,
     queued: Part,
@@ -297,6 +298,7 @@ impl Watch {
     fn new(session: Session, number: u64) -> Self {
         Self {
             session,
+            _session: metrics::TUNNEL_SESSIONS.enter(),
             memory: metrics::YAMUX_WINDOW_BYTES.begin(number.to_string()),
             paused: metrics::YAMUX_PAUSED.part(),
             queued: metrics::LINK_QUEUED_BYTES.part(),

@@ -41,7 +41,9 @@ pub use decoder::{Decoder, Event};
 pub use header::{Flags, HEADER, Header, Kind};
 pub use receiver::{Host, Receiver};
 pub use session::{OpenError, Route, Session};
-pub use stream::{Cut, Datagram, Input, QueueError, Reset, SLOTS, Stream, TURN_BYTES, Wakes};
+pub use stream::{
+    Cut, Datagram, Input, QueueError, Reset, SCARCE, SLOTS, Stream, TURN_BYTES, Wakes, Weight,
+};
 
 /// Which end of the connection this is: it decides which ids are opened here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::api_server::shared;
 use crate::channels::Channels;
 use crate::installed::Installed;
-use crate::process::Process;
+use crate::support::process::is_release;
+use crate::support::wait::figure;
 use crate::wait_for;
 use crate::way::Way;
 
@@ -98,11 +99,14 @@ fn two_hundred_streams_at_once() {
         let (_, status) = stream.end();
         assert_eq!(status["status"], "Success", "{status}");
     }
-    let memory = [&installed.plane, &installed.agent].map(Process::most_memory);
-    assert!(
-        memory.iter().all(|most| *most < MEMORY),
-        "{memory:?} of {MEMORY}"
-    );
+    for (name, process) in [("plane", &installed.plane), ("agent", &installed.agent)] {
+        let most = process.most_memory() >> 20;
+        figure(
+            &format!("{name}, 200 exec streams: MiB resident at most"),
+            most,
+        );
+        assert!(!is_release() || most < MEMORY, "{most} MiB in the {name}");
+    }
 }
 
 /// What is said to `cat` comes back.
@@ -119,5 +123,6 @@ fn repeats(stream: &mut Channels) {
 /// The stalled one says 64 MiB: more than all sockets and windows on the way hold.
 const PARTS: usize = 64;
 const PART: usize = 1 << 20;
-/// In bytes: less than a MiB for each stream. 45 MiB was seen.
-const MEMORY: u64 = 200 << 20;
+/// In MiB, of the binary that ships: 50 were seen in the plane, 58 in the agent, idle
+/// some 15 in each.
+const MEMORY: u64 = 72;

@@ -88,6 +88,11 @@ fn demo_once_shows_the_sample_and_never_a_cluster_that_was_not_named() {
         let value = row.split_whitespace().nth(1).and_then(|n| n.parse().ok());
         assert!(value.is_some_and(|value: f64| value >= least), "{row}");
     }
+    for name in ["pipeops_tunnel_status ", "pipeops_tunnel_forwards_active "] {
+        let row = ended.out.lines().find(|line| line.starts_with(name));
+        let most = row.and_then(|row| row.split_whitespace().nth(2)?.parse().ok());
+        assert!(most.is_some_and(|most: f64| most >= 1.0), "{row:?}");
+    }
     for name in ["link_queue_bytes", "yamux_paused_streams"] {
         assert!(ended.out.contains(&format!("pipeops_agent_{name} ")));
     }

@@ -2,23 +2,21 @@
 //! original's would.
 
 use std::io::Write;
-use std::net::TcpStream;
 
 use pipeops_agent::agent::Agent;
 use pipeops_agent::config::Config;
 use serde_json::{Value, json};
 use tungstenite::Message;
-use tungstenite::handshake::derive_accept_key;
-use tungstenite::protocol::{Role, WebSocket};
 
 use crate::support::fake_plane::{Conn, FakePlane};
 use crate::support::house::{agent_config, start};
+use crate::support::sockets::websocket;
 use crate::support::upstream::{Script, credentials, scripted};
 
 const EXEC: &str = "/api/v1/namespaces/default/pods/web-0/exec";
 const V4: &str = "v4.channel.k8s.io";
 
-/// An API server: `/exec` says its head on channel 1 and then gives back on channel 2
+/// An API server: `/portforward` gives back what comes, `/slow` answers nothing, `/exec` says its head on channel 1 and then gives back on channel 2
 /// what comes on channel 0, `/stall` takes nothing, `/deny` refuses, `/cut` ends in the
 /// middle of a frame. Others are asked for by plain requests.
 fn api_server() -> (std::net::SocketAddr, Script) {
@@ -35,13 +33,25 @@ fn api_server() -> (std::net::SocketAddr, Script) {
             );
             return;
         }
-        let mut socket = upgrade(&head, stream);
+        if path.ends_with("/slow") {
+            std::io::copy(&mut stream, &mut std::io::sink()).expect("its end");
+            return;
+        }
+        let mut socket = websocket(&head, stream, Some(V4));
         if path.ends_with("/stall") {
             let _ = socket.send(Message::binary(&b"\x01stalled"[..]));
             std::thread::park();
         }
         if path.ends_with("/cut") {
             let _ = socket.get_mut().write_all(b"\x82\x0acut");
+            return;
+        }
+        if path.ends_with("/portforward") {
+            while let Ok(message) = socket.read() {
+                if message.is_text() || message.is_binary() {
+                    let _ = socket.send(message);
+                }
+            }
             return;
         }
         let _ = socket.send(Message::binary([b"\x01", head.as_bytes()].concat()));
@@ -53,20 +63,6 @@ fn api_server() -> (std::net::SocketAddr, Script) {
             }
         }
     })
-}
-
-fn upgrade(head: &str, mut stream: TcpStream) -> WebSocket<TcpStream> {
-    let value = |name: &str| {
-        let value = head.lines().find_map(|line| line.strip_prefix(name));
-        value.expect("a header").to_owned()
-    };
-    let accept = derive_accept_key(value("Sec-WebSocket-Key: ").as_bytes());
-    let answer = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Protocol: {V4}\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-    );
-    stream.write_all(answer.as_bytes()).expect("written");
-    WebSocket::from_raw_socket(stream, Role::Server, None)
 }
 
 /// A plane, an agent and an API server.
@@ -240,4 +236,36 @@ fn t8_a_stalled_stream_holds_up_nothing() {
     stage.expect_close("stalled");
     stage.data("ws_data", "s-0", b"\x01still");
     assert_eq!(stage.read("s-0"), b"\x01still");
+}
+
+/// Its channels are ports, two each, and begin with the port's number.
+#[test]
+fn t25_what_a_port_forward_says_is_not_touched() {
+    let mut stage = Stage::new();
+    stage.start("p", "/api/v1/namespaces/n/pods/p/portforward");
+    for frame in [&b"\x02\x00\x50\x1f"[..], b"\x02\x01\x50\x1f", b"\x01text"] {
+        stage.data("proxy_websocket_data", "p", frame);
+        assert_eq!(stage.read("p"), frame);
+    }
+    stage.say("proxy_websocket_close", "p", json!({"stream_id": "p"}));
+    stage.expect_close("p");
+}
+
+#[test]
+fn t26_a_close_ends_the_dial_and_a_second_start_takes_the_first_ones_place() {
+    let mut stage = Stage::new();
+    stage.start("s", "/api/v1/slow");
+    stage.say("proxy_websocket_close", "s", json!({"stream_id": "s"}));
+    stage.expect_close("s");
+    assert!(stage.conn.is_quiet());
+    stage.start("s", EXEC);
+    stage.read("s");
+    stage.start("s", "/api/v1/namespaces/n/pods/second/exec");
+    let head = String::from_utf8(stage.read("s")).expect("text");
+    assert!(head.contains("/pods/second/exec"), "{head}");
+    stage.data("ws_data", "s", b"\x01x");
+    assert_eq!(stage.read("s"), b"\x01x");
+    stage.say("ws_close", "s", json!({"stream_id": "s"}));
+    stage.expect_close("s");
+    assert!(stage.conn.is_quiet(), "the first one says nothing");
 }

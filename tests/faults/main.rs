@@ -10,5 +10,6 @@ mod load;
 mod outages;
 mod slow_links;
 mod slow_reader;
+mod stage;
 mod tunnels;
 mod ways_out;

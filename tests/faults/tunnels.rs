@@ -8,15 +8,15 @@
 //! `tt14_a_name_server_that_changes_its_mind_…`) hold that.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::fault_proxy::FaultProxy;
+use crate::stage::{Held, Stage, open};
 use crate::support::pattern::{self, PIECE};
-use crate::support::process::{AgentProcess, AgentSettings, PlaneProcess, Process, is_release};
-use crate::support::sockets::{is_reset, patient, receive, reset, send};
+use crate::support::process::is_release;
+use crate::support::sockets::{is_reset, receive, reset, send};
 use crate::support::wait::{figure, until};
 
 /// Streams that are open when the line is cut.
@@ -26,149 +26,6 @@ const NOISE: u64 = 4096;
 /// What an agent or a plane may have at most, in KiB: 64 MiB of windows and queues
 /// (`tunnels.memory_limit`), and what it has anyway.
 const PEAK: u64 = 128 * 1024;
-
-struct Stage {
-    plane: PlaneProcess,
-    proxy: FaultProxy,
-    agent: AgentProcess,
-    /// Where `target` leads, and `echo`.
-    target: TcpListener,
-    /// Where clients of these two come in.
-    to_target: SocketAddr,
-    to_echo: SocketAddr,
-}
-
-impl Stage {
-    fn new() -> Self {
-        Self::with(&[])
-    }
-
-    fn with(more: &[(&str, SocketAddr)]) -> Self {
-        let target = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let echo = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let address = |listener: &TcpListener| listener.local_addr().expect("an address");
-        let mut forwards = vec![("target", address(&target)), ("echo", address(&echo))];
-        forwards.extend(more);
-        thread::spawn(move || {
-            while let Ok((stream, _)) = echo.accept() {
-                thread::spawn(move || {
-                    let mut to = stream.try_clone().expect("cloned");
-                    // Who is cut off has nothing to hear.
-                    let _ = std::io::copy(&mut &stream, &mut to);
-                    let _ = stream.shutdown(Shutdown::Write);
-                });
-            }
-        });
-        let plane = PlaneProcess::start();
-        let proxy = FaultProxy::start(plane.address());
-        let agent = AgentProcess::start(&AgentSettings {
-            address: proxy.address().to_string(),
-            forwards: &forwards,
-            more: &[
-                ("timeouts.websocket_reconnect", "5ms"),
-                ("timeouts.websocket_reconnect_max", "50ms"),
-                ("logging.level", "info"),
-            ],
-            // In the binary of a plain `cargo test`, the system's allocator keeps an
-            // arena for each thread that ever had one.
-            environment: &[("MALLOC_ARENA_MAX", "2")],
-            ..plane.settings()
-        });
-        plane.attached("edge");
-        Self {
-            to_target: plane.expose("tcp", "target:1"),
-            to_echo: plane.expose("tcp", "echo:1"),
-            plane,
-            proxy,
-            agent,
-            target,
-        }
-    }
-
-    fn client(&self) -> TcpStream {
-        connect(self.to_target)
-    }
-
-    /// The target's end of the next stream.
-    fn accept(&self) -> TcpStream {
-        patient(self.target.accept().expect("accepted").0)
-    }
-
-    /// Others are served meanwhile.
-    fn echoes(&self) {
-        let mut client = connect(self.to_echo);
-        let mut buf = [0; 1000];
-        for n in 0..10 {
-            client.write_all(&[n; 1000]).expect("sent");
-            client.read_exact(&mut buf).expect("echoed");
-            assert_eq!(buf, [n; 1000]);
-        }
-        client.shutdown(Shutdown::Write).expect("shut down");
-        assert_eq!(client.read(&mut buf).expect("an end"), 0);
-    }
-
-    /// Waits until nobody is a client of the target any more.
-    fn is_over(&self) {
-        until("a client stays", || {
-            self.plane.clients("tcp", self.to_target) == 0
-        });
-    }
-
-    /// By the agent, and by the plane.
-    fn held(&self) -> [Held; 2] {
-        [&self.agent.process, &self.plane.process].map(Held::by)
-    }
-
-    /// Waits until there are no more threads and descriptors than there were.
-    fn settled(&self, before: &[Held; 2]) -> [Held; 2] {
-        self.is_over();
-        let mut now = self.held();
-        until("something stays", || {
-            now = self.held();
-            now.iter().zip(before).all(|(now, before)| {
-                now.threads <= before.threads && now.descriptors <= before.descriptors
-            })
-        });
-        now
-    }
-}
-
-fn connect(address: SocketAddr) -> TcpStream {
-    patient(TcpStream::connect(address).expect("connected"))
-}
-
-/// What a process holds; memory in KiB.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    threads: usize,
-    descriptors: usize,
-    resident: u64,
-}
-
-impl Held {
-    fn by(process: &Process) -> Self {
-        Self {
-            threads: process.threads(),
-            descriptors: process.descriptors(),
-            resident: process.resident(),
-        }
-    }
-}
-
-/// Opens `count` streams to the target, a byte through each both ways: clients and
-/// targets.
-fn open(stage: &Stage, count: usize) -> Vec<(TcpStream, TcpStream)> {
-    let pair = |_| {
-        let mut client = stage.client();
-        let mut target = stage.accept();
-        client.write_all(b"?").expect("sent");
-        target.read_exact(&mut [0]).expect("read");
-        target.write_all(b"!").expect("sent");
-        client.read_exact(&mut [0]).expect("read");
-        (client, target)
-    };
-    (0..count).map(pair).collect()
-}
 
 #[test]
 fn a_cut_with_500_streams_resets_everybody_and_leaves_nothing() {

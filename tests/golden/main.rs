@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[cfg(feature = "plane")]
+mod asked;
+#[cfg(feature = "plane")]
 mod played;
 #[cfg(feature = "plane")]
 #[path = "../support/mod.rs"]
@@ -288,6 +290,32 @@ fn the_plane_understands_every_message_of_the_original_agent() {
             other => panic!("{line}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn the_plane_understands_what_was_said_on_streams() {
+    let mut kinds = BTreeMap::new();
+    for (line, entry) in recorded(include_str!("streams.jsonl")) {
+        if entry["dir"] == "peer" {
+            continue;
+        }
+        let envelope = Envelope::parse(entry["text"].as_str().unwrap()).unwrap();
+        let kind = match FromAgent::parse(&envelope) {
+            FromAgent::WebSocketData(data) => {
+                let frame = data.frame().unwrap_or_else(|| panic!("{line}"));
+                assert!(!frame.payload().is_empty(), "{line}");
+                "data"
+            }
+            FromAgent::WebSocketClose { .. } => "close",
+            FromAgent::Other => panic!("{line}"),
+            _ => "answer",
+        };
+        *kinds.entry(kind).or_insert(0) += 1;
+    }
+    assert_eq!(
+        kinds,
+        BTreeMap::from([("answer", 16), ("close", 4), ("data", 9)])
+    );
 }
 
 #[test]

@@ -118,7 +118,15 @@ impl Conn {
     }
 
     pub(crate) fn try_send(&self, message: &Value) -> bool {
-        let text = message.to_string();
+        self.try_send_text(&message.to_string())
+    }
+
+    /// A message as it is.
+    pub(crate) fn send_text(&self, text: &str) {
+        assert!(self.try_send_text(text), "the agent's connection is gone");
+    }
+
+    fn try_send_text(&self, text: &str) -> bool {
         let message = Message::text(text.len(), |buf| buf.extend_from_slice(text.as_bytes()));
         self.link.send(lane(), message, &Cancel::new()).is_ok()
     }

@@ -1,7 +1,7 @@
 //! What the integration tests share: both ends of the wire, the API server behind the
 //! agent, and ways to break what is in between.
 
-#![allow(dead_code)] // each target uses a part of it
+#![allow(dead_code, unused_imports)] // each target uses a part of it
 
 pub(crate) mod ca;
 pub(crate) mod connect_proxy;

@@ -4,6 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread::{self, JoinHandle};
 
+use tungstenite::WebSocket;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::Role;
+
 use super::pattern::{Check, PIECE, piece};
 use super::wait::LIMIT;
 
@@ -52,4 +56,23 @@ pub(crate) fn receive(mut stream: &TcpStream, length: u64) {
         }
     }
     assert_eq!(check.received, length);
+}
+
+/// Answers an upgrade whose head has been read, with this subprotocol.
+pub(crate) fn websocket(
+    head: &str,
+    mut stream: TcpStream,
+    protocol: Option<&str>,
+) -> WebSocket<TcpStream> {
+    let mut lines = head.lines();
+    let key = lines.find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
+    let accept = derive_accept_key(key.expect("a key").as_bytes());
+    let protocol = protocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         {}Sec-WebSocket-Accept: {accept}\r\n\r\n",
+        protocol.unwrap_or_default()
+    );
+    stream.write_all(answer.as_bytes()).expect("written");
+    WebSocket::from_raw_socket(stream, Role::Server, None)
 }

@@ -105,6 +105,24 @@ fn web(port: u16) -> Target {
 }
 
 #[test]
+fn t4_the_limits_and_routes_of_services_arrive() {
+    let mut config = Config::defaults();
+    config.timeouts.proxy_idle = Duration::from_secs(41);
+    config.timeouts.proxy_dial = Duration::from_secs(42);
+    let service = |text| ServicePort::parse(text).expect("one");
+    config.proxy.ingress_controller = Some(service("traefik.kube-system:80"));
+    config.proxy.ingress_routes = [("shop.test".to_owned(), service("web.shop:8080"))].into();
+    let PolicedServices { targets, audit, .. } = pod("rules: []\n").0;
+    let got = services(&config, targets, audit, Arc::<Mounted>::default());
+    assert_eq!(got.connections.idle_limit, Duration::from_secs(41));
+    assert_eq!(got.connections.dial_limit, Duration::from_secs(42));
+    let controller = service("traefik.kube-system:80");
+    assert_eq!(got.routes.controller(), Some(controller));
+    let web = service("web.shop:8080");
+    assert_eq!(got.routes.service_of("shop.test"), Some(web));
+}
+
+#[test]
 fn a_service_is_reached_by_its_absolute_name_where_name_and_address_pass() {
     let rules = "rules:\n- {action: allow, namespaces: [shop], addresses: [127.0.0.0/8]}\n";
     let (services, policy, folder) = pod(rules);
@@ -249,4 +267,69 @@ fn a_denied_request_is_in_the_policys_audit() {
         (&line["target"], &line["id"]),
         (&"web.shop:80".into(), &"r-1".into())
     );
+}
+
+/// Each call once, by what came of its last connection.
+#[test]
+fn calls_to_origins_are_counted_by_what_came_of_them() {
+    let (listener, address) = listen();
+    let (nobody, closed) = listen();
+    drop(nobody);
+    let folder = tempfile::tempdir().expect("folder");
+    let socket = folder.path().join("socket");
+    let unix = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+    let origin = |text: String| Origin::parse(&text).expect("an origin");
+    let unix_at = |path: &std::path::Path| origin(format!("unix://{}", path.display()));
+    let routes = Routes {
+        routes: [
+            ("web".to_owned(), origin(address.to_string())),
+            ("closed".to_owned(), origin(closed.to_string())),
+            ("socket".to_owned(), unix_at(&socket)),
+            ("missing".to_owned(), unix_at(&folder.path().join("none"))),
+        ]
+        .into(),
+        ..Routes::default()
+    };
+    let (mut services, policy, _folder) = pod("rules: [{action: allow}]\n");
+    services.targets = Arc::new(Targets::new(Mode::Machine, policy, routes));
+    let target = |service: &str| Target::Origin {
+        host: None,
+        service: service.to_owned(),
+        namespace: String::new(),
+    };
+    let call = |service: &str, dials: usize| {
+        let service = services.admit(&target(service)).expect("allowed");
+        for _ in 0..dials {
+            // Half of them fail; that is what is counted.
+            drop(service.dial(far_deadline(), &Cancel::new()));
+        }
+        service
+    };
+    let counts = || {
+        let snapshot = metrics::snapshot();
+        [
+            "tcp\",result=\"ok",
+            "tcp\",result=\"dial_error",
+            "unix\",result=\"ok",
+            "unix\",result=\"dial_error",
+            "unknown\",result=\"resolve_error",
+        ]
+        .map(|labels| {
+            let name = "pipeops_agent_daemon_origin_requests_total";
+            snapshot.value(&format!("{name}{{network=\"{labels}\"}}"))
+        })
+    };
+    assert_eq!(counts(), [Some(0.0); 5]);
+    drop(call("web", 2));
+    drop(call("closed", 2));
+    drop(call("socket", 1));
+    drop(call("missing", 1));
+    // On a connection that was kept.
+    assert!(call("web", 0).allows(Some(address)));
+    // One that came to nothing, and none at all.
+    drop(call("web", 0));
+    assert!(services.admit(&target("nobody")).is_err());
+    let want = [2.0, 1.0, 1.0, 1.0, 1.0];
+    assert_eq!(counts(), want.map(Some));
+    drop((listener, unix));
 }

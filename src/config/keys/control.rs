@@ -323,7 +323,7 @@ pub(super) const TIMEOUTS: &[Key] = &[
     limit(
         "timeouts.proxy_stall",
         |c, v| c.timeouts.proxy_stall = v,
-        "A Service's streamed answer of which nothing comes, where no deadline was given; never an event stream",
+        "A Service's streamed answer of which nothing comes, where no deadline was given; never a watch or an event stream",
     )
     .default("5m"),
     limit(
@@ -385,6 +385,18 @@ pub(super) const PROXY: &[Key] = &[
         "Memory for all buffered bodies of proxied requests and their answers together",
     )
     .default("256MiB"),
+    Key::new(
+        "proxy.ws_channel_capacity",
+        Kind::Int {
+            min: i64::MIN,
+            max: i64::MAX,
+            set: |_, _| {},
+        },
+        "Messages that may wait for the Service of a proxied WebSocket",
+    )
+    .env(&["AGENT_WS_CHANNEL_CAPACITY"])
+    .default("100")
+    .no_effect("what waits is counted in bytes: 8 MiB for each WebSocket"),
     Key::new(
         "proxy.ingress_controller",
         Kind::Parsed {

@@ -293,6 +293,81 @@ fn tt28_tt29_each_setting_of_json_tunnels_has_its_own_default() {
     assert_eq!(all.udp.max_sessions, 10_000);
 }
 
+#[test]
+fn t4_each_limit_of_proxying_is_read_from_file_and_environment() {
+    let names = [
+        "proxy_request",
+        "proxy_body",
+        "proxy_dial",
+        "proxy_first_byte",
+        "proxy_stall",
+        "proxy_idle",
+    ];
+    let numbered = || names.iter().zip(41..);
+    let lines = numbered().map(|(name, n)| format!("  {name}: {n}s\n"));
+    let file = world().file(FILE, &format!("timeouts:\n{}", lines.collect::<String>()));
+    let environment = numbered().fold(world(), |world, (name, n)| {
+        let name = format!("TIMEOUTS_{}", name.to_ascii_uppercase());
+        world.var(&name, &format!("{n}s"))
+    });
+    for world in [file, environment] {
+        let got = load(&world).0.timeouts;
+        let got = [
+            got.proxy_request,
+            got.proxy_body,
+            got.proxy_dial,
+            got.proxy_first_byte,
+            got.proxy_stall,
+            got.proxy_idle,
+        ];
+        assert_eq!(got.map(|limit| limit.as_secs()), [41, 42, 43, 44, 45, 46]);
+    }
+}
+
+#[test]
+fn ingress_routes_are_read_from_file_and_environment() {
+    let file = world().file(
+        FILE,
+        "proxy:\n  ingress_controller: traefik.kube-system:80\n  ingress_routes: {Shop.Test: 'web.shop:8080'}\n",
+    );
+    let environment = world()
+        .var("PROXY_INGRESS_CONTROLLER", "traefik.kube-system:80")
+        .var("PROXY_INGRESS_ROUTES", "Shop.Test=web.shop:8080");
+    for world in [file, environment] {
+        let got = load(&world).0.proxy;
+        let controller = got.ingress_controller.expect("one").to_string();
+        assert_eq!(controller, "traefik.kube-system:80");
+        let routes: Vec<_> = got.ingress_routes.iter().collect();
+        let [(host, service)] = routes[..] else {
+            panic!("{routes:?}");
+        };
+        assert_eq!(
+            (host.as_str(), &*service.to_string()),
+            ("shop.test", "web.shop:8080")
+        );
+    }
+    for (name, value) in [
+        ("PROXY_INGRESS_CONTROLLER", "traefik"),
+        ("PROXY_INGRESS_ROUTES", "shop.test=web"),
+    ] {
+        let error = refused(&Args::default(), &world().var(name, value));
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+/// It would have been a limit in messages.
+#[test]
+fn the_queues_old_capacity_is_known_and_says_that_it_has_no_effect() {
+    let world = world().var("AGENT_WS_CHANNEL_CAPACITY", "7");
+    let (_, warnings) = load(&world);
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].contains("AGENT_WS_CHANNEL_CAPACITY"),
+        "{warnings:?}"
+    );
+    assert!(warnings[0].contains("counted in bytes"), "{warnings:?}");
+}
+
 /// As the original's names say, in seconds.
 #[test]
 fn services_are_asked_for_signs_of_life_as_often_as_the_environment_says() {

@@ -12,7 +12,7 @@ use crate::plane::budget::{Budget, Share};
 use crate::plane::flow::{Receiving, Sending, UNMETERED_LIMIT};
 use crate::wire::from_agent::ResponseBody;
 
-pub(super) struct State {
+pub(crate) struct State {
     /// Until it is taken.
     pub(super) head: Option<Head>,
     head_came: bool,

@@ -49,7 +49,7 @@ fn small_pieces_share_a_buffer() {
     for _ in 0..10_000 {
         exchange.on_chunk("YQ==");
     }
-    let queued = exchange.state.lock().queued();
+    let queued = exchange.state().queued();
     assert!(queued.len() <= 5);
     let memory: usize = queued.iter().map(|(_, capacity)| capacity).sum();
     assert!(memory < 2 * 10_000 + 2 * state::SMALL);
@@ -64,7 +64,7 @@ fn an_agent_that_ignores_credit_loses_that_request() {
         for _ in 0..2 * limit / (32 * 1024) {
             exchange.on_chunk(&piece);
         }
-        let queued = exchange.state.lock().queued();
+        let queued = exchange.state().queued();
         let held: usize = queued.iter().map(|(length, _)| length).sum();
         assert_eq!(held as u64, limit);
         assert!(matches!(body(&exchange), Err(Failure::Protocol(_))));

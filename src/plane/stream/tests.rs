@@ -221,10 +221,10 @@ fn a_client_that_leaves_ends_what_is_not_open_at_once_and_what_is_in_time() {
     assert_eq!(waiting.wait_opening(Instant::now()), want);
     let open = live();
     open.on_client_left();
-    assert_eq!(open.state.lock().end, None);
+    assert_eq!(open.state().end, None);
     assert_eq!(open.take_credit(INITIAL_CREDIT as usize), Ok(()));
     let long_ago = Instant::now().checked_sub(LEFT_LIMIT).expect("a time");
-    open.state.lock().client_left = Some(long_ago);
+    open.state().client_left = Some(long_ago);
     assert_eq!(open.take_credit(1), Err(Stopped));
     assert_eq!(open.cancel().reason(), Some(Reason::Cancelled));
     assert_eq!(open.farewell(), Some(Farewell { said: None }));

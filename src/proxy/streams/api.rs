@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::channels::Dialect;
-use super::kind::{self, CUT, Deliver, Failure, Kind, send};
+use super::kind::{self, CLOSED, CUT, Deliver, Failure, Kind, send};
 use super::opening::MAX_MESSAGE;
 use super::plan::StreamPlan;
 use super::stream::Stream;
@@ -50,6 +50,10 @@ impl Kind for ApiStream {
             Asked::stream(&plan.target, plan.who(), &plan.headers),
             moved,
         )
+    }
+
+    fn is_to_api(&self) -> bool {
+        true
     }
 
     fn is_request(&self) -> bool {
@@ -108,7 +112,12 @@ impl Kind for ApiStream {
         {
             agent.identity.refused();
         }
-        Ok(upgraded?)
+        let upgraded = upgraded?;
+        // It counts the time in which the target takes nothing, too, which a program that
+        // sleeps in front of its standard input does for as long as it likes.
+        #[cfg(target_os = "linux")]
+        upgraded.halves.socket.set_tcp_user_timeout(None)?;
+        Ok(upgraded)
     }
 
     fn opened(&mut self, stream: &Stream, upgraded: &Upgraded) -> Result<(), SendError> {
@@ -142,8 +151,10 @@ impl Kind for ApiStream {
     fn refuse(&mut self, stream: &Stream, text: &str) {
         let (connection, id) = (&stream.connection, &stream.id);
         match self.request {
-            Some(form) if text.is_empty() => connection.refuse(id, form, "closed by the peer"),
-            Some(form) => connection.refuse(id, form, text),
+            Some(form) => {
+                let text = if text.is_empty() { CLOSED } else { text };
+                connection.refuse_exec(id, form, text);
+            }
             None => connection.refuse_stream(id, text, true),
         }
     }

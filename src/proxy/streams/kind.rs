@@ -31,6 +31,9 @@ pub(in crate::proxy) trait Kind: Send {
         None
     }
 
+    /// Whether it is one to the Kubernetes API.
+    fn is_to_api(&self) -> bool;
+
     /// Whether a request has started it, which is still to be answered.
     fn is_request(&self) -> bool;
 
@@ -89,6 +92,9 @@ pub(in crate::proxy) trait Deliver: Send {
     /// What the leg is closed with, where the peer's close says nothing; [`CUT`].
     fn close_code(&self) -> (u16, &'static str);
 }
+
+/// What a request reads whose peer closes the stream before it is there.
+pub(super) const CLOSED: &str = "closed by the peer";
 
 /// The code that stands for no close frame at all (RFC 6455 §7.4.1).
 pub(in crate::proxy) const CUT: u16 = 1006;

@@ -64,7 +64,8 @@ impl StreamPlan {
         let shows_token = subprotocols.iter().any(|name| name.starts_with(TOKEN));
         let (mut headers, identity) = headers(asked.headers, lend && !shows_token)?;
         headers.retain(|name, _| !is_handshake(name));
-        let speaks_channels = matches!(subresource, "exec" | "attach" | "portforward");
+        let mut parts = asked.path.split('/');
+        let speaks_channels = parts.any(|part| matches!(part, "exec" | "attach" | "portforward"));
         if subprotocols.is_empty() && speaks_channels && !asked.raw {
             subprotocols = DEFAULT_SUBPROTOCOLS.map(str::to_owned).to_vec();
         }
@@ -313,7 +314,8 @@ mod tests {
         let spdy = "SPDY/3.1+portforward.k8s.io";
         let plan = with("/api/v1/p/portforward", "", &Headers::new(), spdy).expect("fine");
         assert_eq!(plan.subprotocols, [spdy]);
-        for path in [EXEC, "/api/v1/p/attach", "/api/v1/p/portforward"] {
+        let below = "/api/v1/p/exec/x"; // anywhere in the path
+        for path in [EXEC, "/api/v1/p/attach", "/api/v1/p/portforward", below] {
             let plan = asked(path).expect("fine");
             assert_eq!(plan.subprotocols, DEFAULT_SUBPROTOCOLS);
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kind::{self, Deliver, Failure, Kind, send};
+use super::kind::{self, CLOSED, Deliver, Failure, Kind, send};
 use super::opening::MAX_MESSAGE;
 use super::plan::ServicePlan;
 use super::stream::Stream;
@@ -58,6 +58,10 @@ impl Kind for ServiceStream {
 
     fn crowd(&self) -> Option<&Arc<str>> {
         Some(&self.crowd)
+    }
+
+    fn is_to_api(&self) -> bool {
+        false
     }
 
     fn is_request(&self) -> bool {
@@ -114,12 +118,8 @@ impl Kind for ServiceStream {
     }
 
     fn failed(&mut self, stream: &Stream, text: &str, answer: Option<&Answer>) {
-        let text = match text {
-            // An answer that has begun has an end.
-            "" if self.begun => "closed by the peer",
-            "" => return, // whoever has closed it waits for nothing
-            text => text,
-        };
+        // The request that it was is owed an outcome all the same (decisions.md §6.2).
+        let text = if text.is_empty() { CLOSED } else { text };
         let text = format!("{SERVICE_STREAM_FAILED}: {text}");
         if self.form == Form::Streamed && !self.begun {
             let status = answer.map_or(502, |answer| answer.status);
@@ -131,10 +131,10 @@ impl Kind for ServiceStream {
     }
 
     fn refuse(&mut self, stream: &Stream, text: &str) {
-        if !text.is_empty() {
-            let text = format!("{SERVICE_STREAM_FAILED}: {text}");
-            stream.connection.refuse(&stream.id, self.form, &text);
-        }
+        let text = if text.is_empty() { CLOSED } else { text };
+        let text = format!("{SERVICE_STREAM_FAILED}: {text}");
+        let connection = &stream.connection;
+        connection.refuse_upgrade(&stream.id, self.form, &text);
     }
 
     fn to_peer<'a>(&self, data: Data<'a>) -> (FrameKind, &'a [u8]) {

@@ -90,6 +90,24 @@ impl Requests {
         id: &Arc<str>,
         form: Form,
         request: &ProxyRequest<'_>,
+    ) {
+        let Err(refusal) = self.try_upgrade(id, form, request) else {
+            return;
+        };
+        let text = refusal.to_string();
+        refusal.record(id, request, &text, self.executor.services());
+        match refusal {
+            Refusal::StreamUnreached(_) => self.connection.refuse_upgrade(id, form, &text),
+            Refusal::Stream(_) => self.connection.refuse_exec(id, form, &text),
+            _ => self.connection.refuse(id, form, &text),
+        }
+    }
+
+    fn try_upgrade(
+        &mut self,
+        id: &Arc<str>,
+        form: Form,
+        request: &ProxyRequest<'_>,
     ) -> Result<(), Refusal> {
         check(request).map_err(Refusal::Kubernetes)?;
         let now = jiff::Timestamp::now();
@@ -136,12 +154,13 @@ impl Requests {
                 Refusal::ServicePlace(error)
             }
             StreamPlanError::Plan(error) => Refusal::Service(error),
-            error => Refusal::Stream(error.to_string()),
+            _ => Refusal::Subprotocol,
         })?;
         let service = beside.services.admit(target);
         let service = service.map_err(Refusal::StreamUnreached)?;
         let https = service.https().unwrap_or_else(|| is_https(request));
         let settings = &executor.settings;
+        let limit = settings.service_handshake;
         let size = plan.size();
         let upstream = ServiceUpstream { service, https };
         let kind = ServiceStream {
@@ -150,7 +169,7 @@ impl Requests {
             upstream,
             form,
             begun: false,
-            handshake: timeout.map_or(settings.handshake, |given| given.min(settings.handshake)),
+            handshake: timeout.map_or(limit, |given| given.min(limit)),
             keepalive: settings.keepalive,
         };
         self.run_stream(id, Box::new(kind), size, Some(total))?;
@@ -193,13 +212,7 @@ impl Requests {
     ) -> Result<(), OverBudget> {
         let executor = self.executor.clone();
         let room = executor.budget.reserve(id.len() + size)?;
-        let stream = Stream::new(
-            id.clone(),
-            &executor,
-            &self.connection,
-            self.flow,
-            kind.is_request(),
-        )?;
+        let stream = Stream::new(id.clone(), &executor, &self.connection, self.flow, &*kind)?;
         // Silently: a close would be taken for the new one's (decisions.md §6.7).
         if let Some(before) = self.connection.streams.enter(&stream) {
             before.replace();
@@ -231,10 +244,14 @@ impl Requests {
         self.raw_streams = true;
     }
 
-    /// Peers differ in where they put the id (T35).
+    /// Peers differ in where they put the id (T35). A stream to the Kubernetes API goes
+    /// first, by the field that it was started by (control-channel.md §9.1).
     fn find_stream(&self, ids: &StreamIds<'_>) -> Option<Arc<Stream>> {
-        ids.candidates()
-            .find_map(|id| self.connection.streams.find(id))
+        let find = |id: &str| self.connection.streams.find(id);
+        let named = ids.stream_id.as_deref().and_then(find);
+        named
+            .filter(|stream| stream.to_api)
+            .or_else(|| ids.candidates().find_map(find))
     }
 }
 

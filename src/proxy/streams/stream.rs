@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::QUEUE;
+use super::kind::Kind;
 use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline, Guard, Reason};
 use crate::proxy::Executor;
@@ -19,6 +20,8 @@ use crate::wire::{Overrun, StreamReceiving, StreamSending};
 /// One stream, from its start to its last message.
 pub(in crate::proxy) struct Stream {
     pub(in crate::proxy) id: Arc<str>,
+    /// To the Kubernetes API.
+    pub(super) to_api: bool,
     /// Of all requests and streams of the process.
     pub(in crate::proxy) serial: u64,
     pub(in crate::proxy) connection: Arc<Connection>,
@@ -100,10 +103,11 @@ impl Stream {
         executor: &Arc<Executor>,
         connection: &Arc<Connection>,
         flow: bool,
-        unanswered: bool,
+        kind: &dyn Kind,
     ) -> Result<Arc<Self>, OverBudget> {
         Ok(Arc::new(Self {
             id,
+            to_api: kind.is_to_api(),
             serial: executor.next_serial(),
             connection: connection.clone(),
             cancel: Cancel::new(),
@@ -117,7 +121,7 @@ impl Stream {
                 receiving: flow.then(StreamReceiving::default),
                 sending: StreamSending::new(flow),
                 phase: Phase::Opening,
-                unanswered,
+                unanswered: kind.is_request(),
                 closed: None,
                 full: false,
                 failure: None,

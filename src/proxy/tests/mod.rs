@@ -2,6 +2,7 @@
 //! a peer that remembers everything.
 
 mod answers;
+mod audited;
 mod bodies;
 mod endings;
 mod limits;

@@ -16,6 +16,13 @@ pub use snapshot::{Series, Snapshot, snapshot};
 use crate::threads;
 use snapshot::{Family, Metric};
 
+// Tunnels of every kind.
+
+/// Sessions of yamux with the control plane: one, or none.
+pub static TUNNEL_SESSIONS: Gauge = Gauge::new();
+/// Streams, connections and sessions of UDP that have their target.
+pub static TUNNEL_FORWARDS: Gauge = Gauge::new();
+
 // Streams of yamux.
 
 pub static YAMUX_ACCEPTED: Counter = Counter::new();
@@ -76,6 +83,16 @@ pub static SERVICE_DENIED: Counter = Counter::new();
 /// Of both: those that rules that run dry would have judged otherwise.
 pub static SERVICE_DRY_RUN: Counter = Counter::new();
 
+// Proxied requests to the origins of a plain machine: those that had a connection, and
+// those that got none.
+
+pub static ORIGIN_TCP_OK: Counter = Counter::new();
+pub static ORIGIN_TCP_FAILED: Counter = Counter::new();
+pub static ORIGIN_UNIX_OK: Counter = Counter::new();
+pub static ORIGIN_UNIX_FAILED: Counter = Counter::new();
+/// No origin is configured for what they name.
+pub static ORIGIN_UNKNOWN: Counter = Counter::new();
+
 // The link to the peer.
 
 /// Bytes of messages on the agent's links, and of streams' frames, that aren't
@@ -84,6 +101,16 @@ pub static LINK_QUEUED_BYTES: Gauge = Gauge::new();
 
 /// Every name, in the order in which they are written out.
 static FAMILIES: &[Family] = &[
+    Family {
+        name: "pipeops_tunnel_status",
+        help: "1 while there is a session of tunnels with the control plane.",
+        metric: Metric::Read(|| u64::from(TUNNEL_SESSIONS.value() > 0)),
+    },
+    Family {
+        name: "pipeops_tunnel_forwards_active",
+        help: "Streams, connections and UDP sessions of tunnels that have their target, now.",
+        metric: Metric::Gauge(&TUNNEL_FORWARDS),
+    },
     Family {
         name: "pipeops_agent_yamux_streams_accepted_total",
         help: "Streams that the gateway opened.",
@@ -218,6 +245,20 @@ static FAMILIES: &[Family] = &[
         metric: Metric::Counter(&SERVICE_DRY_RUN),
     },
     Family {
+        name: "pipeops_agent_daemon_origin_requests_total",
+        help: "Proxied requests to origins of a plain machine, by whether they were reached.",
+        metric: Metric::CountersOfTwo(
+            ["network", "result"],
+            &[
+                (["tcp", "ok"], &ORIGIN_TCP_OK),
+                (["tcp", "dial_error"], &ORIGIN_TCP_FAILED),
+                (["unix", "ok"], &ORIGIN_UNIX_OK),
+                (["unix", "dial_error"], &ORIGIN_UNIX_FAILED),
+                (["unknown", "resolve_error"], &ORIGIN_UNKNOWN),
+            ],
+        ),
+    },
+    Family {
         name: "pipeops_agent_link_queue_bytes",
         help: "Bytes that wait to be written to the control plane.",
         metric: Metric::Gauge(&LINK_QUEUED_BYTES),
@@ -243,6 +284,9 @@ mod tests {
             .filter_map(|line| line.strip_prefix("# TYPE "))
             .collect();
         for wanted in [
+            "pipeops_tunnel_status gauge",
+            "pipeops_tunnel_forwards_active gauge",
+            "pipeops_agent_daemon_origin_requests_total counter",
             "pipeops_agent_yamux_streams_accepted_total counter",
             "pipeops_agent_yamux_stream_duration_seconds histogram",
             "pipeops_agent_yamux_bytes_total counter",
@@ -263,6 +307,9 @@ mod tests {
         ] {
             assert!(types.contains(&wanted), "{wanted}");
         }
+        // Of each session, so not here when there is none.
+        let each = "pipeops_agent_yamux_window_bytes";
+        assert!(FAMILIES.iter().any(|family| family.name == each));
         let names: HashSet<&str> = FAMILIES.iter().map(|family| family.name).collect();
         assert_eq!(names.len(), FAMILIES.len());
     }

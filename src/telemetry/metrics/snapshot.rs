@@ -17,6 +17,11 @@ pub(super) enum Metric {
     Counter(&'static Counter),
     /// A label, and its values.
     Counters(&'static str, &'static [(&'static str, &'static Counter)]),
+    /// Two labels, and their values.
+    CountersOfTwo(
+        [&'static str; 2],
+        &'static [([&'static str; 2], &'static Counter)],
+    ),
     Gauge(&'static Gauge),
     /// A label, and a gauge for each of its values.
     Gauges(&'static str, &'static GaugeEach),
@@ -28,7 +33,7 @@ pub(super) enum Metric {
 impl Metric {
     fn kind(&self) -> &'static str {
         match self {
-            Self::Counter(_) | Self::Counters(..) => "counter",
+            Self::Counter(_) | Self::Counters(..) | Self::CountersOfTwo(..) => "counter",
             Self::Gauge(_) | Self::Gauges(..) | Self::Read(_) => "gauge",
             Self::Histogram(_) => "histogram",
         }
@@ -40,6 +45,13 @@ impl Metric {
             Self::Counters(label, counters) => counters
                 .iter()
                 .map(|(value, counter)| (labelled(name, label, value), counter.value() as f64))
+                .collect(),
+            Self::CountersOfTwo([one, two], counters) => counters
+                .iter()
+                .map(|([first, second], counter)| {
+                    let name = format!("{name}{{{one}=\"{first}\",{two}=\"{second}\"}}");
+                    (name, counter.value() as f64)
+                })
                 .collect(),
             Self::Gauge(gauge) => vec![(name.to_owned(), gauge.value() as f64)],
             Self::Gauges(label, gauges) => gauges

@@ -88,6 +88,7 @@ fn what_a_session_holds_and_who_waits_in_it_is_seen() {
         value(&series) >= least
             && value("pipeops_agent_link_queue_bytes") >= least
             && value("pipeops_agent_yamux_paused_streams") >= count
+            && value("pipeops_tunnel_status") == 1
     });
     link.abort("for the test");
     for sender in senders {

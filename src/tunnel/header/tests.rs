@@ -1,5 +1,8 @@
 //! Golden bytes, every split, and what is refused.
 
+use std::fs;
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -176,6 +179,18 @@ fn an_end_inside_the_header_says_how_far_it_came() {
     let mut parser = HeaderParser::new(Version::One);
     assert_eq!(parser.feed(&mut &POSTGRES[..9]), Ok(None));
     assert_eq!(parser.ended(), HeaderError::Ended(9));
+}
+
+/// What the fuzzer begins with, and what it found worth keeping.
+#[test]
+fn the_corpus_is_played() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/tunnel_header");
+    let mut played = 0;
+    for file in fs::read_dir(corpus).expect("a corpus") {
+        fuzz(&fs::read(file.expect("an entry").path()).expect("a file"));
+        played += 1;
+    }
+    assert!(played > 0, "there is no corpus");
 }
 
 fn headers() -> impl Strategy<Value = Header> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::buffers::{self, Buffer};
 use crate::link::{HEADROOM, Kind, Message};
-use crate::yamux::{HEADER, Header, MAX_PAYLOAD};
+use crate::yamux::{HEADER, Header, MAX_PAYLOAD, SCARCE, Weight};
 
 /// What one Data frame carries, with room in front for all headers: what is read
 /// from a socket into it goes out from where it lies.
@@ -68,10 +68,24 @@ impl Payload {
         self.buf.truncate(ROOM);
     }
 
-    /// With its header in front, ready to be sent.
-    pub(super) fn into_message(mut self, header: &Header) -> Message {
+    /// With its header in front, ready to be sent. A long datagram is one frame in several
+    /// messages: a peer needn't take more than 32 KiB at once (decisions.md §6.6,
+    /// tunnels.md Appendix C).
+    pub(super) fn into_messages(mut self, header: &Header, out: &mut Vec<Message>) {
         self.buf[HEADROOM..ROOM].copy_from_slice(&header.encode());
-        Message::from_buffer(Kind::Binary, self.buf)
+        let rest = self.bytes().chunks(MAX_PAYLOAD).skip(1);
+        let rest: Vec<_> = rest
+            .map(|piece| Message::binary(piece.len(), |buf| buf.extend_from_slice(piece)))
+            .collect();
+        self.buf.truncate(ROOM + MAX_PAYLOAD);
+        out.push(Message::from_buffer(Kind::Binary, self.buf));
+        out.extend(rest);
+    }
+}
+
+impl Weight for Payload {
+    fn weight(&self) -> usize {
+        self.buf.capacity()
     }
 }
 
@@ -99,6 +113,9 @@ impl fmt::Debug for Payload {
 const ROOM: usize = HEADROOM + HEADER;
 
 const _: () = assert!(ROOM + MAX_PAYLOAD == buffers::FRAME);
+
+// What is queued while memory is full takes no large buffer.
+const _: () = assert!(SCARCE <= LITTLE);
 
 /// Bytes that are worth a copy.
 const LITTLE: usize = buffers::LITTLE - ROOM;

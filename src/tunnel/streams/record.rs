@@ -87,6 +87,7 @@ impl Record {
     }
 
     pub(super) fn connected(&mut self, connected: &Connected) {
+        self.active.push(metrics::TUNNEL_FORWARDS.enter());
         if self.is_udp() {
             metrics::UDP_SESSIONS.increment();
             self.active.push(metrics::UDP_ACTIVE.enter());

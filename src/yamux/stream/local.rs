@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Cut, Datagram, Input, Local, Opening, QueueError, Reset, Stream};
+use super::{Cut, Datagram, Input, Local, Opening, QueueError, Reset, Stream, Weight};
 use crate::yamux::MAX_PAYLOAD;
 use crate::yamux::buffer::Chunk;
 
@@ -105,7 +105,10 @@ impl<P> Stream<P> {
     /// [`Stream::queue`], but for what is dropped when it doesn't fit: not while memory
     /// is full and something waits already. A datagram may be larger than
     /// [`Stream::room`], because it isn't cut.
-    pub fn queue_datagram(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)> {
+    pub fn queue_datagram(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)>
+    where
+        P: Weight,
+    {
         match self.room() {
             Ok(0) => Err((QueueError::NoRoom, payload)),
             _ => self.queue(payload, len),
@@ -114,7 +117,10 @@ impl<P> Stream<P> {
 
     /// Queues one Data frame of `len` bytes: what [`Stream::room`] has promised, whatever
     /// memory is left by now. The payload comes back with the error.
-    pub fn queue(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)> {
+    pub fn queue(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)>
+    where
+        P: Weight,
+    {
         if let Err(error) = self.sending() {
             return Err((error, payload));
         }
@@ -176,6 +182,6 @@ impl<P> Stream<P> {
     }
 }
 
-/// Payload bytes of a frame while memory is full: as many as are queued without a large
-/// buffer (with 4,096 streams 16 MiB in all, beyond the cap).
-const SCARCE: usize = 4096;
+/// Payload bytes of a frame while memory is full: as many as fit, with the headers, into
+/// the small buffer of 4 KiB (with 4,096 streams 16 MiB in all, beyond the cap).
+pub const SCARCE: usize = 4000;

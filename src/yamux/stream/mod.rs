@@ -10,7 +10,8 @@ mod wakes;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use outbound::SLOTS;
+pub use local::SCARCE;
+pub use outbound::{SLOTS, Weight};
 pub use outcome::{Cut, Datagram, Input, QueueError, Reset};
 pub use speak::TURN_BYTES;
 pub use wakes::Wakes;
@@ -298,7 +299,7 @@ impl<P> Stream<P> {
             self.answered();
             self.wakes.forget = true;
         }
-        let charge = self.inbound.charge() + self.outbound.queued();
+        let charge = self.inbound.charge() + self.outbound.held();
         self.account.set(charge);
     }
 }

@@ -10,11 +10,32 @@ use crate::yamux::{Fatal, INITIAL_WINDOW};
 pub(super) struct Outbound<P> {
     /// Bytes that may still be queued; what is queued has been taken off.
     window: u32,
-    slots: VecDeque<(P, u32)>,
+    slots: VecDeque<Slot<P>>,
     /// Payload bytes in the slots.
     queued: usize,
+    /// Bytes of memory that they take.
+    held: usize,
     /// How often something moved: a payload was taken, or the peer has granted window.
     moves: u32,
+}
+
+#[derive(Debug)]
+struct Slot<P> {
+    payload: P,
+    len: u32,
+    weight: usize,
+}
+
+/// What a payload to be sent takes of memory.
+pub trait Weight {
+    /// In bytes: the whole of its buffer, however little is in it.
+    fn weight(&self) -> usize;
+}
+
+impl Weight for Vec<u8> {
+    fn weight(&self) -> usize {
+        self.capacity()
+    }
 }
 
 impl<P> Outbound<P> {
@@ -24,6 +45,7 @@ impl<P> Outbound<P> {
             // Now: the thread that sends is to allocate nothing.
             slots: VecDeque::with_capacity(SLOTS),
             queued: 0,
+            held: 0,
             moves: 0,
         }
     }
@@ -46,24 +68,38 @@ impl<P> Outbound<P> {
     }
 
     /// Queues `payload` of `len` bytes; it comes back when there is no room.
-    pub(super) fn push(&mut self, payload: P, len: u32) -> Result<(), P> {
+    pub(super) fn push(&mut self, payload: P, len: u32) -> Result<(), P>
+    where
+        P: Weight,
+    {
         if len == 0 || len > self.room() {
             return Err(payload);
         }
         self.window -= len;
         self.queued += len as usize;
-        self.slots.push_back((payload, len));
+        let weight = payload.weight();
+        self.held += weight;
+        self.slots.push_back(Slot {
+            payload,
+            len,
+            weight,
+        });
         Ok(())
     }
 
     /// Length of the next payload.
     pub(super) fn next_len(&self) -> Option<u32> {
-        self.slots.front().map(|(_, len)| *len)
+        self.slots.front().map(|slot| slot.len)
     }
 
     pub(super) fn pop(&mut self) -> Option<(P, u32)> {
-        let (payload, len) = self.slots.pop_front()?;
+        let Slot {
+            payload,
+            len,
+            weight,
+        } = self.slots.pop_front()?;
         self.queued -= len as usize;
+        self.held -= weight;
         self.moves = self.moves.wrapping_add(1);
         Some((payload, len))
     }
@@ -71,6 +107,7 @@ impl<P> Outbound<P> {
     pub(super) fn purge(&mut self) {
         self.slots = VecDeque::new();
         self.queued = 0;
+        self.held = 0;
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -79,6 +116,11 @@ impl<P> Outbound<P> {
 
     pub(super) fn moves(&self) -> u32 {
         self.moves
+    }
+
+    /// Bytes of memory that what waits takes.
+    pub(super) fn held(&self) -> usize {
+        self.held
     }
 
     /// Payload bytes that wait.

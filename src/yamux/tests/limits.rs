@@ -1,7 +1,7 @@
 //! What a peer can make us hold.
 
 use super::*;
-use crate::yamux::{MAX_PAYLOAD, MAX_REPLIES, Unread, victim};
+use crate::yamux::{MAX_PAYLOAD, MAX_REPLIES, SCARCE, Unread, victim};
 
 #[test]
 fn a_ping_flood_without_a_reader_ends_the_session() {
@@ -218,9 +218,12 @@ fn while_memory_is_full_streams_queue_little() {
     };
     fill(&mut ours);
     let beyond = budget.charged() - 2 * INITIAL_WINDOW as usize;
-    assert!(beyond <= MAX_PAYLOAD + 64 * 4096, "{beyond} bytes too many");
+    assert!(
+        beyond <= MAX_PAYLOAD + 64 * SCARCE,
+        "{beyond} bytes too many"
+    );
     let last = &streams[63];
-    assert_eq!(last.borrow().queued(), 4096);
+    assert_eq!(last.borrow().queued(), SCARCE);
     let datagram = last.borrow_mut().queue_datagram(vec![0; 10], 10);
     assert!(datagram.is_err(), "one waits already");
     // Who waits is woken when his own frame is written, and goes on.
@@ -235,7 +238,7 @@ fn while_memory_is_full_streams_queue_little() {
     for id in [2, 4] {
         ours.peer_data(id, &full_window()).expect("in the window");
     }
-    assert_eq!(room(last), 4096);
+    assert_eq!(room(last), SCARCE);
     ours.queue(last, &vec![0; promised]);
     assert_eq!(room(last), 0);
 }

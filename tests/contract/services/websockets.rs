@@ -123,6 +123,70 @@ fn t22_a_close_of_the_peer_reaches_the_origin_and_has_no_echo() {
     assert!(conn.is_quiet());
 }
 
+/// The request is over with its 101; streams have messages of their own for their end.
+/// And what comes in older forms reaches them.
+#[test]
+fn t18_t21_t24_a_cancel_leaves_a_stream_alone_and_every_form_of_data_reaches_it() {
+    let (address, serving) = origin(|mut socket| {
+        while let Ok(message) = socket.read() {
+            if message.is_text() || message.is_binary() {
+                socket.send(message).expect("taken");
+            }
+        }
+    });
+    let (_plane, _agent, mut conn) = machine(&[("shop.test", address.to_string())], |_| {});
+    open(&mut conn, false);
+    conn.send(&json!({"type": "proxy_cancel", "request_id": "w"}));
+    let data = |bytes: &[u8]| base64_simd::STANDARD.encode_to_string(bytes);
+    // The older form, which has only the envelope's id.
+    let payload = json!({"data": data(b"\x01framed")});
+    conn.send(&json!({"type": "proxy_stream_data", "request_id": "w", "payload": payload}));
+    assert_eq!(said(&mut conn), (1, b"framed".to_vec()));
+    // It begins as a frame does, and is none.
+    for (kind, bytes) in [(1_u8, &b"\n"[..]), (2, b"\x01\x02"), (1, b"plain")] {
+        let payload = json!({"request_id": "w", "data": data(bytes), "message_type": kind});
+        conn.send(&json!({"type": "ws_data", "request_id": "w", "payload": payload}));
+        assert_eq!(said(&mut conn), (kind, bytes.to_vec()));
+    }
+    conn.send(&json!({"type": "ws_close", "request_id": "w", "payload": {}}));
+    serving.join().expect("served");
+    // Of nobody any more, and no reason to crash (T21).
+    let payload = json!({"data": data(b"\x01late")});
+    conn.send(&json!({"type": "proxy_stream_data", "request_id": "w", "payload": payload}));
+    assert!(conn.is_quiet());
+}
+
+/// Nobody has an origin of that name, and none can be made of it.
+#[test]
+fn t20_a_crafted_name_leads_nowhere() {
+    let (address, serving) = origin(|mut socket| while socket.read().is_ok() {});
+    let (_plane, _agent, mut conn) = machine(&[("web.shop", address.to_string())], |_| {});
+    for (name, namespace) in [
+        ("web.shop/x", "y"),
+        ("127.0.0.1", "nip.io"),
+        ("web", "shop.svc.evil.test"),
+        ("web@evil.test", "shop"),
+        ("web.shop:80#", "y"),
+    ] {
+        let mut payload = upgrade(false);
+        payload["headers"] = json!({});
+        payload["service_name"] = name.into();
+        payload["namespace"] = namespace.into();
+        payload["service_port"] = 80.into();
+        let text = refusal(&mut conn, &payload);
+        let start = "failed to connect to service WebSocket: ";
+        assert!(text.starts_with(start), "{name}: {text}");
+    }
+    let mut payload = upgrade(false);
+    payload["headers"] = json!({});
+    payload["service_name"] = "web".into();
+    payload["namespace"] = "shop".into();
+    conn.request("w", &payload);
+    assert_eq!(conn.answer("w")["payload"]["status"], 101);
+    conn.send(&json!({"type": "ws_close", "request_id": "w", "payload": {}}));
+    serving.join().expect("the one that was meant");
+}
+
 /// Without credit there is a limit, and never a gap.
 #[test]
 fn t8_an_origin_that_takes_nothing_ends_with_backpressure() {

@@ -28,10 +28,7 @@ fn a_body_that_stops_is_given_up_where_nothing_else_limits_it() {
         stall: MOMENT,
         ..Settings::default()
     });
-    house.request(
-        "r",
-        streamed(json!({"path": "/", "query": "follow=1", "timeout": "1h"})),
-    );
+    house.request("r", streamed(json!({"path": "/", "timeout": "1h"})));
     let mut peer = house.upstream.accept();
     peer.request();
     peer.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
@@ -98,6 +95,62 @@ fn t11_an_event_stream_may_say_nothing_for_as_long_as_it_likes() {
         house.expect("proxy_response_end", "r");
         drop(peer);
     }
+    house.expect_rest();
+}
+
+/// It was cut by the limit for answers that stop, or as a whole after two minutes.
+#[test]
+fn t11_a_watch_may_say_nothing_for_as_long_as_it_likes() {
+    let (mut house, _) = house_with(Settings {
+        stall: MOMENT,
+        default_timeout: MOMENT,
+        ..Settings::default()
+    });
+    for (query, is_streamed) in [("watch=true", true), ("a=1&follow=1", false)] {
+        let mut payload = to_web(json!({"path": "/", "query": query}));
+        payload["supports_response_streaming"] = is_streamed.into();
+        house.request("r", payload);
+        let mut peer = house.upstream.accept();
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+        if is_streamed {
+            house.expect("proxy_response_header", "r");
+            assert_eq!(house.expect_chunk("r"), b"a");
+            house.executor.timer.ring_all();
+        }
+        house.wait_for_load(|load| (load.short, load.long) == (0, 1));
+        std::thread::sleep(3 * MOMENT);
+        peer.send("1\r\nb\r\n0\r\n\r\n");
+        if is_streamed {
+            assert_eq!(house.expect_chunk("r"), b"b");
+            house.expect("proxy_response_end", "r");
+        } else {
+            let answer = house.expect("proxy_response", "r");
+            assert_eq!(decode(&answer["body"]), b"ab");
+        }
+        drop(peer);
+    }
+    house.expect_rest();
+}
+
+/// Somebody drops what is sent there.
+#[test]
+fn a_service_that_does_not_answer_its_dial_is_given_up() {
+    let limits = ConnectionLimits {
+        dial_limit: MOMENT,
+        ..ConnectionLimits::default()
+    };
+    let (mut house, town) = house_within(Settings::default(), limits);
+    let mut payload = to_web(json!({"path": "/", "timeout": "1h"}));
+    payload["service_name"] = "hangs".into();
+    house.request("r", payload.clone());
+    let text = house.expect_error("r");
+    assert_eq!(text, "service request failed: hangs.shop:80: no answer");
+    payload["is_websocket"] = true.into();
+    house.request("w", payload);
+    let text = house.expect_error("w");
+    assert!(text.ends_with("hangs.shop:80: no answer"), "{text}");
+    assert_eq!(town.dials.load(Ordering::SeqCst), 2);
     house.expect_rest();
 }
 

@@ -96,12 +96,16 @@ impl Service for Building {
             address: None,
         }
     }
-    fn dial(&self, _: Deadline, _: &Cancel) -> Result<Arc<Socket>, Unreached> {
+    fn dial(&self, limit: Deadline, _: &Cancel) -> Result<Arc<Socket>, Unreached> {
         if !self.allows(None) {
             return Err(denied("10.0.0.1 is not allowed"));
         }
         assert_ne!(self.name, "panics.shop:80", "for the test");
         self.town.dials.fetch_add(1, Ordering::SeqCst);
+        if self.name == "hangs.shop:80" {
+            std::thread::sleep(limit.remaining().unwrap_or_default());
+            return Err(Unreached::Failed(format!("{}: no answer", self.name)));
+        }
         let addresses = self.town.addresses.lock();
         let address = addresses.get(&self.name);
         let address =

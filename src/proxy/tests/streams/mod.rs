@@ -7,7 +7,7 @@ mod starting;
 
 use std::net::TcpStream;
 
-use tungstenite::Message as Said;
+pub(super) use tungstenite::Message as Said;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::{Role, WebSocket};
 
@@ -16,18 +16,18 @@ use crate::http::Headers;
 use crate::http::testing::Peer;
 use crate::wire::ToAgent;
 
-const EXEC: &str = "/api/v1/namespaces/default/pods/web-0/exec";
-const V4: &str = "v4.channel.k8s.io";
+pub(super) const EXEC: &str = "/api/v1/namespaces/default/pods/web-0/exec";
+pub(super) const V4: &str = "v4.channel.k8s.io";
 
 /// The API server's end of a stream.
-struct Leg {
+pub(super) struct Leg {
     line: String,
     headers: Headers,
     socket: WebSocket<TcpStream>,
 }
 
 /// Answers the upgrade that has come on this connection.
-fn upgrade(mut peer: Peer, subprotocol: Option<&str>) -> Leg {
+pub(super) fn upgrade(mut peer: Peer, subprotocol: Option<&str>) -> Leg {
     let (line, headers) = peer.head();
     let key = headers.get("Sec-WebSocket-Key").expect("a key");
     let accept = derive_accept_key(key.as_bytes());
@@ -46,16 +46,16 @@ fn upgrade(mut peer: Peer, subprotocol: Option<&str>) -> Leg {
 }
 
 impl Leg {
-    fn read(&mut self) -> Said {
+    pub(super) fn read(&mut self) -> Said {
         self.socket.read().expect("open")
     }
 
-    fn say(&mut self, message: Said) {
+    pub(super) fn say(&mut self, message: Said) {
         self.socket.send(message).expect("open");
     }
 
     /// The other end has closed, with that code; the answer goes out.
-    fn expect_close(&mut self) -> (u16, String) {
+    pub(super) fn expect_close(&mut self) -> (u16, String) {
         let close = match self.read() {
             Said::Close(Some(close)) => close,
             other => panic!("{other:?}"),
@@ -91,7 +91,7 @@ impl House {
         }
     }
 
-    fn start(&mut self, id: &str, path: &str) {
+    pub(super) fn start(&mut self, id: &str, path: &str) {
         let payload = json!({"stream_id": id, "path": path, "protocol": V4});
         self.say("proxy_websocket_start", id, payload);
     }
@@ -103,7 +103,7 @@ impl House {
     }
 
     /// A framed message (control-channel.md §5.4).
-    fn data(&mut self, id: &str, kind: u8, payload: &[u8]) {
+    pub(super) fn data(&mut self, id: &str, kind: u8, payload: &[u8]) {
         let data = encode([&[kind], payload].concat());
         self.say(
             "proxy_websocket_data",
@@ -112,7 +112,7 @@ impl House {
         );
     }
 
-    fn close(&mut self, id: &str) {
+    pub(super) fn close(&mut self, id: &str) {
         self.say("proxy_websocket_close", id, json!({"stream_id": id}));
     }
 
@@ -134,7 +134,7 @@ impl House {
     }
 
     /// The next message, a framed one of this stream.
-    fn expect_data(&self, id: &str) -> (u8, Vec<u8>) {
+    pub(super) fn expect_data(&self, id: &str) -> (u8, Vec<u8>) {
         let payload = self.expect("proxy_websocket_data", id);
         assert_eq!(payload["stream_id"], id);
         let data = decode(&payload["data"]);
@@ -142,7 +142,7 @@ impl House {
     }
 
     /// The one close of a stream; nothing follows.
-    fn expect_close(&self, id: &str) -> Value {
+    pub(super) fn expect_close(&self, id: &str) -> Value {
         let payload = self.expect("proxy_websocket_close", id);
         assert_eq!(payload["stream_id"], id);
         payload

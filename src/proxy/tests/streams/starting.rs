@@ -1,6 +1,12 @@
 //! How a stream begins, and what passes on it.
 
+use socket2::Socket;
+
 use super::*;
+use crate::http::Client;
+use crate::http::client::{CallError, IdleCount, Pool, Way};
+use crate::http::testing::plain_dialer;
+use crate::net::{Dialer, Endpoint, Halves};
 
 #[test]
 fn c11_the_table_of_channels_both_ways_and_the_echo_of_a_close() {
@@ -160,6 +166,9 @@ fn an_upgrade_to_nowhere_and_one_to_a_bad_path_are_refused() {
     house.request("b", payload);
     let want = "invalid path: must be a Kubernetes API path";
     assert_eq!(house.expect_abort("b"), want);
+    // As the error of a start, with the id once more.
+    house.request("c", json!({"path": "/api/../x", "is_websocket": true}));
+    assert_eq!(house.expect_stream_error("c"), want);
     house.expect_rest();
 }
 
@@ -280,4 +289,50 @@ fn a_callers_token_never_travels_beside_the_agents_certificate() {
     let leg = upgrade(own.accept(), None);
     assert_eq!(leg.headers.get("Authorization"), Some("Bearer agent"));
     assert_eq!(leg.headers.get("Impersonate-User"), None);
+}
+
+/// Keeps the agent's end of a connection, too.
+struct Seen {
+    way: Dialer,
+    endpoint: Endpoint,
+    socket: Arc<Mutex<Option<Arc<Socket>>>>,
+}
+
+impl Way for Seen {
+    fn open(&self, limit: Deadline, cancel: &Cancel) -> Result<Halves, CallError> {
+        let halves = self.way.dial(&self.endpoint, limit, cancel).expect("there");
+        *self.socket.lock() = Some(halves.socket.clone());
+        Ok(halves)
+    }
+}
+
+/// `TCP_USER_TIMEOUT` counts the time in which a program takes nothing, too.
+#[test]
+fn a_program_that_sleeps_is_not_given_up_by_the_kernel() {
+    let upstream = Upstream::new();
+    let socket = Arc::new(Mutex::new(None));
+    let way = Seen {
+        way: plain_dialer(),
+        endpoint: upstream.endpoint(),
+        socket: socket.clone(),
+    };
+    let pool = Arc::new(Pool::new(1, FAR, IdleCount::default()));
+    let upstreams = Upstreams {
+        callers: Client::sharing(pool, way, "api.test", FAR),
+        agent: None,
+        base: String::new(),
+    };
+    let mut house = House::on(Settings::default(), upstream, Some(upstreams));
+    let limit = || {
+        let socket = socket.lock();
+        let socket: &Arc<Socket> = socket.as_ref().expect("dialled");
+        socket.tcp_user_timeout().expect("an option")
+    };
+    house.start("s", EXEC);
+    let peer = house.upstream.accept();
+    assert!(limit().is_some(), "while the API server is asked");
+    let mut leg = upgrade(peer, Some(V4));
+    leg.say(Said::binary(&b"\x01open"[..]));
+    house.expect_data("s");
+    assert_eq!(limit(), None);
 }

@@ -9,7 +9,7 @@ use socket2::Socket;
 
 use super::{Connection, End, Next};
 use crate::net::{Deadline, abort};
-use crate::telemetry::metrics::{TCP_ACTIVE, TCP_CONNECTIONS, TCP_DURATION};
+use crate::telemetry::metrics::{TCP_ACTIVE, TCP_CONNECTIONS, TCP_DURATION, TUNNEL_FORWARDS};
 use crate::threads::{self, SpawnError, Stack};
 use crate::tunnel::Protocol;
 use crate::tunnel::audit::{Judged, Line};
@@ -81,7 +81,7 @@ impl Running {
             return;
         }
         TCP_CONNECTIONS.increment();
-        let _active = TCP_ACTIVE.enter();
+        let _active = (TCP_ACTIVE.enter(), TUNNEL_FORWARDS.enter());
         if let Err(error) = connection.start_reading(socket.clone()) {
             log::warn!("{error}");
             return connection.end(End::NotConnected(Refusal {

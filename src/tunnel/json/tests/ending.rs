@@ -7,6 +7,7 @@ use serde_json::json as value;
 
 use super::*;
 use crate::net::testing::listen;
+use crate::telemetry::metrics;
 use crate::threads;
 
 /// T26: each way to end, and one close of the right kind.
@@ -17,6 +18,14 @@ fn tt26_each_connection_has_exactly_one_close() {
         memory: 100_000,
         ..Wants::default()
     });
+    let errors = || {
+        [
+            metrics::TCP_READ_ERRORS.value(),
+            metrics::TCP_WRITE_ERRORS.value(),
+            TCP_CONNECTION_FAILED.value(),
+        ]
+    };
+    let before = errors();
     let opened = |stage: &mut Stage, id: &str| stage.connect(id, &listener);
     // By the gateway, whose close is echoed.
     let mut target = opened(&mut stage, "closed");
@@ -72,6 +81,14 @@ fn tt26_each_connection_has_exactly_one_close() {
     for id in ["closed", "cut", "reset", "full", "rubbish", "refused"] {
         assert_eq!(stage.wire.closes(id), 1, "{id}");
     }
+    let counted = [0, 1, 2].map(|i| errors()[i] - before[i]);
+    assert!(
+        counted
+            .iter()
+            .zip([1, 2, 1])
+            .all(|(had, want)| *had >= want),
+        "{counted:?}"
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use serde_json::json as value;
 
 use super::*;
 use crate::net::testing::listen;
+use crate::telemetry::metrics::TCP_DENIED;
 
 #[test]
 fn the_agents_own_ports_are_never_reached() {
@@ -41,8 +42,10 @@ fn tt23_what_the_policy_denies_is_refused_before_any_dial_and_recorded() {
         gateway_port: 1,
         ..service(5432)
     };
+    let before = TCP_DENIED.value();
     let close = stage.start("c", target).expect("refused");
     assert_eq!(close["payload"]["reason"], "connection_failed");
+    assert!(TCP_DENIED.value() > before);
     let (listener, address) = listen();
     stage.open("good", address.port());
     let mut target = accept(&listener);

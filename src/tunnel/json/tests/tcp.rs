@@ -7,6 +7,7 @@ use serde_json::json as value;
 
 use super::*;
 use crate::net::testing::listen;
+use crate::telemetry::metrics;
 
 #[test]
 fn tt22_what_comes_before_the_target_answers_is_kept_in_order() {
@@ -52,18 +53,32 @@ fn tt22_what_comes_before_the_target_answers_is_kept_in_order() {
     stage.settle();
 }
 
+fn durations() -> f64 {
+    let series = "pipeops_agent_tcp_tunnel_connection_duration_seconds_count";
+    metrics::snapshot().value(series).expect("there")
+}
+
 #[test]
 fn bytes_travel_both_ways_and_the_targets_end_is_said_once_behind_them() {
     let (listener, address) = listen();
     let mut stage = Stage::new();
+    let before = (metrics::TCP_CONNECTIONS.value(), durations());
+    let sent = metrics::TCP_BYTES_SENT.value();
+    let received = metrics::TCP_BYTES_RECEIVED.value();
     stage.open("c-1", address.port());
     let mut target = accept(&listener);
     stage.data("c-1", b"hello");
     assert_eq!(read_exactly(&mut target, 5), b"hello");
     let bytes = pattern(300_000);
     target.write_all(&bytes).expect("written");
+    // While the connection still lives.
+    eventually(|| metrics::TCP_BYTES_SENT.value() >= sent + 5);
+    eventually(|| metrics::TCP_BYTES_RECEIVED.value() >= received + 300_000);
+    assert!(metrics::TCP_CONNECTIONS.value() > before.0);
+    assert!(metrics::TCP_ACTIVE.value() >= 1 && metrics::TUNNEL_FORWARDS.value() >= 1);
     drop(target);
     let close = stage.wire.close("c-1");
+    eventually(|| durations() > before.1);
     assert_eq!(Wire::bytes(&stage.wire.state.lock(), "c-1"), bytes);
     assert_eq!(close["reason"], "service_closed");
     assert_eq!(

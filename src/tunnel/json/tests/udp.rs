@@ -2,7 +2,7 @@ use std::net::UdpSocket;
 use std::sync::mpsc;
 
 use super::*;
-use crate::telemetry::metrics::UDP_DROPPED;
+use crate::telemetry::metrics::{UDP_ACTIVE, UDP_DENIED, UDP_DROPPED, UDP_PACKETS_RECEIVED};
 
 fn target() -> (UdpSocket, u16) {
     let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("bind");
@@ -51,6 +51,7 @@ impl Stage {
 fn tt24_each_client_has_its_own_socket_and_hears_only_its_own_answers() {
     let (socket, port) = target();
     let mut stage = Stage::new();
+    let before = UDP_PACKETS_RECEIVED.value();
     stage.say(1, gateway_port(port), b"from one");
     let (bytes, one) = hear(&socket);
     assert_eq!(bytes, b"from one");
@@ -71,6 +72,8 @@ fn tt24_each_client_has_its_own_socket_and_hears_only_its_own_answers() {
     socket.send_to(b"true", one).expect("sent");
     assert_eq!(stage.answers(4)[3..], [(1, b"true".to_vec())]);
     assert_eq!(stage.shared.live(), (0, 2));
+    assert!(UDP_ACTIVE.value() >= 2);
+    eventually(|| UDP_PACKETS_RECEIVED.value() >= before + 4);
     stage.lose();
     stage.settle();
 }
@@ -177,10 +180,12 @@ fn what_is_denied_is_dropped_and_not_asked_for_again_at_once() {
         rules: Some("rules:\n- {action: deny, protocol: udp, name: no-udp}\n"),
         ..Wants::default()
     });
+    let before = UDP_DENIED.value();
     for _ in 0..50 {
         stage.say(1, gateway_port(port), b"no");
     }
     stage.settle();
+    assert!(UDP_DENIED.value() > before);
     let lines = stage.audit();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(lines[0]["verdict"], "denied");

@@ -19,8 +19,9 @@ use crate::config::ProxyProtocol;
 use crate::link::Message;
 use crate::net::{Cancel, Deadline, Reason, abort};
 use crate::telemetry::metrics::{
-    UDP_ACTIVE, UDP_CONNECTION_FAILED, UDP_DENIED, UDP_DROPPED, UDP_PACKETS_RECEIVED,
-    UDP_PACKETS_SENT, UDP_READ_ERRORS, UDP_REFUSED, UDP_SESSIONS, UDP_WRITE_ERRORS,
+    TUNNEL_FORWARDS, UDP_ACTIVE, UDP_CONNECTION_FAILED, UDP_DENIED, UDP_DROPPED,
+    UDP_PACKETS_RECEIVED, UDP_PACKETS_SENT, UDP_READ_ERRORS, UDP_REFUSED, UDP_SESSIONS,
+    UDP_WRITE_ERRORS,
 };
 use crate::threads::{self, SpawnError, Stack};
 use crate::tunnel::Protocol;
@@ -323,7 +324,7 @@ impl Running {
         let open = session.open(&connected);
         let socket = connected.socket.clone();
         self.connected = Some(connected);
-        let _active = UDP_ACTIVE.enter();
+        let _active = (UDP_ACTIVE.enter(), TUNNEL_FORWARDS.enter());
         UDP_SESSIONS.increment();
         self.end = if open {
             session.listen(&socket)

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::resident::Store;
-use crate::tunnel::session::{Memory, Shelf};
-use crate::yamux::{CHUNK, Cut, Input, Pool, SMALL_CHUNK};
+use crate::tunnel::session::{Memory, Payload, Shelf};
+use crate::yamux::{CHUNK, Cut, Input, MAX_PAYLOAD, Pool, SMALL_CHUNK};
 
 #[test]
 fn when_memory_is_full_what_nobody_reads_is_reset() {
@@ -26,6 +26,30 @@ fn when_memory_is_full_what_nobody_reads_is_reset() {
     assert_eq!(small.cut(), None, "then there was room");
     other.session.tick(now + Duration::from_secs(11));
     assert_eq!(elsewhere.cut(), None);
+}
+
+/// However little is in it: 4,096 streams with 6 KiB each held 256 MiB and more.
+#[test]
+fn what_waits_to_be_sent_counts_with_its_whole_buffer() {
+    let mut ours = Ours::new();
+    let (stream, other) = (ours.open(2), ours.open(4));
+    let mut payload = Payload::new();
+    payload.fill(|buf| buf.extend_from_slice(&[0; 6000]));
+    stream.send(payload, None).expect("room");
+    let charged = ours.memory.budget().charged();
+    assert!(charged >= MAX_PAYLOAD, "{charged}");
+    // While memory is full, too, and then it is a small one.
+    let budget = ours.memory.budget().clone();
+    let rest = budget.take((64 << 20) - charged).expect("it is left");
+    let room = other.room(None).expect("little");
+    let mut payload = Payload::new();
+    payload.fill(|buf| buf.extend_from_slice(&vec![0; room]));
+    other.send(payload.fitting(), None).expect("room");
+    let more = budget.charged() - (64 << 20);
+    assert!((room..=4096).contains(&more), "{more}");
+    ours.frames();
+    drop(rest);
+    assert_eq!(budget.charged(), 0);
 }
 
 #[test]

@@ -119,6 +119,7 @@ fn tt09_the_gateway_resets_after_its_end() {
 fn tt14_what_the_policy_denies_is_reset_and_never_dialled() {
     let (listener, address) = listen();
     listener.set_nonblocking(true).expect("option");
+    let before = metrics::YAMUX_DENIED.value();
     // By name, and by the address that the name leads to.
     for (name, rules) in [
         (
@@ -150,6 +151,7 @@ fn tt14_what_the_policy_denies_is_reset_and_never_dialled() {
         assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
         stage.end();
     }
+    assert!(metrics::YAMUX_DENIED.value() >= before + 2);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The header, the look-up and the dial.
 
-use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::borrow::Cow;
+use std::io::{self, ErrorKind, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,14 +11,17 @@ use socket2::{Domain, Socket, Type};
 
 use super::stage::*;
 use crate::config::{DialFailure, ProxyProtocol};
-use crate::net::testing::listen;
+use crate::net::testing::{listen, tcp_pair};
 use crate::telemetry::metrics;
-use crate::threads;
+use crate::threads::{self, Stack};
 use crate::tunnel::Protocol;
 use crate::tunnel::header::{Header, Version};
 use crate::tunnel::session::Acceptor;
-use crate::tunnel::streams::Connection;
-use crate::yamux::{Flags, Reset};
+use crate::tunnel::streams::account::Account;
+use crate::tunnel::streams::joined::join;
+use crate::tunnel::streams::{Connection, Settings};
+use crate::workers::Workers;
+use crate::yamux::{Cut, Flags, Reset};
 
 fn stage(change: impl FnOnce(&mut Plan)) -> (Stage, TcpListener) {
     let (listener, address) = listen();
@@ -177,6 +181,8 @@ fn a_client_is_named_where_version_2_was_agreed_on() {
 fn tt16_a_dial_that_fails_is_an_rst_or_a_fin_as_it_is_set() {
     let (listener, nobody) = listen();
     drop(listener);
+    let durations = || metrics::snapshot().value(DURATIONS).expect("there");
+    let before = (metrics::YAMUX_DIAL_ERRORS.value(), durations());
     for how in [DialFailure::Reset, DialFailure::Fin] {
         let mut plan = Plan::to(&nobody);
         plan.settings = settings();
@@ -199,7 +205,11 @@ fn tt16_a_dial_that_fails_is_an_rst_or_a_fin_as_it_is_set() {
         assert!(end.contains("refused"), "{end}");
         stage.end();
     }
+    assert!(metrics::YAMUX_DIAL_ERRORS.value() >= before.0 + 2);
+    assert!(durations() >= before.1 + 2.0);
 }
+
+const DURATIONS: &str = "pipeops_agent_yamux_stream_duration_seconds_count";
 
 /// A target that answers no SYN.
 #[test]
@@ -252,7 +262,7 @@ fn a_look_up_that_hangs_holds_no_stream() {
     let plan = Plan::cluster(move |_| {
         asking.fetch_add(1, Ordering::Relaxed);
         let _ = hangs.lock().recv();
-        Err(io::ErrorKind::NotFound.into())
+        Err(ErrorKind::NotFound.into())
     });
     let mut stage = Stage::new(Plan {
         settings: settings(),
@@ -331,6 +341,7 @@ fn tt19_bytes_are_counted_while_they_move() {
     });
     assert!(metrics::YAMUX_ACCEPTED.value() > accepted);
     assert!(metrics::YAMUX_ACTIVE.value() >= 1);
+    assert!(metrics::TUNNEL_FORWARDS.value() >= 1);
     stage.end();
 }
 
@@ -355,4 +366,71 @@ fn a_stream_that_finds_no_thread_is_reset_and_has_its_line() {
     assert_eq!(line["id"], id);
     assert_eq!(line["verdict"], "invalid");
     stage.end();
+}
+
+/// Hears why a stream ended; gone with it.
+struct Heard(Arc<parking_lot::Mutex<Vec<String>>>);
+
+impl Account for Heard {
+    fn moved_in(&self, _: usize) {}
+
+    fn moved_out(&self, _: usize) {}
+
+    fn ended(&self, how: &'static str) {
+        self.0.lock().push(how.to_owned());
+    }
+
+    fn failed(&self, why: Cow<'static, str>) {
+        self.0.lock().push(why.into_owned());
+    }
+
+    fn copy_failed(&self, why: String) {
+        self.0.lock().push(why);
+    }
+
+    fn cut(&self, cut: Cut) {
+        self.0.lock().push(format!("{cut:?}"));
+    }
+}
+
+/// For neither direction, or only for the second one.
+#[test]
+fn a_stream_that_finds_no_thread_to_copy_on_is_reset_and_its_target_aborted() {
+    for granted in [0, 1] {
+        let (stage, _listener) = stage(|_| {});
+        let stream = stage.open_silent().0;
+        let copiers = Workers::new("copy", Stack::Copy, Duration::ZERO);
+        let (near, far) = tcp_pair();
+        let heard = Arc::default();
+        let account = Box::new(Heard(Arc::clone(&heard)));
+        threads::testing::refuse_after(granted, 1);
+        join(
+            stream.clone(),
+            Arc::new(near),
+            account,
+            &Settings::default(),
+            &copiers,
+        );
+        assert_eq!(stream.cut(), Some(Cut::ByUs), "{granted}");
+        let mut far = TcpStream::from(far);
+        far.set_read_timeout(Some(LONG)).expect("limit");
+        let error = far.read(&mut [0; 1]).expect_err("no clean end");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{granted}");
+        wait_until("the thread ends", || copiers.count() == 0);
+        wait_until("nobody has it", || Arc::strong_count(&heard) == 1);
+        assert_eq!(heard.lock()[0], "no thread can be had", "{granted}");
+        drop(stream);
+        stage.end();
+    }
+}
+
+/// What every other test replaces by less.
+#[test]
+fn limits_of_time_are_what_is_written_down() {
+    let settings = Settings::default();
+    assert_eq!(settings.times.header, Duration::from_secs(10));
+    assert_eq!(settings.times.linger, Duration::from_secs(2));
+    assert_eq!(settings.times.rest, Duration::from_mins(5));
+    assert_eq!(settings.udp_idle, Some(Duration::from_mins(5)));
+    assert_eq!(settings.tcp_idle, None);
 }

@@ -9,6 +9,7 @@ use socket2::SockRef;
 
 use super::stage::*;
 use crate::net::testing::listen;
+use crate::telemetry::metrics;
 use crate::yamux::{Cut, Flags, Kind};
 
 fn stage() -> (Stage, TcpListener) {
@@ -123,6 +124,7 @@ fn every_window_carries_the_same_bytes() {
 #[test]
 fn a_target_that_fails_resets_the_stream_behind_its_data() {
     let (stage, listener) = stage();
+    let before = metrics::YAMUX_COPY_ERRORS.value();
     let client = stage.open();
     let mut target = accept(&listener);
     stage.hold_agent(true);
@@ -142,6 +144,7 @@ fn a_target_that_fails_resets_the_stream_behind_its_data() {
     assert_eq!(reset.flags, Flags::RST);
     let end = stage.audit()[0]["end"].to_string();
     assert!(end.contains("the target: "), "{end}");
+    assert!(metrics::YAMUX_COPY_ERRORS.value() > before);
     stage.end();
 }
 

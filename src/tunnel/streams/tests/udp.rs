@@ -45,6 +45,7 @@ fn send(client: &Client, datagram: &[u8]) {
 fn datagrams_keep_their_bounds_both_ways() {
     let target = target();
     let stage = stage_to(&target, |_| {});
+    let before = metrics::UDP_PACKETS_RECEIVED.value();
     // The header's frame may carry the first one.
     let client = stage.open_silent();
     let mut first = header(Protocol::Udp).encode(Version::One).expect("header");
@@ -58,6 +59,9 @@ fn datagrams_keep_their_bounds_both_ways() {
         target.send(&datagram).expect("sent");
         assert!(client.datagram() == datagram, "{len}");
     }
+    // The stream still lives.
+    assert!(metrics::UDP_PACKETS_RECEIVED.value() >= before + 6);
+    assert!(metrics::UDP_ACTIVE.value() >= 1);
     client.0.finish();
     client.assert_end();
     let line = &stage.audit()[0];
@@ -169,6 +173,28 @@ fn a_target_that_is_not_there_is_counted_and_may_come_back() {
     target.send(b"yes").expect("sent");
     assert_eq!(client.datagram(), b"yes");
     stage.end();
+}
+
+/// What is only for bytes, and what the rules deny.
+#[test]
+fn a_stream_that_gets_no_target_is_counted_as_one_of_udp_too() {
+    let failed = metrics::UDP_CONNECTION_FAILED.value();
+    let denied = metrics::UDP_DENIED.value();
+    let rules = "rules:\n- {action: deny, protocol: udp}\n";
+    for (to, rules) in [
+        ("unix:///nowhere/socket", None),
+        ("127.0.0.1:1", Some(rules)),
+    ] {
+        let stage = Stage::new(Plan {
+            settings: settings(),
+            rules,
+            ..Plan::to(&to)
+        });
+        stage.open_udp().assert_reset();
+        stage.end();
+    }
+    assert!(metrics::UDP_CONNECTION_FAILED.value() > failed);
+    assert!(metrics::UDP_DENIED.value() > denied);
 }
 
 /// Nothing of a flood waits, and what is delivered is whole.

@@ -133,6 +133,32 @@ fn t18_cancelling_a_request_that_has_become_a_stream_means_nothing() {
     house.expect_rest();
 }
 
+/// Where both fields name a stream: that of the Kubernetes API goes first (§9.1).
+#[test]
+fn a_stream_to_the_api_goes_before_one_to_a_service() {
+    let (mut house, _) = house();
+    let mut app = house.open_app("a");
+    let mut exec = house.open("s");
+    let data = encode(b"\x01for the command");
+    let ids = json!({"request_id": "a", "stream_id": "s", "data": data});
+    house.say("proxy_websocket_data", "-", ids);
+    assert_eq!(exec.read(), Said::binary(&b"\x00for the command"[..]));
+    // The other way round it is the Service's.
+    let data = encode(b"\x01for the Service");
+    let ids = json!({"request_id": "a", "stream_id": "a", "data": data});
+    house.say("proxy_websocket_data", "s", ids);
+    assert_eq!(app.read(), Said::text("for the Service"));
+    house.say(
+        "ws_close",
+        "-",
+        json!({"request_id": "a", "stream_id": "s"}),
+    );
+    house.expect_close("s");
+    house.say("ws_close", "-", json!({"request_id": "a"}));
+    app.expect_close();
+    house.expect_rest();
+}
+
 #[test]
 fn pings_and_pongs_of_the_peer_reach_the_service() {
     let (mut house, _) = house();

@@ -197,6 +197,62 @@ fn t18_cancelling_an_upgrade_ends_it_and_nothing_more_is_said() {
     }
 }
 
+/// The request that it was is owed one.
+#[test]
+fn t26_a_close_during_the_dial_ends_it_with_an_outcome() {
+    let (mut house, _) = house();
+    let text = "failed to connect to service WebSocket: closed by the peer";
+    for streamed in [false, true] {
+        let form = json!({"supports_response_streaming": streamed});
+        house.request("a", upgrading(form));
+        let mut peer = house.upstream.accept();
+        peer.head();
+        house.close("a");
+        peer.wait_for_end();
+        if streamed {
+            assert_eq!(house.expect("proxy_response_header", "a")["status"], 502);
+            assert_eq!(house.expect_abort("a"), text);
+        } else {
+            assert_eq!(house.expect_error("a"), text);
+        }
+        house.expect_rest();
+    }
+}
+
+/// By name it is known before the dial, by address in it: who asked sees no difference.
+#[test]
+fn what_is_denied_has_one_form() {
+    let (mut house, town) = house();
+    let streamed = json!({"supports_response_streaming": true});
+    for denies in &town.denies {
+        denies.store(true, Ordering::SeqCst);
+        house.request("a", upgrading(streamed.clone()));
+        let head = house.expect("proxy_response_header", "a");
+        assert_eq!(head, json!({"status": 502, "headers": null}));
+        let text = house.expect_abort("a");
+        assert!(text.contains("the agent's policy denies it"), "{text}");
+        denies.store(false, Ordering::SeqCst);
+    }
+    house.expect_rest();
+}
+
+/// Its dial has a limit of its own, and it is the shorter one.
+#[test]
+fn a_service_that_is_not_there_in_time_is_given_up() {
+    assert_eq!(Settings::default().service_handshake, 10 * SECOND);
+    let (mut house, _) = house_with(Settings {
+        handshake: 3600 * SECOND,
+        service_handshake: Duration::from_millis(20),
+        ..Settings::default()
+    });
+    house.request("a", upgrading(json!({"timeout": "1h"})));
+    let mut peer = house.upstream.accept();
+    let text = house.expect_error("a");
+    assert!(text.ends_with("context deadline exceeded"), "{text}");
+    peer.wait_for_end();
+    house.expect_rest();
+}
+
 /// It got a close that meant nothing, and no answer.
 #[test]
 fn a_panic_is_an_answer_too() {
@@ -323,3 +379,5 @@ fn another(town: &Town, house: &House) {
     let name = "db.shop:80".to_owned();
     town.addresses.lock().insert(name, house.upstream.address);
 }
+
+const SECOND: Duration = Duration::from_secs(1);
