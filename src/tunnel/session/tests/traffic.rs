@@ -1,6 +1,6 @@
 //! Bytes that go both ways.
 
-use super::wire::{Pair, start};
+use super::pair::{Pair, start};
 use super::*;
 use crate::link::Message;
 use crate::tunnel::session::Payload;
