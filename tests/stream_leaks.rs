@@ -1,25 +1,25 @@
 //! What streams have taken is given back, and an idle one takes little. A process of
 //! its own, because it counts what the whole process has.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pipeops_agent::config::{Audit as AuditFile, Origin};
-use pipeops_agent::link::{Message, Speaker};
+use pipeops_agent::link::{self, Link};
+use pipeops_agent::net::Halves;
 use pipeops_agent::telemetry::metrics;
 use pipeops_agent::tunnel::Protocol;
 use pipeops_agent::tunnel::audit::Audit;
 use pipeops_agent::tunnel::header::{Header, Version};
 use pipeops_agent::tunnel::policy::{self, Policy};
-use pipeops_agent::tunnel::session::{Inbox, Line, Memory, Session, Stream};
+use pipeops_agent::tunnel::session::{Acceptor, Inbox, Memory, Session, Stream};
 use pipeops_agent::tunnel::streams::{Connection, Settings, Streams};
 use pipeops_agent::tunnel::target::{Mode, Routes, Targets};
-use pipeops_agent::yamux::{Config, Fatal, Input, Reset, Role};
+use pipeops_agent::yamux::{Config, Input, Reset, Role};
 
 /// Long enough for whatever has to happen.
 const LONG: Duration = Duration::from_secs(60);
@@ -32,109 +32,60 @@ fn wait_until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// One direction between two sessions.
-#[derive(Default)]
-struct Wire {
-    state: Mutex<State>,
-    changed: Condvar,
-}
+/// Binary messages are the session's.
+struct Reader(Inbox);
 
-#[derive(Default)]
-struct State {
-    control: VecDeque<Arc<dyn Speaker>>,
-    turns: VecDeque<Arc<dyn Speaker>>,
-    closed: bool,
-}
+impl link::Receiver for Reader {
+    fn text(&mut self, _: &str) {}
 
-impl Line for Wire {
-    fn enter(&self, speaker: Arc<dyn Speaker>) {
-        self.state.lock().expect("lock").turns.push_back(speaker);
-        self.changed.notify_all();
-    }
-
-    fn enter_control(&self, speaker: Arc<dyn Speaker>) {
-        self.state.lock().expect("lock").control.push_back(speaker);
-        self.changed.notify_all();
-    }
-
-    fn dead(&self, why: Fatal) {
-        panic!("{why}");
+    fn binary(&mut self, message: &[u8]) {
+        self.0.receive(message);
     }
 }
 
-impl Wire {
-    fn carry(&self, mut inbox: Inbox) {
-        let mut messages: Vec<Message> = Vec::new();
-        let mut control = Vec::new();
-        let mut state = self.state.lock().expect("lock");
-        while !state.closed {
-            if let Some(speaker) = state.control.pop_front() {
-                drop(state);
-                speaker.control(&mut control);
-                inbox.receive(&control);
-                control.clear();
-                state = self.state.lock().expect("lock");
-            } else if let Some(speaker) = state.turns.pop_front() {
-                drop(state);
-                let again = speaker.turn(&mut messages);
-                for message in messages.drain(..) {
-                    inbox.receive(message.payload());
-                }
-                state = self.state.lock().expect("lock");
-                if again {
-                    state.turns.push_back(speaker);
-                }
-            } else {
-                state = self.changed.wait(state).expect("lock");
-            }
-        }
-        let rest = (
-            std::mem::take(&mut state.control),
-            std::mem::take(&mut state.turns),
-        );
-        drop(state);
-        drop(rest);
-    }
+/// A link that carries a session.
+fn carrying(
+    socket: TcpStream,
+    roles: (link::Role, Role),
+    memory: &Memory,
+    acceptor: impl Acceptor + 'static,
+) -> (Link, Session) {
+    let mut session = None;
+    let settings = link::Settings::new(roles.0);
+    let link = Link::start(Halves::plain(socket.into()), settings, |link| {
+        let line = Arc::new(link.clone());
+        let (ours, inbox) = Session::start(Config::new(roles.1), memory, line, acceptor);
+        session = Some(ours);
+        Reader(inbox)
+    });
+    (link.expect("started"), session.expect("made"))
 }
 
 /// A gateway and an agent.
 struct Pair {
     gateway: Session,
     memory: Memory,
-    wires: [Arc<Wire>; 2],
-    threads: Vec<JoinHandle<()>>,
+    links: [Link; 2],
 }
 
 impl Pair {
     fn new(streams: &Arc<Streams>) -> Self {
         let memory = Memory::new(64 << 20);
-        let wires = [Arc::new(Wire::default()), Arc::new(Wire::default())];
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let near = TcpStream::connect(listener.local_addr().expect("address")).expect("connected");
         let acceptor = streams.acceptor(Connection {
             number: 1,
             newest: Version::One,
             dial_timeout: LONG,
         });
-        let (gateway, at_gateway) = Session::start(
-            Config::new(Role::Server),
-            &memory,
-            wires[0].clone(),
-            |stream: Stream| drop(stream),
-        );
-        let config = Config::new(Role::Client);
-        let (_, at_agent) = Session::start(config, &memory, wires[1].clone(), acceptor);
-        let threads = [at_agent, at_gateway]
-            .into_iter()
-            .zip(&wires)
-            .map(|(inbox, wire)| {
-                let wire = wire.clone();
-                thread::spawn(move || wire.carry(inbox))
-            })
-            .collect();
+        let roles = (link::Role::Client, Role::Client);
+        let (agent, _) = carrying(near, roles, &memory, acceptor);
+        let roles = (link::Role::Server, Role::Server);
+        let (link, gateway) = carrying(accept(&listener), roles, &memory, |_: Stream| {});
         Self {
             gateway,
             memory,
-            wires,
-            threads,
+            links: [agent, link],
         }
     }
 
@@ -153,13 +104,10 @@ impl Pair {
         stream
     }
 
-    fn cut(&mut self) {
-        for wire in &self.wires {
-            wire.state.lock().expect("lock").closed = true;
-            wire.changed.notify_all();
-        }
-        for thread in self.threads.drain(..) {
-            thread.join().expect("no panic");
+    fn cut(&self) {
+        for link in &self.links {
+            link.abort("the test cuts it");
+            link.wait();
         }
     }
 }
@@ -206,7 +154,7 @@ fn five_hundred_streams_leave_nothing_behind() {
     let streams = streams(&target);
     let mut before = (0, 0);
     for round in 0..3 {
-        let mut pair = Pair::new(&streams);
+        let pair = Pair::new(&streams);
         let mut clients = Vec::new();
         let mut targets = Vec::new();
         for i in 0..250 {
@@ -260,7 +208,7 @@ fn an_idle_stream_is_small() {
     const COUNT: usize = 400;
     let target = TcpListener::bind("127.0.0.1:0").expect("bound");
     let streams = streams(&target);
-    let mut pair = Pair::new(&streams);
+    let pair = Pair::new(&streams);
     let before = resident();
     let open = || {
         let client = pair.open();

@@ -30,7 +30,7 @@ pub(crate) use near::bound_backlog;
 pub use proxy::connect::ProxyRefusal;
 pub use proxy::{Proxy, ProxyError, ProxyRules};
 pub use resolve::{ResolveError, Resolver};
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub use stream::fuzz_records;
 pub use stream::{Halves, HandshakeError, ReadHalf, WriteHalf};
 pub use tls::{

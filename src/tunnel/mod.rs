@@ -23,6 +23,8 @@ pub mod proxy_protocol;
 pub mod session;
 pub mod streams;
 pub mod target;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use connection::{ConnectionTunnels, Tunnels};
 

@@ -11,6 +11,8 @@ mod keys;
 mod leg;
 pub mod upgrade;
 
+#[cfg(feature = "fuzzing")]
+pub use frame::fuzz::frames as fuzz_frames;
 pub(crate) use keys::Keys;
 pub use leg::{Data, End, Keepalive, Kind, Limits, Reader, Take, Writer, open};
 

@@ -94,9 +94,8 @@ fn bench(head: &str, mut stream: TcpStream) {
     let path = head.split([' ', '?']).nth(1).unwrap_or_default();
     let (status, body) = match path {
         "/ws" => {
-            let offered = head.lines();
-            let offered = offered.filter_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
-            let chosen = offered.last();
+            let mut lines = head.lines();
+            let chosen = lines.find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
             return chat(websocket(head, stream, chosen));
         }
         "/early" => ("403 Forbidden", "no"),

@@ -260,9 +260,10 @@ fn a_service_is_pinged_as_often_as_configured_and_a_dead_one_is_given_up() {
     });
     sockets.open_app("alive", "");
     sockets.open_app("dead", "mode=stall");
-    for _ in 0..3 {
-        sockets.far_hears("alive", PING, b"");
-    }
+    let ping = json!({"event": "socket_message", "socket": "alive", "kind": PING});
+    let at = || sockets.gateway().expect(ping.clone())["t_ms"].as_u64();
+    let (first, _, third) = (at(), at(), at());
+    assert!(third < first.map(|first| first + 30_000), "by the default");
     sockets.hears_close("dead");
     sockets.say_app("alive", TEXT, b"still here");
     let said = json!({"event": "socket_message", "socket": "alive", "kind": TEXT});

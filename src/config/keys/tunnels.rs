@@ -31,7 +31,7 @@ pub(super) const TUNNELS: &[Key] = &[
             min: Duration::ZERO,
             set: |c, v| c.tunnels.inactivity_timeout = Some(v),
         },
-        "Close a stream, TCP or UDP, that is idle for this long (0: never)",
+        "Close a stream, TCP or UDP, that is idle for this long, also one whose ends wait for each other (0: never)",
     )
     .default_note("TCP never, UDP 5m"),
     Key::new(
@@ -64,7 +64,7 @@ pub(super) const TUNNELS: &[Key] = &[
             min: 1024 * 1024,
             set: |c, v| c.tunnels.memory_limit = usize::try_from(v).unwrap_or(usize::MAX),
         },
-        "All queues and enlarged windows of streams together",
+        "All queues and enlarged windows of streams together; queues of JSON tunnels have half of it, 64MiB each at most",
     )
     .default("64MiB"),
     Key::new(

@@ -27,7 +27,7 @@ use socket2::Socket;
 
 use super::Deadline;
 pub use tls::HandshakeError;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub use tls::fuzz::records as fuzz_records;
 
 /// A connection, ready for use. The socket closes when both halves and all other

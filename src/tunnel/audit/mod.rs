@@ -7,6 +7,7 @@
 mod file;
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use parking_lot::Mutex;
+use crossbeam_channel::{Receiver, bounded};
+use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 
 use file::RotatedFile;
@@ -86,11 +87,72 @@ pub enum AuditError {
 /// Takes lines from streams. Shared by all of them.
 #[derive(Debug)]
 pub struct Audit {
-    /// `None` once it has ended.
-    lines: Mutex<Option<Sender<Line>>>,
+    queue: Arc<Queue>,
     lost: Arc<AtomicU64>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
+}
+
+/// Lines that wait. No channel: a sender of one allocates now and then, and a copy
+/// thread that has keeps 16 KiB (a bounded one lays all its room out at the start: 2 MiB).
+#[derive(Debug)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    lines: VecDeque<Line>,
+    /// It takes nothing more.
+    closed: bool,
+}
+
+impl Queue {
+    fn new() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                lines: VecDeque::with_capacity(USUAL),
+                closed: false,
+            }),
+            more: Condvar::new(),
+        }
+    }
+
+    /// False: there is no room.
+    fn push(&self, line: Line) -> bool {
+        let mut waiting = self.waiting.lock();
+        let room = !waiting.closed && waiting.lines.len() < QUEUE;
+        if room {
+            waiting.lines.push_back(line);
+            self.more.notify_one();
+        }
+        room
+    }
+
+    /// Waits for a line. `None`: it is closed, and all have been taken.
+    fn pop(&self) -> Option<Line> {
+        let mut waiting = self.waiting.lock();
+        loop {
+            if let Some(line) = waiting.lines.pop_front() {
+                return Some(line);
+            }
+            waiting.lines.shrink_to(USUAL);
+            if waiting.closed {
+                return None;
+            }
+            self.more.wait(&mut waiting);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.lock().lines.is_empty()
+    }
+
+    fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.more.notify_one();
+    }
 }
 
 impl Audit {
@@ -108,8 +170,7 @@ impl Audit {
     }
 
     fn begin(file: Option<RotatedFile>) -> Result<Self, SpawnError> {
-        // A bounded channel lays all its room out at the start: 2 MiB.
-        let (lines, queue) = unbounded();
+        let queue = Arc::new(Queue::new());
         let lost = Arc::new(AtomicU64::new(0));
         let (alive, ended) = bounded::<()>(0);
         let mut writer = Writer {
@@ -117,31 +178,23 @@ impl Audit {
             lost: lost.clone(),
             told: 0,
         };
+        let lines = queue.clone();
         threads::spawn("tunnel-audit", Stack::Work, move || {
             let _alive = alive;
-            for line in &queue {
+            while let Some(line) = lines.pop() {
                 writer.write(&line);
-                if queue.is_empty() {
+                if lines.is_empty() {
                     writer.tell_lost();
                 }
             }
         })?;
-        Ok(Self {
-            lines: Mutex::new(Some(lines)),
-            lost,
-            ended,
-        })
+        Ok(Self { queue, lost, ended })
     }
 
     /// Queues a line. Never waits: when the queue is full the line is lost and
     /// counted.
     pub fn record(&self, line: Line) {
-        let lines = self.lines.lock();
-        let queued = lines
-            .as_ref()
-            .is_some_and(|lines| lines.len() < QUEUE && lines.send(line).is_ok());
-        drop(lines);
-        if !queued {
+        if !self.queue.push(line) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -153,7 +206,7 @@ impl Audit {
 
     /// Takes nothing more, and waits until all is written, until `deadline` at most.
     pub fn finish(&self, deadline: Deadline) {
-        drop(self.lines.lock().take());
+        self.queue.close();
         // Nothing is ever sent there.
         let _ = self.ended.recv_deadline(deadline.instant());
     }
@@ -285,6 +338,9 @@ fn now() -> String {
 /// Lines that wait. A stream's end is worth less than its traffic, and this many
 /// streams end at once only with their connection.
 const QUEUE: usize = 8_192;
+
+/// Lines for which there is room always.
+const USUAL: usize = 64;
 
 #[cfg(test)]
 mod tests;

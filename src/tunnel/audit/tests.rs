@@ -102,17 +102,17 @@ fn a_file_that_cannot_be_opened_is_said_at_the_start() {
 
 #[test]
 fn a_full_queue_costs_lines_and_never_waits() {
-    let (lines, queue) = unbounded();
     let (alive, ended) = bounded::<()>(0);
     let audit = Audit {
-        lines: Mutex::new(Some(lines)),
+        queue: Arc::new(Queue::new()),
         lost: Arc::default(),
         ended,
     };
     for id in 0..QUEUE + 3 {
         audit.record(line(&id.to_string()));
     }
-    assert_eq!((queue.len(), audit.lost()), (QUEUE, 3));
+    let waiting = audit.queue.waiting.lock().lines.len();
+    assert_eq!((waiting, audit.lost()), (QUEUE, 3));
     // A writer that hangs doesn't hang the end.
     audit.finish(Deadline::after(Duration::from_millis(1)));
     drop(alive);

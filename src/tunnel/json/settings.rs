@@ -27,7 +27,10 @@ pub struct Settings {
     /// Without a byte in either direction.
     pub tcp_idle: Duration,
     pub max_connections: usize,
-    /// Bytes that wait for targets, of all tunnels together.
+    /// Bytes that wait for targets, of all tunnels together: half of
+    /// `tunnels.memory_limit`, so that streams of yamux find the rest. With its default
+    /// that is 32 MiB, and the 64 MiB that one may have (decisions.md §6.6) aren't
+    /// reached.
     pub memory: usize,
     /// The longest datagram of a target.
     pub udp_buffer: usize,

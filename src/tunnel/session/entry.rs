@@ -218,11 +218,9 @@ impl Speaker for Entry {
         }
         let now = Instant::now();
         self.with(|stream| {
-            stream.turn(now, |header, payload| {
-                out.push(match payload {
-                    Some(payload) => payload.into_message(&header),
-                    None => alone(&header),
-                });
+            stream.turn(now, |header, payload| match payload {
+                Some(payload) => payload.into_messages(&header, out),
+                None => out.push(alone(&header)),
             })
         })
     }

@@ -68,10 +68,18 @@ impl Payload {
         self.buf.truncate(ROOM);
     }
 
-    /// With its header in front, ready to be sent.
-    pub(super) fn into_message(mut self, header: &Header) -> Message {
+    /// With its header in front, ready to be sent. A long datagram is one frame in several
+    /// messages: a peer needn't take more than 32 KiB at once (decisions.md §6.6,
+    /// tunnels.md Appendix C).
+    pub(super) fn into_messages(mut self, header: &Header, out: &mut Vec<Message>) {
         self.buf[HEADROOM..ROOM].copy_from_slice(&header.encode());
-        Message::from_buffer(Kind::Binary, self.buf)
+        let rest = self.bytes().chunks(MAX_PAYLOAD).skip(1);
+        let rest: Vec<_> = rest
+            .map(|piece| Message::binary(piece.len(), |buf| buf.extend_from_slice(piece)))
+            .collect();
+        self.buf.truncate(ROOM + MAX_PAYLOAD);
+        out.push(Message::from_buffer(Kind::Binary, self.buf));
+        out.extend(rest);
     }
 }
 

@@ -63,7 +63,9 @@ pub struct Settings {
     /// See [`proxy_protocol::configured`](super::proxy_protocol::configured).
     pub proxy_protocol: BTreeMap<String, ProxyProtocol>,
     /// A TCP stream on which nothing moved for this long is reset. `None`: never,
-    /// because databases idle.
+    /// because databases idle. So a target whose peer grants no window and doesn't end
+    /// either (hashicorp/yamux #133) keeps two threads and its socket, but no buffer,
+    /// as long as the session lives.
     pub tcp_idle: Option<Duration>,
     /// A UDP stream without a datagram for this long is finished. `None`: never.
     pub udp_idle: Option<Duration>,

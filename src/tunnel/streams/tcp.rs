@@ -21,6 +21,8 @@ pub(super) struct Tcp {
     refused: Mutex<Option<Errno>>,
     /// The target has ended well, and the stream was told.
     answered: AtomicBool,
+    /// One of the two has come to pass: it has ended, or it takes nothing any more.
+    half_gone: AtomicBool,
     /// What had moved when it was last asked ([`Stream::sending`]).
     ///
     /// [`Stream::sending`]: crate::tunnel::session::Stream::sending
@@ -44,6 +46,7 @@ impl Tcp {
         Self {
             refused: Mutex::new(refused),
             answered: AtomicBool::new(false),
+            half_gone: AtomicBool::new(false),
             moves: AtomicU32::new(0),
         }
     }
@@ -211,9 +214,10 @@ impl Flow<Tcp> {
 
     /// A target that has ended and takes nothing any more: the peer has been told of the
     /// end, but perhaps goes on sending (a download whose client has left), and would
-    /// without end. Whichever direction comes second sees both.
+    /// without end. The direction that comes second sees to it, and it alone: the other
+    /// would take its reset for somebody else's.
     fn end_if_gone(&self) {
-        if !self.kind.answered.load(Ordering::Acquire) || self.kind.refused.lock().is_none() {
+        if !self.kind.half_gone.swap(true, Ordering::AcqRel) {
             return;
         }
         let begun = Instant::now();

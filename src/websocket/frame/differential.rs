@@ -10,87 +10,14 @@
 //! - 1014 (bad gateway, IANA's registry) is a code like others for us, and one of
 //!   those for tungstenite.
 
-use std::cell::Cell;
 use std::io::{self, Read, Write};
 
 use proptest::prelude::*;
 use tungstenite::protocol::{Role as TheirRole, WebSocket, WebSocketConfig};
 
-use super::{CloseFrame, Event, FrameReader, Header, Listener, Opcode, mask};
+use super::fuzz::{LIMIT, Seen, TAKES_PIECES, ours};
+use super::{CloseFrame, Header, Opcode, mask};
 use crate::websocket::Role;
-
-const LIMIT: usize = 400;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Seen {
-    Text(String),
-    Binary(Vec<u8>),
-    Ping(Vec<u8>),
-    Pong(Vec<u8>),
-    Close(CloseFrame),
-    /// After it nothing is read any more.
-    Refused,
-}
-
-/// What hears of binary messages in pieces: nobody, everybody, every other.
-const TAKES_PIECES: [fn(usize) -> bool; 3] = [|_| false, |_| true, |n| n % 2 == 1];
-
-/// Puts pieces together.
-struct Ours {
-    takes_pieces: fn(usize) -> bool,
-    asked: Cell<usize>,
-    seen: Vec<Seen>,
-    pieces: Option<Vec<u8>>,
-}
-
-impl Listener for Ours {
-    fn takes_pieces(&self) -> bool {
-        self.asked.update(|asked| asked + 1);
-        (self.takes_pieces)(self.asked.get())
-    }
-
-    fn hear(&mut self, event: Event<'_>) {
-        if matches!(event, Event::Text(_) | Event::Binary(_)) {
-            assert!(self.pieces.is_none(), "inside another message");
-        }
-        self.seen.push(match event {
-            Event::Text(text) => Seen::Text(text.to_owned()),
-            Event::Binary(bytes) => Seen::Binary(bytes.to_vec()),
-            Event::Piece { bytes, last } => {
-                let pieces = self.pieces.get_or_insert_default();
-                pieces.extend_from_slice(bytes);
-                assert!(pieces.len() <= LIMIT);
-                if !last {
-                    return;
-                }
-                Seen::Binary(self.pieces.take().expect("just filled"))
-            }
-            Event::Ping(bytes) => Seen::Ping(bytes.to_vec()),
-            Event::Pong(bytes) => Seen::Pong(bytes.to_vec()),
-            Event::Close(close) => Seen::Close(close),
-        });
-    }
-}
-
-fn ours(role: Role, stream: &[u8], cuts: &[usize], takes_pieces: fn(usize) -> bool) -> Vec<Seen> {
-    let mut reader = FrameReader::new(role, LIMIT);
-    let mut listener = Ours {
-        takes_pieces,
-        asked: Cell::new(0),
-        seen: Vec::new(),
-        pieces: None,
-    };
-    let mut from = 0;
-    for to in cuts.iter().copied().chain([stream.len()]) {
-        let mut slice = stream[from..to].to_vec();
-        from = to;
-        if reader.read(&mut slice, &mut listener).is_err() {
-            listener.seen.push(Seen::Refused);
-            break;
-        }
-    }
-    listener.seen
-}
 
 /// A stream that gives what it has, then "would block" for ever.
 struct Bytes<'a>(&'a [u8]);

@@ -8,6 +8,8 @@ mod body;
 mod close;
 #[cfg(test)]
 mod differential;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod header;
 mod mask;
 mod reader;

@@ -188,7 +188,7 @@ pub(super) fn read(
 /// Runs `input` as a program: what a peer sends, honest or not. Data that it
 /// sealed arrives in order and unchanged, nothing else arrives, and how the bytes
 /// are cut makes no difference.
-#[cfg_attr(not(fuzzing), allow(unreachable_pub))] // the fuzz target is another crate
+#[cfg_attr(not(feature = "fuzzing"), allow(unreachable_pub))] // the fuzz target is another crate
 pub fn records(input: &[u8]) {
     let [first, splits, program @ ..] = input else {
         return;

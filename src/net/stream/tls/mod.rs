@@ -8,7 +8,7 @@
 //! and to keep tickets. What the reader provokes (an answer to a key update, an
 //! alert) is a job for the writer ([`session`]).
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(in crate::net) mod fuzz;
 mod handshake;
 mod incoming;

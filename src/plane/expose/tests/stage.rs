@@ -1,7 +1,6 @@
 //! An exposer with its registry, and agents whose ends of the tunnels the test plays:
 //! sessions in memory, a thread for each direction between them.
 
-use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,9 +8,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
-use crate::link::{Lane, Message, SendError, Speaker};
+use crate::link::{Lane, Message, SendError};
 use crate::net::Cancel;
 use crate::plane::agent_connection::{AgentConnection, Channel};
 use crate::plane::budget::Budget;
@@ -22,8 +21,9 @@ use crate::plane::registry::Registry;
 use crate::plane::token::Grant;
 use crate::threads::{self, Stack};
 use crate::tunnel::header::{Header, HeaderParser, Version};
-use crate::tunnel::session::{Inbox, Line, Memory, Session, Stream};
-use crate::yamux::{Config, Fatal, Input, Role};
+use crate::tunnel::session::{Inbox, Memory, Session, Stream};
+use crate::tunnel::testing::Wire;
+use crate::yamux::{Config, Input, Role};
 
 /// Nothing that goes well takes this long.
 pub(super) const LONG: Duration = Duration::from_secs(60);
@@ -154,7 +154,8 @@ impl Stage {
         let inboxes = [own, inbox].map(|inbox| Arc::new(Mutex::new(inbox)));
         let threads = wires.iter().zip(&inboxes).map(|(wire, inbox)| {
             let (wire, inbox) = (wire.clone(), inbox.clone());
-            threads::spawn("wire", Stack::Work, move || wire.carry(&inbox)).expect("a thread")
+            let body = move || wire.carry(|bytes| inbox.lock().receive(bytes));
+            threads::spawn("wire", Stack::Work, body).expect("a thread")
         });
         let threads = threads.collect();
         self.hub
@@ -224,8 +225,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         for wire in &self.wires {
-            wire.state.lock().closed = true;
-            wire.changed.notify_all();
+            wire.close();
         }
         for thread in self.threads.drain(..) {
             thread.join().expect("caught").expect("no panic");
@@ -250,71 +250,5 @@ impl Channel for InMemory {
     fn begin_session(&self, memory: &Memory) -> Option<(Session, Inbox)> {
         let config = Config::new(Role::Server);
         Some(Session::start(config, memory, self.0.clone(), drop))
-    }
-}
-
-/// Who is in line in one direction.
-#[derive(Default)]
-struct Wire {
-    state: Mutex<WireState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct WireState {
-    control: VecDeque<Arc<dyn Speaker>>,
-    turns: VecDeque<Arc<dyn Speaker>>,
-    closed: bool,
-}
-
-impl Line for Wire {
-    fn enter(&self, speaker: Arc<dyn Speaker>) {
-        self.state.lock().turns.push_back(speaker);
-        self.changed.notify_all();
-    }
-
-    fn enter_control(&self, speaker: Arc<dyn Speaker>) {
-        self.state.lock().control.push_back(speaker);
-        self.changed.notify_all();
-    }
-
-    fn dead(&self, _: Fatal) {}
-}
-
-impl Wire {
-    fn carry(&self, to: &Mutex<Inbox>) {
-        while let Some(bytes) = self.next() {
-            to.lock().receive(&bytes);
-        }
-    }
-
-    /// What the next one says. `None`: closed.
-    fn next(&self) -> Option<Vec<u8>> {
-        let mut state = self.state.lock();
-        loop {
-            if state.closed {
-                let rest = std::mem::take(&mut *state);
-                state.closed = true;
-                drop(state);
-                drop(rest);
-                return None;
-            }
-            if let Some(speaker) = state.control.pop_front() {
-                drop(state);
-                let mut bytes = Vec::new();
-                speaker.control(&mut bytes);
-                return Some(bytes);
-            }
-            if let Some(speaker) = state.turns.pop_front() {
-                drop(state);
-                let mut messages: Vec<Message> = Vec::new();
-                if speaker.turn(&mut messages) {
-                    self.enter(speaker);
-                }
-                let payloads = messages.iter().map(|message| message.payload().to_vec());
-                return Some(payloads.flatten().collect());
-            }
-            self.changed.wait(&mut state);
-        }
     }
 }

@@ -110,6 +110,31 @@ fn a_peer_that_ignores_credit_loses_its_stream() {
     house.expect_rest();
 }
 
+/// Credit counts payload: of empty messages there may be any number. Each counts with what
+/// it takes in memory.
+#[test]
+fn empty_messages_are_bounded_by_what_they_take_in_memory() {
+    for mut house in [House::new(), with_credit()] {
+        house.start("s", EXEC);
+        let mut peer = house.upstream.accept();
+        let mut sent = 0;
+        while house.peer.state.lock().messages.is_empty() {
+            // 8 MiB of 64 bytes each; some more until its end is noticed.
+            assert!(sent < 150_000, "as many as it likes");
+            for _ in 0..1000 {
+                house.data("s", 2, b"");
+            }
+            sent += 1000;
+        }
+        assert!(sent > 50_000, "{sent}");
+        let error = house.expect_stream_error("s");
+        assert!(error.contains("the target takes too little"), "{error}");
+        house.expect_close("s");
+        peer.wait_for_end();
+        house.expect_rest();
+    }
+}
+
 #[test]
 fn a_close_of_the_peer_ends_what_waits_for_credit() {
     let mut house = with_credit();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
-use super::wire::{Pair, start};
+use super::pair::{Pair, start};
 use super::*;
 use crate::tunnel::session::{Acceptor, Payload};
 use crate::yamux::{Cut, Fatal, INITIAL_WINDOW, Input, OpenError, Reset};

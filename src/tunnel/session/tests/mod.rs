@@ -3,17 +3,16 @@
 mod ending;
 mod links;
 mod memory;
+mod pair;
 mod traffic;
 mod waiting;
-mod wire;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use wire::Wire;
-
 use super::{Inbox, Memory, Session, Stream};
+use crate::tunnel::testing::Wire;
 use crate::yamux::{Config, Decoder, Event, Flags, Header, Role};
 
 /// Long enough for whatever has to happen.

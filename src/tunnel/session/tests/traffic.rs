@@ -1,7 +1,8 @@
 //! Bytes that go both ways.
 
-use super::wire::{Pair, start};
+use super::pair::{Pair, start};
 use super::*;
+use crate::link::Message;
 use crate::tunnel::session::Payload;
 use crate::yamux::{Datagram, HEADER, Input, MAX_PAYLOAD};
 
@@ -195,8 +196,26 @@ fn a_payload_goes_out_from_where_it_lies() {
     });
     assert_eq!(payload.len(), MAX_PAYLOAD);
     let header = Header::data(2, MAX_PAYLOAD as u32);
-    let message = payload.into_message(&header);
+    let mut messages = Vec::new();
+    payload.into_messages(&header, &mut messages);
+    let [message] = &messages[..] else {
+        panic!("{messages:?}")
+    };
     assert_eq!(message.payload()[..HEADER], header.encode());
     assert_eq!(message.payload()[HEADER..], vec![5; MAX_PAYLOAD]);
     assert_eq!(message.payload()[HEADER..].as_ptr(), at);
+}
+
+#[test]
+fn a_long_datagram_is_one_frame_in_messages_of_32_kib_at_most() {
+    for (len, count) in [(MAX_PAYLOAD, 1), (MAX_PAYLOAD + 1, 2), (65_507, 3)] {
+        let bytes: Vec<u8> = (0..len).map(|at| byte(2, at)).collect();
+        let header = Header::data(2, len as u32);
+        let mut messages = Vec::new();
+        Payload::from(&bytes[..]).into_messages(&header, &mut messages);
+        assert_eq!(messages.len(), count, "{len}");
+        let payloads: Vec<&[u8]> = messages.iter().map(Message::payload).collect();
+        assert!(payloads.iter().all(|part| part.len() <= 32 << 10), "{len}");
+        assert!(payloads.concat() == [&header.encode()[..], &bytes].concat());
+    }
 }

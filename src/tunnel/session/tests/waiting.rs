@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
-use super::wire::start;
+use super::pair::start;
 use super::*;
 use crate::tunnel::session::{Payload, SendError};
 use crate::yamux::{Cut, Input, MAX_PAYLOAD, OpenError, Reset};

@@ -24,7 +24,7 @@ impl Client {
     pub(super) fn fill(&self) -> usize {
         let mut sent = 0;
         let piece = vec![7; MAX_PAYLOAD];
-        let patience = Duration::from_millis(200);
+        let patience = Duration::from_millis(400);
         while let Ok(room) = self.0.room(Some(Instant::now() + patience)) {
             // It may be cut at any time.
             if self.0.send(piece[..room].into(), Some(soon())).is_err() {

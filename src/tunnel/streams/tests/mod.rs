@@ -6,4 +6,3 @@ mod opening;
 mod stage;
 mod tcp;
 mod udp;
-mod wire;

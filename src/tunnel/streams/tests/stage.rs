@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub(super) use super::client::Client;
-use super::wire::Wire;
 use crate::config::{self, Origin};
 use crate::net::Resolver;
 use crate::net::testing::far_deadline;
@@ -22,6 +21,7 @@ use crate::tunnel::policy::{self, Policy};
 use crate::tunnel::session::{Memory, Session, Stream};
 use crate::tunnel::streams::{Connection, Settings, Streams};
 use crate::tunnel::target::{Mode, Routes, Targets};
+use crate::tunnel::testing::Wire;
 use crate::yamux::{Config, Header as Frame, Role};
 
 /// Long enough for whatever has to happen.
@@ -154,9 +154,10 @@ impl Stage {
         let threads = [agent_inbox, gateway_inbox]
             .into_iter()
             .zip(&wires)
-            .map(|(inbox, wire)| {
+            .map(|(mut inbox, wire)| {
                 let wire = wire.clone();
-                threads::spawn("wire", Stack::Work, move || wire.carry(inbox)).expect("thread")
+                let body = move || wire.carry(|bytes| inbox.receive(bytes));
+                threads::spawn("wire", Stack::Work, body).expect("thread")
             })
             .collect();
         Self {
@@ -244,7 +245,7 @@ impl Stage {
         wait_until("a thread stays", || self.streams.threads() == 0);
         wait_until("memory stays", || self.memory.budget().charged() == 0);
         for wire in &self.wires {
-            assert_eq!(wire.dead(), None);
+            assert_eq!(wire.dead_because(), None);
         }
     }
 }

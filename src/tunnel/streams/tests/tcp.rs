@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
@@ -225,7 +225,8 @@ fn who_sends_without_end_to_a_target_that_is_gone_is_reset() {
     let sending = client.clone();
     let sender = std::thread::spawn(move || {
         let piece = vec![1; 30_000];
-        while sending.0.send(piece[..].into(), Some(soon())).is_ok() {}
+        let until = soon();
+        while sending.0.send(piece[..].into(), Some(until)).is_ok() && Instant::now() < until {}
         sending.0.cut()
     });
     target.read_exact(&mut [0; 1000]).expect("it comes");

@@ -1,115 +1,19 @@
-//! A line in memory: a thread has the speakers speak, and hands what they say to
-//! the other end in pieces of any size.
+//! Two sessions, connected in memory: what one says arrives in pieces of any size.
 
-use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::soon;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-use crate::link::{Carrier, Message, Speaker};
+use crate::link::Carrier;
 use crate::threads::{self, Stack};
-use crate::tunnel::session::{Acceptor, Inbox, Line, Memory, Session, Stream};
-use crate::turns::Turns;
+use crate::tunnel::session::{Acceptor, Inbox, Memory, Session, Stream};
+use crate::tunnel::testing::Wire;
 use crate::yamux::tests::endpoint::Tap;
-use crate::yamux::{Config, Decoder, Event, Fatal, Role};
-
-/// Who is in line.
-#[derive(Default)]
-pub(super) struct Wire {
-    queue: Mutex<Queue>,
-    more: Condvar,
-}
-
-#[derive(Default)]
-struct Queue {
-    control: VecDeque<Arc<dyn Speaker>>,
-    turns: Turns<Arc<dyn Speaker>>,
-    dead: Option<Fatal>,
-    closed: bool,
-}
-
-impl Line for Wire {
-    fn enter(&self, speaker: Arc<dyn Speaker>) {
-        self.queue.lock().turns.enter(speaker);
-        self.more.notify_one();
-    }
-
-    fn enter_control(&self, speaker: Arc<dyn Speaker>) {
-        self.queue.lock().control.push_back(speaker);
-        self.more.notify_one();
-    }
-
-    fn dead(&self, why: Fatal) {
-        let before = self.queue.lock().dead.replace(why);
-        assert_eq!(before, None, "told twice");
-    }
-}
-
-impl Wire {
-    /// What the next speaker says; none: nobody is in line.
-    pub(super) fn next(&self) -> Option<Vec<u8>> {
-        let mut queue = self.queue.lock();
-        Self::speak(&mut queue)
-    }
-
-    /// All that there is to be said now.
-    pub(super) fn all(&self) -> Vec<u8> {
-        std::iter::from_fn(|| self.next()).flatten().collect()
-    }
-
-    pub(super) fn dead_because(&self) -> Option<Fatal> {
-        self.queue.lock().dead
-    }
-
-    /// Ends the writing thread, when all is said.
-    fn close(&self) {
-        self.queue.lock().closed = true;
-        self.more.notify_all();
-    }
-
-    /// What the next speaker says; it waits for one. None: closed.
-    fn wait(&self) -> Option<Vec<u8>> {
-        let mut queue = self.queue.lock();
-        loop {
-            if let Some(bytes) = Self::speak(&mut queue) {
-                return Some(bytes);
-            }
-            if queue.closed || queue.dead.is_some() {
-                // As a link does: what is in line is dropped with it.
-                *queue = Queue {
-                    closed: true,
-                    ..Queue::default()
-                };
-                return None;
-            }
-            self.more.wait(&mut queue);
-        }
-    }
-
-    fn speak(queue: &mut MutexGuard<'_, Queue>) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        if let Some(speaker) = queue.control.pop_front() {
-            MutexGuard::unlocked(queue, || speaker.control(&mut bytes));
-            return Some(bytes);
-        }
-        let speaker = queue.turns.next_turn()?;
-        let mut messages: Vec<Message> = Vec::new();
-        let spoke = MutexGuard::unlocked(queue, || speaker.turn(&mut messages));
-        assert_eq!(spoke, !messages.is_empty());
-        for message in &messages {
-            bytes.extend_from_slice(message.payload());
-        }
-        queue.turns.spent(bytes.len());
-        if spoke {
-            queue.turns.again(speaker, bytes.len());
-        }
-        Some(bytes)
-    }
-}
+use crate::yamux::{Config, Decoder, Event, Role};
 
 /// Two sessions, each with a thread that reads and one that writes.
 pub(super) struct Pair {
