@@ -185,34 +185,51 @@ impl Client {
         Ok(())
     }
 
-    /// Leads a connection to the Service, `first` before what it sends. An error
-    /// leaves the connection as it is.
+    /// Leads a connection to the Service. An error leaves the connection as it is.
     pub(super) fn connect(
         mut self,
         socket: &Arc<Socket>,
         address: SocketAddr,
         first: &[u8],
     ) -> Result<(), NoStream> {
-        let entrance = self.entrance.clone();
+        let stream = self.start(address, first)?;
+        self.join(stream, socket);
+        Ok(())
+    }
+
+    /// Opens the client's stream, `first` before all else on it.
+    pub(super) fn start(&mut self, address: SocketAddr, first: &[u8]) -> Result<Stream, NoStream> {
         let refuse = |why: NoStream| {
-            entrance.refuse(&why);
+            self.entrance.refuse(&why);
             why
         };
         let until = Instant::now() + OPEN_LIMIT;
-        let stream = entrance.open(address, until).map_err(refuse)?;
-        if !first.is_empty() {
-            // A head fits in what every stream may send at first.
-            for part in first.chunks(PART) {
-                let sent = stream.send(Payload::from(part), Some(until));
-                sent.map_err(|_| refuse(NoStream::Lost))?;
-            }
-            self.moved_out(first.len());
-        }
+        let stream = self.entrance.open(address, until).map_err(refuse)?;
+        self.send(&stream, first, until).map_err(refuse)?;
         self.holds(&stream)?;
-        let crew = entrance.crew.clone();
+        Ok(stream)
+    }
+
+    /// Sends what fits in what every stream may send at first: a head.
+    pub(super) fn send(
+        &self,
+        stream: &Stream,
+        bytes: &[u8],
+        until: Instant,
+    ) -> Result<(), NoStream> {
+        for part in bytes.chunks(PART) {
+            let sent = stream.send(Payload::from(part), Some(until));
+            sent.map_err(|_| NoStream::Lost)?;
+        }
+        self.moved_out(bytes.len());
+        Ok(())
+    }
+
+    /// From now on bytes go both ways, until the end.
+    pub(super) fn join(self, stream: Stream, socket: &Arc<Socket>) {
+        let crew = self.entrance.crew.clone();
         let (settings, copiers) = (&crew.settings, &crew.copiers);
         streams::join(stream, socket.clone(), Box::new(self), settings, copiers);
-        Ok(())
     }
 }
 

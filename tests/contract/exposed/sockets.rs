@@ -181,3 +181,59 @@ fn a_refused_upgrade_is_the_services_answer() {
     client.read_to_string(&mut got).expect("an answer");
     assert_eq!(got, answer);
 }
+
+/// The Service says no and keeps the connection. A proxy in front of the plane that puts
+/// clients together would send the next one's request on it: it must not arrive.
+#[test]
+fn behind_a_refused_upgrade_nothing_reaches_the_service() {
+    let shop = Shop::new();
+    let mut client = patient(TcpStream::connect(shop.at).expect("connected"));
+    let upgrade = format!(
+        "GET /live HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    );
+    let next = "GET /secret HTTP/1.1\r\nHost: other.test\r\n\r\n";
+    // One together with the upgrade, one behind its answer.
+    client.write_all((upgrade + next).as_bytes()).expect("sent");
+    let mut service = shop.stage.accept();
+    let mut head = [0; 4096];
+    let count = service.read(&mut head).expect("read");
+    assert!(head[..count].ends_with(b"Connection: Upgrade\r\n\r\n"));
+    let answer = b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno";
+    service.write_all(answer).expect("sent");
+    let mut got = vec![0; answer.len()];
+    client.read_exact(&mut got).expect("an answer");
+    assert_eq!(got, answer);
+    let _ = client.write_all(next.as_bytes());
+    let mut rest = Vec::new();
+    service.read_to_end(&mut rest).expect("an end");
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+    drop(service);
+    let _ = client.read_to_end(&mut rest);
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+}
+
+/// What a client sends before the answer waits for it.
+#[test]
+fn what_follows_an_upgrade_arrives_behind_its_101() {
+    let shop = Shop::new();
+    let mut client = patient(TcpStream::connect(shop.at).expect("connected"));
+    let upgrade = format!(
+        "GET /live HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly "
+    );
+    client.write_all(upgrade.as_bytes()).expect("sent");
+    let mut service = shop.stage.accept();
+    let mut head = [0; 4096];
+    let count = service.read(&mut head).expect("read");
+    assert!(head[..count].ends_with(b"Connection: Upgrade\r\n\r\n"));
+    let answer = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\
+        Connection: Upgrade\r\nUpgrade: echo\r\n\r\nhello";
+    service.write_all(answer).expect("sent");
+    let mut got = vec![0; answer.len()];
+    client.read_exact(&mut got).expect("an answer");
+    assert_eq!(got, answer);
+    client.write_all(b"late").expect("sent");
+    client.shutdown(Shutdown::Write).expect("shut");
+    let mut said = String::new();
+    service.read_to_string(&mut said).expect("an end");
+    assert_eq!(said, "early late");
+}

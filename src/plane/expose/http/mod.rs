@@ -5,9 +5,11 @@
 //! for another host (whatever stands in front of the plane may mix clients and
 //! hosts on one connection), and answers would have to be parsed to find where one
 //! ends. So the request is passed on with `Connection: close`, unless it asks for an
-//! upgrade: then the connection is the client's until its end anyway.
+//! upgrade: then the connection is the client's until its end, if the Service agrees
+//! ([`upgrade`]).
 
 mod request;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -105,7 +107,11 @@ impl Hosts {
                 None => Refused::unknown(&first.host),
                 Some(entrance) => {
                     let client = entrance.enter();
-                    match client.and_then(|c| c.connect(&socket, address, &first.bytes)) {
+                    let led = client.and_then(|client| match &first.held {
+                        None => client.connect(&socket, address, &first.bytes),
+                        Some(held) => upgrade::lead(client, &socket, address, &first.bytes, held),
+                    });
+                    match led {
                         Ok(()) => return,
                         Err(why) => Refused::no_stream(why),
                     }

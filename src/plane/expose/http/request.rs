@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use crate::http::RequestHead;
+use crate::http::{Framing, RequestHead};
 use crate::plane::expose::entrance::NoStream;
 
 /// A request, read and rewritten.
 pub(super) struct First {
     /// In lower case, without a port.
     pub(super) host: String,
-    /// The head, and what came behind it.
+    /// The head, and what came behind it, if that may go to the Service at once.
     pub(super) bytes: Vec<u8>,
+    /// It asks for an upgrade; what came behind its head, which may go to the Service
+    /// only when that has agreed.
+    pub(super) held: Option<Vec<u8>>,
 }
 
 /// Why a request isn't passed on: what its client is told.
@@ -45,6 +48,14 @@ impl Refused {
         }
     }
 
+    /// A Service that says nothing.
+    pub(super) fn late() -> Self {
+        Self {
+            status: "504 Gateway Timeout",
+            text: "the Service has not answered".to_owned(),
+        }
+    }
+
     /// Best effort: who doesn't take it is gone.
     pub(super) fn say(&self, mut socket: &Socket) {
         let body = format!("{}\n", self.text);
@@ -56,15 +67,19 @@ impl Refused {
         );
         let _ = socket.set_write_timeout(Some(Duration::from_secs(1)));
         let _ = socket.write_all(answer.as_bytes());
-        let _ = socket.shutdown(std::net::Shutdown::Write);
-        // What was sent and not read would turn the end into a reset, which takes
-        // the answer with it.
-        let _ = socket.set_read_timeout(Some(Duration::from_millis(200)));
-        let mut rest = [0; 4096];
-        for _ in 0..16 {
-            if !matches!(socket.read(&mut rest), Ok(1..)) {
-                break;
-            }
+        leave(socket);
+    }
+}
+
+/// Ends a connection behind an answer. What the client sent and nobody read would turn
+/// the end into a reset, which takes the answer with it.
+pub(super) fn leave(mut socket: &Socket) {
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+    let _ = socket.set_read_timeout(Some(Duration::from_millis(200)));
+    let mut rest = [0; 4096];
+    for _ in 0..16 {
+        if !matches!(socket.read(&mut rest), Ok(1..)) {
+            break;
         }
     }
 }
@@ -105,7 +120,7 @@ pub(super) fn read(socket: &Socket, client: SocketAddr) -> Option<Result<First, 
 
 /// Where the head ends, of which `seen` bytes were looked at before: a client that
 /// sends it byte by byte must not have all of it looked at each time.
-fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
+pub(super) fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(END.len() - 1);
     let at = bytes[from..].windows(END.len()).position(|w| w == END)?;
     Some(from + at + END.len())
@@ -113,7 +128,8 @@ fn head_end(bytes: &[u8], seen: usize) -> Option<usize> {
 
 fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refused> {
     let head = RequestHead::parse(head).map_err(|error| Refused::bad(error.to_string()))?;
-    head.framing()
+    let framing = head
+        .framing()
         .map_err(|error| Refused::bad(error.to_string()))?;
     if !head.target.starts_with('/') && head.target != "*" {
         return Err(Refused::bad("the target is no path"));
@@ -133,7 +149,10 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
         .list("connection")
         .map(str::to_ascii_lowercase)
         .collect();
-    let upgrade = head.headers.contains("upgrade") && connection.iter().any(|c| c == "upgrade");
+    // With a body it would have to be known where that ends; nobody does that.
+    let upgrade = framing == Framing::Length(0)
+        && head.headers.contains("upgrade")
+        && connection.iter().any(|c| c == "upgrade");
     let before = head.headers.list("x-forwarded-for").collect::<Vec<_>>();
     let mut forwarded = before.join(", ");
     if !forwarded.is_empty() {
@@ -172,8 +191,11 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
     field("Connection", if upgrade { "Upgrade" } else { "close" });
     text.push_str("\r\n");
     let mut bytes = text.into_bytes();
-    bytes.extend_from_slice(rest);
-    Ok(First { host, bytes })
+    let held = upgrade.then(|| rest.to_vec());
+    if !upgrade {
+        bytes.extend_from_slice(rest);
+    }
+    Ok(First { host, bytes, held })
 }
 
 /// How long a client may take for the head of its request.
@@ -182,7 +204,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const END: &[u8] = b"\r\n\r\n";
 
 /// Bytes of a head.
-const MAX_HEAD: usize = 32 * 1024;
+pub(super) const MAX_HEAD: usize = 32 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -191,7 +213,11 @@ mod tests {
     fn rewritten(head: &str) -> Result<(String, String), &'static str> {
         let client = "192.0.2.7:4711".parse().expect("an address");
         match rewrite(head.as_bytes(), b"rest", client) {
-            Ok(first) => Ok((first.host, String::from_utf8(first.bytes).expect("text"))),
+            Ok(first) => {
+                let upgrade = first.bytes.ends_with(b"\r\nConnection: Upgrade\r\n\r\n");
+                assert_eq!(first.held, upgrade.then(|| b"rest".to_vec()));
+                Ok((first.host, String::from_utf8(first.bytes).expect("text")))
+            }
             Err(refused) => Err(refused.status),
         }
     }
@@ -258,7 +284,22 @@ mod tests {
         )
         .expect("passed on");
         assert!(text.contains("\r\nUpgrade: websocket\r\n"));
-        assert!(text.contains("\r\nConnection: Upgrade\r\n"));
+        assert!(text.ends_with("\r\nConnection: Upgrade\r\n\r\n"));
+    }
+
+    /// Where a body ends isn't known here, so what follows it couldn't be held back.
+    #[test]
+    fn a_request_with_a_body_upgrades_nothing() {
+        let (_, text) = rewritten(
+            "POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Content-Length: 4\r\n\r\n",
+        )
+        .expect("passed on");
+        assert!(!text.contains("pgrade"), "{text}");
+        assert!(
+            text.ends_with("\r\nConnection: close\r\n\r\nrest"),
+            "{text}"
+        );
     }
 
     #[test]
