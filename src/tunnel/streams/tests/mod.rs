@@ -2,6 +2,8 @@
 
 mod aborting;
 mod client;
+#[cfg(feature = "plane")]
+mod joined;
 mod opening;
 mod stage;
 mod tcp;

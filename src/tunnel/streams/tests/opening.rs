@@ -1,8 +1,7 @@
 //! The header, the look-up and the dial.
 
-use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,17 +10,14 @@ use socket2::{Domain, Socket, Type};
 
 use super::stage::*;
 use crate::config::{DialFailure, ProxyProtocol};
-use crate::net::testing::{listen, tcp_pair};
+use crate::net::testing::listen;
 use crate::telemetry::metrics;
-use crate::threads::{self, Stack};
+use crate::threads;
 use crate::tunnel::Protocol;
 use crate::tunnel::header::{Header, Version};
 use crate::tunnel::session::Acceptor;
-use crate::tunnel::streams::account::Account;
-use crate::tunnel::streams::joined::join;
 use crate::tunnel::streams::{Connection, Settings};
-use crate::workers::Workers;
-use crate::yamux::{Cut, Flags, Reset};
+use crate::yamux::{Flags, Reset};
 
 fn stage(change: impl FnOnce(&mut Plan)) -> (Stage, TcpListener) {
     let (listener, address) = listen();
@@ -366,62 +362,6 @@ fn a_stream_that_finds_no_thread_is_reset_and_has_its_line() {
     assert_eq!(line["id"], id);
     assert_eq!(line["verdict"], "invalid");
     stage.end();
-}
-
-/// Hears why a stream ended; gone with it.
-struct Heard(Arc<parking_lot::Mutex<Vec<String>>>);
-
-impl Account for Heard {
-    fn moved_in(&self, _: usize) {}
-
-    fn moved_out(&self, _: usize) {}
-
-    fn ended(&self, how: &'static str) {
-        self.0.lock().push(how.to_owned());
-    }
-
-    fn failed(&self, why: Cow<'static, str>) {
-        self.0.lock().push(why.into_owned());
-    }
-
-    fn copy_failed(&self, why: String) {
-        self.0.lock().push(why);
-    }
-
-    fn cut(&self, cut: Cut) {
-        self.0.lock().push(format!("{cut:?}"));
-    }
-}
-
-/// For neither direction, or only for the second one.
-#[test]
-fn a_stream_that_finds_no_thread_to_copy_on_is_reset_and_its_target_aborted() {
-    for granted in [0, 1] {
-        let (stage, _listener) = stage(|_| {});
-        let stream = stage.open_silent().0;
-        let copiers = Workers::new("copy", Stack::Copy, Duration::ZERO);
-        let (near, far) = tcp_pair();
-        let heard = Arc::default();
-        let account = Box::new(Heard(Arc::clone(&heard)));
-        threads::testing::refuse_after(granted, 1);
-        join(
-            stream.clone(),
-            Arc::new(near),
-            account,
-            &Settings::default(),
-            &copiers,
-        );
-        assert_eq!(stream.cut(), Some(Cut::ByUs), "{granted}");
-        let mut far = TcpStream::from(far);
-        far.set_read_timeout(Some(LONG)).expect("limit");
-        let error = far.read(&mut [0; 1]).expect_err("no clean end");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{granted}");
-        wait_until("the thread ends", || copiers.count() == 0);
-        wait_until("nobody has it", || Arc::strong_count(&heard) == 1);
-        assert_eq!(heard.lock()[0], "no thread can be had", "{granted}");
-        drop(stream);
-        stage.end();
-    }
 }
 
 /// What every other test replaces by less.
