@@ -10,7 +10,7 @@ mod wakes;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use outbound::SLOTS;
+pub use outbound::{MOST_SLOTS, SLOTS, SPARE_SLOTS};
 pub use outcome::{Cut, Datagram, Input, QueueError, Reset};
 pub use speak::TURN_BYTES;
 pub use wakes::Wakes;
@@ -86,7 +86,7 @@ impl<P> Stream<P> {
             id,
             account: Account::new(common.budget.clone()),
             inbound: Inbound::new(common, now),
-            outbound: Outbound::new(),
+            outbound: Outbound::new(common),
             opening,
             empty: 0,
             local: Local::Open,
