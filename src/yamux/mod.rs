@@ -32,7 +32,7 @@ mod stream;
 pub(crate) mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub use budget::{Budget, Taken};
@@ -42,7 +42,8 @@ pub use header::{Flags, HEADER, Header, Kind};
 pub use receiver::{Host, Receiver};
 pub use session::{OpenError, Route, Session};
 pub use stream::{
-    Cut, Datagram, Input, QueueError, Reset, SCARCE, SLOTS, Stream, TURN_BYTES, Wakes, Weight,
+    Cut, Datagram, Input, MOST_SLOTS, QueueError, Reset, SCARCE, SLOTS, SPARE_SLOTS, Stream,
+    TURN_BYTES, Wakes, Weight,
 };
 
 /// Which end of the connection this is: it decides which ids are opened here.
@@ -120,6 +121,8 @@ pub struct Common {
     pool: Arc<dyn Pool>,
     /// Nanoseconds; 0: not measured.
     round_trip: AtomicU64,
+    /// Frames that may wait beyond those that each stream has a place for.
+    spare_slots: AtomicUsize,
 }
 
 impl Common {
@@ -129,6 +132,7 @@ impl Common {
             budget,
             pool,
             round_trip: AtomicU64::new(0),
+            spare_slots: AtomicUsize::new(SPARE_SLOTS),
         }
     }
 
@@ -152,6 +156,21 @@ impl Common {
             0 => None,
             nanos => Some(Duration::from_nanos(nanos)),
         }
+    }
+
+    fn spare_slots(&self) -> usize {
+        self.spare_slots.load(Ordering::Relaxed)
+    }
+
+    /// False: there is none.
+    fn take_spare_slot(&self) -> bool {
+        let less = |spare: usize| spare.checked_sub(1);
+        let order = Ordering::Relaxed;
+        self.spare_slots.fetch_update(order, order, less).is_ok()
+    }
+
+    fn give_spare_slots(&self, number: usize) {
+        self.spare_slots.fetch_add(number, Ordering::Relaxed);
     }
 
     fn set_round_trip(&self, round_trip: Duration) {

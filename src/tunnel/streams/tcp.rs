@@ -111,7 +111,7 @@ pub(super) fn from_target(flow: &Flow<Tcp>) {
                 flow.record.moved_out(read);
                 spoke = true;
                 more = read == room;
-                // It fits: nobody else has taken the room.
+                // It fits, or will soon: another stream may have taken the spare place.
                 match flow.stream.send(payload.fitting(), None) {
                     Ok(()) => {}
                     Err(SendError::Cut(cut)) => return flow.record.cut(cut),

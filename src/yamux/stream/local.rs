@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Cut, Datagram, Input, Local, Opening, QueueError, Reset, Stream, Weight};
+use super::{Cut, Datagram, Input, Local, Opening, QueueError, Reset, SLOTS, Stream, Weight};
 use crate::yamux::MAX_PAYLOAD;
 use crate::yamux::buffer::Chunk;
 
@@ -102,8 +102,9 @@ impl<P> Stream<P> {
         Ok((self.outbound.room() as usize).min(most))
     }
 
-    /// [`Stream::queue`], but for what is dropped when it doesn't fit: not while memory
-    /// is full and something waits already. A datagram may be larger than
+    /// [`Stream::queue`], but for what is dropped when it doesn't fit: not where
+    /// [`SLOTS`] wait already, because what waits long is worth little; nor while memory
+    /// is full and something waits. A datagram may be larger than
     /// [`Stream::room`], because it isn't cut.
     pub fn queue_datagram(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)>
     where
@@ -111,12 +112,14 @@ impl<P> Stream<P> {
     {
         match self.room() {
             Ok(0) => Err((QueueError::NoRoom, payload)),
+            Ok(_) if self.outbound.waiting() >= SLOTS => Err((QueueError::NoRoom, payload)),
             _ => self.queue(payload, len),
         }
     }
 
     /// Queues one Data frame of `len` bytes: what [`Stream::room`] has promised, whatever
-    /// memory is left by now. The payload comes back with the error.
+    /// memory is left by now; but another stream may have taken the spare place that it
+    /// was promised for. The payload comes back with the error.
     pub fn queue(&mut self, payload: P, len: usize) -> Result<(), (QueueError, P)>
     where
         P: Weight,

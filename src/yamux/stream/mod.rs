@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use local::SCARCE;
-pub use outbound::{SLOTS, Weight};
+pub use outbound::{MOST_SLOTS, SLOTS, SPARE_SLOTS, Weight};
 pub use outcome::{Cut, Datagram, Input, QueueError, Reset};
 pub use speak::TURN_BYTES;
 pub use wakes::Wakes;
@@ -87,7 +87,7 @@ impl<P> Stream<P> {
             id,
             account: Account::new(common.budget.clone()),
             inbound: Inbound::new(common, now),
-            outbound: Outbound::new(),
+            outbound: Outbound::new(common),
             opening,
             empty: 0,
             local: Local::Open,

@@ -2,12 +2,14 @@
 //! their turn (tunnels.md §2.7, design.md "Fairness").
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::yamux::{Fatal, INITIAL_WINDOW};
+use crate::yamux::{Common, Fatal, INITIAL_WINDOW};
 
 /// `P` is a payload; what it is made of only the shell knows.
 #[derive(Debug)]
 pub(super) struct Outbound<P> {
+    common: Arc<Common>,
     /// Bytes that may still be queued; what is queued has been taken off.
     window: u32,
     slots: VecDeque<Slot<P>>,
@@ -39,11 +41,12 @@ impl Weight for Vec<u8> {
 }
 
 impl<P> Outbound<P> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(common: &Arc<Common>) -> Self {
         Self {
+            common: common.clone(),
             window: INITIAL_WINDOW,
             // Now: the thread that sends is to allocate nothing.
-            slots: VecDeque::with_capacity(SLOTS),
+            slots: VecDeque::with_capacity(MOST_SLOTS),
             queued: 0,
             held: 0,
             moves: 0,
@@ -60,11 +63,18 @@ impl<P> Outbound<P> {
 
     /// Bytes that may be queued now.
     pub(super) fn room(&self) -> u32 {
-        if self.slots.len() < SLOTS {
+        let waiting = self.slots.len();
+        if waiting < SLOTS || waiting < MOST_SLOTS && self.common.spare_slots() > 0 {
             self.window
         } else {
             0
         }
+    }
+
+    /// Whether to tell a sender who waits that there is room: not for each frame, where
+    /// there is room for many.
+    pub(super) fn wants_more(&self) -> bool {
+        self.slots.len() <= MOST_SLOTS / 2
     }
 
     /// Queues `payload` of `len` bytes; it comes back when there is no room.
@@ -73,6 +83,9 @@ impl<P> Outbound<P> {
         P: Weight,
     {
         if len == 0 || len > self.room() {
+            return Err(payload);
+        }
+        if self.slots.len() >= SLOTS && !self.common.take_spare_slot() {
             return Err(payload);
         }
         self.window -= len;
@@ -98,6 +111,9 @@ impl<P> Outbound<P> {
             len,
             weight,
         } = self.slots.pop_front()?;
+        if self.slots.len() >= SLOTS {
+            self.common.give_spare_slots(1);
+        }
         self.queued -= len as usize;
         self.held -= weight;
         self.moves = self.moves.wrapping_add(1);
@@ -105,9 +121,16 @@ impl<P> Outbound<P> {
     }
 
     pub(super) fn purge(&mut self) {
+        self.common
+            .give_spare_slots(self.slots.len().saturating_sub(SLOTS));
         self.slots = VecDeque::new();
         self.queued = 0;
         self.held = 0;
+    }
+
+    /// Frames that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.slots.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -129,6 +152,20 @@ impl<P> Outbound<P> {
     }
 }
 
-/// Frames of one stream that may wait for their turn: the one that is written next
-/// and the one that is made meanwhile.
+impl<P> Drop for Outbound<P> {
+    fn drop(&mut self) {
+        self.purge();
+    }
+}
+
+/// Frames of one stream that may wait for their turn, however many others speak: the
+/// one that is written next and the one that is made meanwhile.
 pub const SLOTS: usize = 2;
+
+/// As many as a window has. Those beyond [`SLOTS`] are the session's
+/// ([`SPARE_SLOTS`]): so a stream that speaks alone, or beside few, sleeps once for
+/// several frames, and many take no more memory than before.
+pub const MOST_SLOTS: usize = 8;
+
+/// Slots that the streams of a session share.
+pub const SPARE_SLOTS: usize = MOST_SLOTS - SLOTS;

@@ -41,7 +41,7 @@ impl<P> Stream<P> {
             };
             left = left.saturating_sub(len as usize);
             spoke = true;
-            self.wakes.sender = true;
+            self.wakes.sender |= self.outbound.wants_more();
             send(Header::data(self.id, len), Some(payload));
         }
         self.turn_listed = spoke;

@@ -1,7 +1,9 @@
 //! What a peer can make us hold.
 
 use super::*;
-use crate::yamux::{MAX_PAYLOAD, MAX_REPLIES, SCARCE, Unread, victim};
+use crate::yamux::{
+    MAX_PAYLOAD, MAX_REPLIES, MOST_SLOTS, Reset, SCARCE, SLOTS, SPARE_SLOTS, Unread, victim,
+};
 
 #[test]
 fn a_ping_flood_without_a_reader_ends_the_session() {
@@ -103,16 +105,55 @@ fn a_peer_that_never_reads_stops_its_own_streams_and_nothing_else() {
     assert_eq!(stuck.borrow().room(), Ok(1));
 }
 
+/// Frames that it queued until there was no room.
+fn fill(ours: &mut Ours, stream: &Handle) -> usize {
+    let mut count = 0;
+    while stream.borrow().room() != Ok(0) {
+        ours.queue(stream, b"!");
+        count += 1;
+    }
+    assert!(stream.borrow_mut().queue(b"!".to_vec(), 1).is_err());
+    count
+}
+
 #[test]
-fn a_stream_waits_with_two_frames_and_no_more() {
+fn a_stream_waits_with_two_frames_and_those_of_the_spare_places_that_others_left() {
+    let mut ours = Ours::agent();
+    let [a, b, c] = [2, 4, 6].map(|id| ours.accepted(id));
+    assert_eq!(fill(&mut ours, &a), MOST_SLOTS);
+    assert_eq!(fill(&mut ours, &b), SLOTS);
+    // What is given up, however, is there for all.
+    a.borrow_mut().reset(Reset::AtOnce);
+    assert_eq!(fill(&mut ours, &b), SPARE_SLOTS);
+    assert_eq!(fill(&mut ours, &c), SLOTS);
+    ours.written();
+    assert_eq!(fill(&mut ours, &c), MOST_SLOTS);
+}
+
+/// One that is woken for each frame would sleep as often as there are frames.
+#[test]
+fn who_waits_is_woken_when_half_of_his_frames_are_written() {
     let mut ours = Ours::agent();
     let stream = ours.accepted(2);
-    ours.queue(&stream, b"one");
-    ours.queue(&stream, b"two");
-    assert_eq!(stream.borrow().room(), Ok(0));
-    assert!(stream.borrow_mut().queue(b"three".to_vec(), 5).is_err());
-    assert_eq!(ours.written().len(), 2);
-    ours.queue(&stream, b"three");
+    let frame = vec![0; MAX_PAYLOAD];
+    while stream.borrow().room() == Ok(MAX_PAYLOAD) {
+        ours.queue(&stream, &frame);
+    }
+    let mut woken = Vec::new();
+    let _ = stream.borrow_mut().wakes();
+    while stream.borrow().queued() > 0 {
+        let mut stream = stream.borrow_mut();
+        let mut frames = 0;
+        stream.turn(ours.now, |_, _| frames += 1);
+        woken.push((frames, stream.wakes().sender));
+    }
+    let half: usize = woken
+        .iter()
+        .take_while(|(_, woken)| !woken)
+        .map(|(frames, _)| frames)
+        .sum();
+    assert!((1..=MOST_SLOTS / 2).contains(&half), "{woken:?}");
+    assert!(woken.last().is_some_and(|(_, woken)| *woken));
 }
 
 #[test]

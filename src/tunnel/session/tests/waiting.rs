@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use super::pair::start;
 use super::*;
 use crate::tunnel::session::{Payload, SendError};
-use crate::yamux::{Cut, Input, MAX_PAYLOAD, OpenError, Reset};
+use crate::yamux::{Cut, INITIAL_WINDOW, Input, MAX_PAYLOAD, MOST_SLOTS, OpenError, Reset};
 
 /// A thread that waits to read; what it got.
 fn reader(stream: &Stream) -> Receiver<Result<bool, Cut>> {
@@ -115,8 +115,12 @@ fn a_turn_and_a_window_update_wake_a_sender() {
     let mut ours = Ours::new();
     let stream = ours.open(2);
     let room = sender(&ours, &stream);
-    ours.wire.next().expect("a turn");
-    assert_eq!(room.recv(), Ok(Ok(MAX_PAYLOAD)));
+    // Half of the frames, two in a turn; what is left of the window is little.
+    for _ in 0..MOST_SLOTS / 4 {
+        ours.wire.next().expect("a turn");
+    }
+    let rest = INITIAL_WINDOW as usize - MOST_SLOTS * MAX_PAYLOAD;
+    assert_eq!(room.recv(), Ok(Ok(rest)));
     let used_up = || {
         fill(&stream);
         ours.frames().is_empty()

@@ -15,7 +15,9 @@ impl World {
                     assert_eq!(handle.borrow().peek(), Ok(Input::Wait), "not woken");
                 }
                 if sleeps(SENDER) {
-                    assert_eq!(handle.borrow().room(), Ok(0), "not woken");
+                    // With half of his frames still to be written he may sleep on.
+                    let stream = handle.borrow();
+                    assert!(stream.room() == Ok(0) || stream.queued() > 0, "not woken");
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use loom::model;
 use loom::thread;
 use rooms::session::SendError;
-use rooms::yamux::{Cut, Flags, Header, Input, Kind, Reset};
+use rooms::yamux::{Cut, Flags, Header, Input, Kind, MOST_SLOTS, Reset};
 
 use crate::stage::*;
 
@@ -33,9 +33,10 @@ fn a_reader_is_woken_by_data_and_by_the_end() {
 fn a_sender_is_woken_by_a_turn_and_what_it_queues_is_written() {
     model(|| {
         let ours = Ours::new();
-        // Both slots are full.
-        send(&ours.stream).expect("room");
-        send(&ours.stream).expect("room");
+        // All slots are full.
+        for _ in 0..MOST_SLOTS {
+            send(&ours.stream).expect("room");
+        }
         let stream = ours.stream.clone();
         let sender = thread::spawn(move || {
             send(&stream).expect("not cut");
@@ -44,7 +45,9 @@ fn a_sender_is_woken_by_a_turn_and_what_it_queues_is_written() {
         let mut written = frames(&ours.wire.next().expect("a turn"));
         sender.join().expect("no panic");
         written.extend(ours.wire.frames());
-        assert_eq!(written, [data(), data(), data(), window(Flags::FIN)]);
+        let mut all = vec![data(); MOST_SLOTS + 1];
+        all.push(window(Flags::FIN));
+        assert_eq!(written, all);
     });
 }
 
@@ -94,8 +97,9 @@ fn a_window_update_is_not_forgotten_and_not_given_twice() {
 fn a_cut_ends_a_send_and_is_told_once() {
     model(|| {
         let mut ours = Ours::new();
-        send(&ours.stream).expect("room");
-        send(&ours.stream).expect("room");
+        for _ in 0..MOST_SLOTS {
+            send(&ours.stream).expect("room");
+        }
         let told = Arc::new(AtomicUsize::new(0));
         let (stream, tell) = (ours.stream.clone(), told.clone());
         let sender = thread::spawn(move || {
