@@ -16,7 +16,7 @@ use crate::tunnel_driver::{SERVICE, pattern_sum};
 ///
 /// `PIPEOPS_TEST_TRANSFER` is how many MiB go each way (256). With `PIPEOPS_TEST_BINARY`,
 /// the one that ships, all of its resident memory counts, at its highest; of a debug build
-/// only what it has written, now and then. So, for the 10 GiB of issue 4:
+/// only what it has written, now and then. So, for 10 GiB each way:
 ///
 /// ```text
 /// PIPEOPS_TEST_TRANSFER=10240 PIPEOPS_TEST_BINARY=… PIPEOPS_TEST_GATEWAY=… \
