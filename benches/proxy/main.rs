@@ -148,7 +148,7 @@ fn run(matches: &ArgMatches, binaries: &[(Kind, PathBuf)]) -> Result<(), String>
     Ok(())
 }
 
-/// Forms, bodies and numbers in flight of issue 3; the body that isn't gzipped
+/// Forms, bodies and numbers in flight; the body that isn't gzipped
 /// tells what of form B's cost is gzip.
 fn all_cells() -> Vec<Asked> {
     let kinds = [

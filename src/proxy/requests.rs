@@ -382,8 +382,10 @@ impl Drop for Requests {
             stream.silence(Reason::ConnectionLost);
         }
         for ticket in self.connection.take_all() {
-            if ticket.form == Form::Buffered && ticket.is_complete() {
-                // It may finish; its answer finds its own way.
+            let ends = ticket.form == Form::Buffered && ticket.kind == Kind::Short;
+            if ends && ticket.is_complete() {
+                // It may finish; its answer finds its own way. (What lives for as long as
+                // its peer likes would outlive everybody who could end it.)
                 self.executor.adopt(&ticket);
                 continue;
             }

@@ -239,14 +239,13 @@ impl ConnectionTunnels {
         }
         let acceptors = &self.tunnels.acceptors;
         self.number = self.tunnels.next.fetch_add(1, Ordering::Relaxed);
-        let mut acceptor = acceptors.acceptor(Connection {
+        let acceptor = acceptors.acceptor(Connection {
             number: self.number,
             newest: self.headers,
             dial_timeout: config.timeout,
         });
-        let accept = move |stream| acceptor.accept(stream);
         let line = Arc::new(self.link.clone());
-        self.live = Some(Session::start(config, &self.tunnels.memory, line, accept));
+        self.live = Some(Session::start(config, &self.tunnels.memory, line, acceptor));
     }
 
     /// The session that is there may speak.

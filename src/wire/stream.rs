@@ -389,7 +389,7 @@ impl Frame {
 }
 
 /// Bytes of reason in a close frame at most (RFC 6455 §5.5).
-const MAX_REASON: usize = 123;
+pub(crate) const MAX_REASON: usize = 123;
 
 #[cfg(test)]
 mod tests;

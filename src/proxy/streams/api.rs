@@ -14,7 +14,7 @@ use crate::link::{Message, SendError};
 use crate::net::{Cancel, Deadline};
 use crate::proxy::Executor;
 use crate::proxy::audit::{Asked, Moved};
-use crate::proxy::connection::Form;
+use crate::proxy::connection::{Form, send_failure};
 use crate::proxy::plan::{Identity, answer_headers};
 use crate::websocket::upgrade::{self, Answer, UpgradeError, Upgraded};
 use crate::websocket::{Data, Limits, Writer};
@@ -69,18 +69,21 @@ impl Kind for ApiStream {
             max_message: MAX_MESSAGE,
             // A program may sleep in front of its standard input.
             write_limit: None,
-            // The kernel's probes find a dead server; one that answers no ping while it
-            // waits for such a program isn't dead.
+            // The kernel finds a dead server: by probes within a minute, or, where it has
+            // not acknowledged something, after a quarter of an hour. One that answers no
+            // ping while it waits for such a program isn't dead.
             keepalive: None,
         }
     }
 
     fn begin(&mut self, stream: &Stream) -> Result<(), SendError> {
-        let Some(form) = self.request.take() else {
+        let Some(form) = self.request else {
             return Ok(());
         };
         stream.set_answered().map_err(SendError::Cancelled)?;
-        kind::answer(stream, form, 200, &Headers::new())
+        kind::answer(stream, form, 200, &Headers::new())?;
+        self.request = None;
+        Ok(())
     }
 
     fn open(
@@ -134,6 +137,20 @@ impl Kind for ApiStream {
 
     fn failed(&mut self, stream: &Stream, text: &str, answer: Option<&Answer>) {
         let id = &*stream.id;
+        if let Some(form) = self.request.take() {
+            // It is owed an outcome all the same (decisions.md §6.2).
+            let text = if text.is_empty() { CLOSED } else { text };
+            let text = format!("{PREFIX}: {text}");
+            let expected = 256 + 2 * id.len() + text.len();
+            return match form {
+                Form::Streamed => {
+                    send_failure(&*stream.connection.outlet, id, form, &text, &stream.silence);
+                }
+                Form::Buffered => stream.send_last(Message::text(expected, |buf| {
+                    from_agent::proxy_stream_error(buf, id, &text);
+                })),
+            };
+        }
         if !text.is_empty() {
             let text = format!("{PREFIX}: {text}");
             let refused = answer.filter(|_| self.raw).map(refused);

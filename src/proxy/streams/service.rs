@@ -23,7 +23,8 @@ use crate::websocket::upgrade::{self, Answer, Upgraded};
 use crate::websocket::{Data, Keepalive, Kind as DataKind, Limits, Writer};
 use crate::wire::from_agent;
 use crate::wire::stream::{
-    CloseText, Frame, FrameKind, app_stream_close, app_stream_data, backpressure, data_size,
+    CloseText, Frame, FrameKind, MAX_REASON, app_stream_close, app_stream_data, backpressure,
+    data_size,
 };
 
 /// A stream to a Service.
@@ -212,6 +213,8 @@ fn text_of(payload: &[u8]) -> CloseText<'static> {
         Some((code, reason)) => (u16::from_be_bytes(*code), reason),
         None => (1000, &[][..]),
     };
+    // No more fits in a close frame.
+    let reason = &reason[..reason.len().min(MAX_REASON)];
     CloseText {
         code,
         reason: String::from_utf8_lossy(reason).into_owned().into(),

@@ -395,12 +395,10 @@ impl Stream {
     /// A message by which the peer closes it has been reached: what it says counts also
     /// where the close itself came meanwhile.
     pub(super) fn close_as(&self, said: CloseText<'static>) {
-        let mut state = self.state.lock();
-        if let Some(farewell) = &mut state.closed {
+        // First: the close itself may come at any moment.
+        self.close(Some(said.clone()));
+        if let Some(farewell) = &mut self.state.lock().closed {
             farewell.0.get_or_insert(said);
-        } else {
-            drop(state);
-            self.close(Some(said));
         }
     }
 

@@ -21,6 +21,16 @@ pub trait Acceptor: Send {
     fn refused(&mut self) {}
 }
 
+impl Acceptor for Box<dyn Acceptor> {
+    fn accept(&mut self, stream: Stream) {
+        (**self).accept(stream);
+    }
+
+    fn refused(&mut self) {
+        (**self).refused();
+    }
+}
+
 impl<F: FnMut(Stream) + Send> Acceptor for F {
     fn accept(&mut self, stream: Stream) {
         self(stream);

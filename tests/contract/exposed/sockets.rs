@@ -1,8 +1,9 @@
 //! WebSockets to an HTTP Service that the plane exposes: a browser's, say.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use pipeops_agent::plane::{Entry, GatewayUrl};
 use tungstenite::client::IntoClientRequest;
@@ -236,4 +237,44 @@ fn what_follows_an_upgrade_arrives_behind_its_101() {
     let mut said = String::new();
     service.read_to_string(&mut said).expect("an end");
     assert_eq!(said, "early late");
+}
+
+/// Many a Service breaks off its answer when its client's end comes before that is done.
+#[test]
+fn an_answer_that_is_no_101_is_passed_on_whole_however_late_its_rest_comes() {
+    for (fields, begin, rest) in [
+        ("Content-Length: 4", "no", "pe"),
+        (
+            "Transfer-Encoding: chunked",
+            "2\r\nno\r\n",
+            "2\r\npe\r\n0\r\n\r\n",
+        ),
+    ] {
+        let shop = Shop::new();
+        let mut client = patient(TcpStream::connect(shop.at).expect("connected"));
+        let upgrade = format!(
+            "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        );
+        client.write_all(upgrade.as_bytes()).expect("sent");
+        let mut service = shop.stage.accept();
+        let mut head = [0; 4096];
+        assert!(service.read(&mut head).expect("read") > 0);
+        let head = format!("HTTP/1.1 426 Upgrade Required\r\n{fields}\r\n\r\n{begin}");
+        service.write_all(head.as_bytes()).expect("sent");
+        let mut got = vec![0; head.len()];
+        client.read_exact(&mut got).expect("an answer");
+        // An end would come at once, if it came.
+        let moment = Some(Duration::from_millis(200));
+        service.set_read_timeout(moment).expect("a limit");
+        let error = service
+            .read(&mut [0])
+            .expect_err("no end before the answer's");
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        service.write_all(rest.as_bytes()).expect("sent");
+        let mut end = String::new();
+        client.read_to_string(&mut end).expect("the rest");
+        assert_eq!(end, rest);
+        let mut service = patient(service);
+        assert_eq!(service.read(&mut [0]).expect("an end"), 0);
+    }
 }

@@ -67,7 +67,7 @@ impl Hosts {
         }
         let silent = self.enter(&socket);
         let (given, ends) = (socket.clone(), ends.clone());
-        let task = Box::new(move || place.0.lead((given, address), silent, &ends));
+        let task = Box::new(move || place.lead((given, address), silent, &ends));
         if self.crew.openers.run(task).is_err() {
             turn_away(&socket);
         }
@@ -92,35 +92,6 @@ impl Hosts {
         self.silent.lock().len()
     }
 
-    fn lead(&self, (socket, address): Arrived, silent: Silent, ends: &Cancel) {
-        let read = {
-            let Ok(_guard) = ends.on_aborted(socket.clone()) else {
-                return turn_away(&socket);
-            };
-            request::read(&socket, address)
-        };
-        drop(silent);
-        let refused = match read {
-            None => return,
-            Some(Err(refused)) => refused,
-            Some(Ok(first)) => match self.entrance(&first.host) {
-                None => Refused::unknown(&first.host),
-                Some(entrance) => {
-                    let client = entrance.enter();
-                    let led = client.and_then(|client| match &first.held {
-                        None => client.connect(&socket, address, &first.bytes),
-                        Some(held) => upgrade::lead(client, &socket, address, &first.bytes, held),
-                    });
-                    match led {
-                        Ok(()) => return,
-                        Err(why) => Refused::no_stream(why),
-                    }
-                }
-            },
-        };
-        refused.say(&socket);
-    }
-
     fn entrance(&self, host: &str) -> Option<Arc<Entrance>> {
         self.routes.lock().get(host).cloned()
     }
@@ -137,6 +108,41 @@ impl Drop for Silent {
 
 /// A connection that is counted among those that wait.
 struct Waiting(Arc<Hosts>);
+
+impl Waiting {
+    fn lead(self, (socket, address): Arrived, silent: Silent, ends: &Cancel) {
+        let read = {
+            let Ok(_guard) = ends.on_aborted(socket.clone()) else {
+                return turn_away(&socket);
+            };
+            request::read(&socket, address)
+        };
+        drop(silent);
+        let refused = match read {
+            None => return,
+            Some(Err(refused)) => refused,
+            Some(Ok(first)) => match self.0.entrance(&first.host) {
+                None => Refused::unknown(&first.host),
+                Some(entrance) => {
+                    let client = entrance.enter();
+                    let led = client.and_then(|client| match &first.held {
+                        None => client.connect(&socket, address, &first.bytes),
+                        Some(held) => {
+                            // The exposure counts it, and its answer may take its time.
+                            drop(self);
+                            upgrade::lead(client, &socket, address, &first, held)
+                        }
+                    });
+                    match led {
+                        Ok(()) => return,
+                        Err(why) => Refused::no_stream(why),
+                    }
+                }
+            },
+        };
+        refused.say(&socket);
+    }
+}
 
 impl Drop for Waiting {
     fn drop(&mut self) {

@@ -13,6 +13,7 @@ use crate::plane::expose::entrance::NoStream;
 pub(super) struct First {
     /// In lower case, without a port.
     pub(super) host: String,
+    pub(super) method: String,
     /// The head, and what came behind it, if that may go to the Service at once.
     pub(super) bytes: Vec<u8>,
     /// It asks for an upgrade; what came behind its head, which may go to the Service
@@ -45,6 +46,13 @@ impl Refused {
         Self {
             status: "503 Service Unavailable",
             text: why.to_string(),
+        }
+    }
+
+    pub(super) fn unreadable(why: &dyn std::fmt::Display) -> Self {
+        Self {
+            status: "502 Bad Gateway",
+            text: format!("the answer of the Service cannot be read: {why}"),
         }
     }
 
@@ -149,10 +157,13 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
         .list("connection")
         .map(str::to_ascii_lowercase)
         .collect();
-    // With a body it would have to be known where that ends; nobody does that.
+    // With a body it would have to be known where that ends; nobody does that. Another
+    // HTTP or TLS is what some clients ask for with every request, and do without.
+    let protocols: Vec<&str> = head.headers.list("upgrade").collect();
     let upgrade = framing == Framing::Length(0)
-        && head.headers.contains("upgrade")
-        && connection.iter().any(|c| c == "upgrade");
+        && connection.iter().any(|c| c == "upgrade")
+        && !protocols.is_empty()
+        && !protocols.iter().any(|p| is_of_the_connection(p));
     let before = head.headers.list("x-forwarded-for").collect::<Vec<_>>();
     let mut forwarded = before.join(", ");
     if !forwarded.is_empty() {
@@ -195,7 +206,20 @@ fn rewrite(head: &[u8], rest: &[u8], client: SocketAddr) -> Result<First, Refuse
     if !upgrade {
         bytes.extend_from_slice(rest);
     }
-    Ok(First { host, bytes, held })
+    Ok(First {
+        host,
+        method: head.method,
+        bytes,
+        held,
+    })
+}
+
+/// A protocol that would carry the same requests: `h2c`, `TLS/1.2`.
+fn is_of_the_connection(protocol: &str) -> bool {
+    let name = protocol.split('/').next().unwrap_or_default();
+    ["h2c", "http", "tls"]
+        .iter()
+        .any(|p| name.eq_ignore_ascii_case(p))
 }
 
 /// How long a client may take for the head of its request.

@@ -133,6 +133,21 @@ fn t11_a_watch_may_say_nothing_for_as_long_as_it_likes() {
     house.expect_rest();
 }
 
+/// Nobody could end it any more: an id means nothing on the next connection.
+#[test]
+fn a_watch_does_not_outlive_its_connection() {
+    let (mut house, _) = house_with(Settings::default());
+    let mut payload = to_web(json!({"path": "/", "query": "follow=1"}));
+    payload["supports_response_streaming"] = false.into();
+    house.request("r", payload);
+    let mut peer = house.upstream.accept();
+    peer.request();
+    peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+    house.lose();
+    peer.wait_for_end();
+    house.expect_rest();
+}
+
 /// Somebody drops what is sent there.
 #[test]
 fn a_service_that_does_not_answer_its_dial_is_given_up() {

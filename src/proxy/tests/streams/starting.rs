@@ -301,6 +301,8 @@ struct Seen {
 impl Way for Seen {
     fn open(&self, limit: Deadline, cancel: &Cancel) -> Result<Halves, CallError> {
         let halves = self.way.dial(&self.endpoint, limit, cancel).expect("there");
+        let timeout = halves.socket.tcp_user_timeout().expect("an option");
+        assert!(timeout.is_some(), "while the API server is asked");
         *self.socket.lock() = Some(halves.socket.clone());
         Ok(halves)
     }
@@ -323,16 +325,11 @@ fn a_program_that_sleeps_is_not_given_up_by_the_kernel() {
         base: String::new(),
     };
     let mut house = House::on(Settings::default(), upstream, Some(upstreams));
-    let limit = || {
-        let socket = socket.lock();
-        let socket: &Arc<Socket> = socket.as_ref().expect("dialled");
-        socket.tcp_user_timeout().expect("an option")
-    };
     house.start("s", EXEC);
     let peer = house.upstream.accept();
-    assert!(limit().is_some(), "while the API server is asked");
     let mut leg = upgrade(peer, Some(V4));
     leg.say(Said::binary(&b"\x01open"[..]));
     house.expect_data("s");
-    assert_eq!(limit(), None);
+    let socket = socket.lock().take().expect("dialled");
+    assert_eq!(socket.tcp_user_timeout().expect("an option"), None);
 }

@@ -48,6 +48,8 @@ fn who_accepts_streams_learns_of_those_beyond_the_limit() {
         max_streams: 2,
         ..Config::new(Role::Client)
     };
+    // As connections have it.
+    let acceptor: Box<dyn Acceptor> = Box::new(acceptor);
     let (session, mut inbox) = Session::start(config, &memory, wire.clone(), acceptor);
     for id in [2, 4, 6, 8] {
         inbox.receive(&Header::window(id, Flags::SYN, 0).encode());
