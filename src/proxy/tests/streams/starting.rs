@@ -135,6 +135,26 @@ fn t19_a_request_that_is_an_upgrade_keeps_its_headers_and_is_answered_without_a_
     }
 }
 
+/// Whatever comes meanwhile, a request has an outcome (decisions.md §6.2).
+#[test]
+fn a_close_while_the_answer_waits_for_room_leaves_the_request_its_outcome() {
+    for (streamed, outcome) in [(false, "proxy_error"), (true, "proxy_response_abort")] {
+        let mut house = House::new();
+        house.peer.set_room(Some(0));
+        let payload = json!({
+            "path": EXEC, "is_websocket": true, "supports_response_streaming": streamed,
+        });
+        house.request("r", payload);
+        house.peer.wait_until(|state| state.waiting == 1);
+        house.close("r");
+        house.peer.set_room(None);
+        let payload = house.expect(outcome, "r");
+        let error = payload["error"].as_str().expect("a text");
+        assert!(error.ends_with(": closed by the peer"), "{error}");
+        house.expect_rest();
+    }
+}
+
 /// The command ran all the same, once there was a place.
 #[test]
 fn t18_an_upgrade_that_is_cancelled_while_it_waits_is_never_asked_for() {
